@@ -1,0 +1,69 @@
+// Package keyring holds public material: the certificates of partners, and
+// our own identities with the names of the token keys behind them.
+package keyring
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"postern/filter/message"
+	"postern/hsm"
+)
+
+// ErrNotFound says that the store holds no such certificate or identity.
+var ErrNotFound = errors.New("not in the keyring")
+
+// Format is the kind of a certificate.
+type Format string
+
+const (
+	OpenPGP Format = "openpgp"
+	SMIME   Format = "smime"
+)
+
+// Trust is what a person or a rule has said of a certificate.
+type Trust string
+
+const (
+	Seen       Trust = "seen"       // arrived by itself: never used for sealing, never a ground for verified
+	Trusted    Trust = "trusted"    // imported or promoted by an operator
+	Distrusted Trust = "distrusted" // kept, so that it is not learned again
+)
+
+// Cert is a certificate: public, and all that policy needs to know of it. Raw
+// is binary (OpenPGP transferable public key, or DER). The other fields were
+// read from it when it was imported.
+type Cert struct {
+	Format      Format
+	Fingerprint string // upper-case hexadecimal: OpenPGP v4 40 digits, v6 64; X.509 SHA-256, 64
+	Raw         []byte
+	Addresses   []message.Address // that the certificate itself names, canonical
+	Domains     []string          // it serves every address of these domains (operator's word, not the certificate's)
+	KeyIDs      []hsm.KeyID       // of all its (sub)keys that a token could hold
+	Created     time.Time
+	Expires     time.Time // zero: never
+	Trust       Trust
+	Source      string // "import", "enrol", "mail", "wkd" …
+	FirstSeen   time.Time
+	LastSeen    time.Time
+}
+
+// Identity is one of our own: a certificate whose private keys are in the
+// token, and whom it speaks for.
+type Identity struct {
+	Cert
+	Address message.Address // a user's identity; zero for a domain's
+	Domain  string          // a domain's identity: every address there without one of its own
+}
+
+// KeyRing is what the mail path asks. An address is matched exactly after
+// canonicalisation; a domain's entries answer for its addresses when there is
+// no entry of the address's own.
+type KeyRing interface {
+	// Identities are ours for the address, best first: the user's own before
+	// the domain's, newest first, also the expired ones (they open old mail).
+	Identities(ctx context.Context, a message.Address) ([]Identity, error)
+	// Certs are the partners' certificates for the address, any trust, newest first.
+	Certs(ctx context.Context, a message.Address) ([]Cert, error)
+}

@@ -1,0 +1,4 @@
+package message
+
+// Spool keeps the bytes of one mail.
+type Spool struct{}

@@ -1,0 +1,96 @@
+// Package protect is the seam between the mail path and the protection
+// formats: what a Protector is asked, and what it answers.
+package protect
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"postern/filter/keyring"
+	"postern/filter/message"
+)
+
+// Errors that decide about a reply. Anything else is unforeseen and defers.
+var (
+	// ErrCannotOpen is every way in which ciphertext does not open: no key
+	// of ours, wrong key, no integrity, damaged. There is one such error and
+	// it never wraps a cause, so that nothing outside can tell them apart.
+	ErrCannotOpen = errors.New("cannot be opened")
+	// ErrNoCert says that a recipient has no usable certificate.
+	ErrNoCert = errors.New("no usable certificate")
+)
+
+// Layer is what a Protector recognises at the root of a mail.
+type Layer uint8
+
+const (
+	None   Layer = iota
+	Sealed       // encrypted, perhaps signed inside
+	Signed       // signed only, readable by anybody
+)
+
+// Words for Finding.Reason and Postern-Status; fixed, without white space.
+const (
+	ReasonNone        = "unsigned"
+	ReasonGood        = "good"           // signature right, certificate valid and trusted, signer is From
+	ReasonBad         = "bad-signature"  // the signature does not fit the bytes
+	ReasonUnknownCert = "unknown-cert"   // nobody we know made it
+	ReasonUntrusted   = "untrusted-cert" // known, but not trusted
+	ReasonExpired     = "expired-cert"   // certificate or signature expired at the time of judgement
+	ReasonRevoked     = "revoked-cert"
+	ReasonWeak        = "weak-algorithm"  // R14
+	ReasonNotFrom     = "signer-not-from" // R12
+	ReasonPartial     = "partial"         // the signature covers less than the mail, R10
+	ReasonNotOpened   = "not-opened"
+)
+
+// Finding is what opening a mail showed.
+type Finding struct {
+	Format  keyring.Format
+	Opened  bool              // an encryption layer was taken off
+	Signed  bool              // at least one signature was looked at
+	Good    bool              // it fits, its certificate is valid and trusted at the time of judgement, and it covers the whole payload
+	Signers []message.Address // addresses that the certificate of the good signature names
+	Signer  string            // fingerprint of that certificate, "" if none
+	Reason  string            // one of the words above
+}
+
+// OpenRequest is one mail to open or verify.
+type OpenRequest struct {
+	Message *message.Message
+	// Identities are those of the envelope recipients: no other key is tried (R9).
+	Identities []keyring.Identity
+	// Certs are the certificates known for the From address.
+	Certs []keyring.Cert
+	// At is the time of judgement.
+	At time.Time
+	// NewSpool makes room for plaintext; the caller of Open owns what comes back in the message.
+	NewSpool func() *message.Spool
+}
+
+// SealRequest is one copy to make.
+type SealRequest struct {
+	Message    *message.Message
+	Signer     *keyring.Identity // nil: not signed
+	Recipients []keyring.Cert    // empty: not encrypted
+	At         time.Time
+	NewSpool   func() *message.Spool
+}
+
+// Protector is one protection format. Its errors: ErrCannotOpen, ErrNoCert,
+// an error of hsm (the token refused or is away), or one that is unforeseen.
+type Protector interface {
+	Format() keyring.Format
+	// Detect looks at structure only, and reads at most the first 64 KiB of a body.
+	Detect(m *message.Message) Layer
+	// Open takes the layer that Detect saw off. For Sealed it gives a new
+	// message: the outer header fields without those of MIME, then the
+	// plaintext entity. For Signed the message comes back as it was. It
+	// costs at most one token operation, and gives nothing before the integrity of all is known.
+	Open(ctx context.Context, r OpenRequest) (*message.Message, Finding, error)
+	// Seal signs, then encrypts, into a new message.
+	Seal(ctx context.Context, r SealRequest) (*message.Message, error)
+	// Usable tells whether the certificate can be sealed to at the time, and why not.
+	Usable(c keyring.Cert, at time.Time) error
+}
