@@ -1,0 +1,467 @@
+package wire
+
+import (
+	"bytes"
+	"crypto"
+	"crypto/ecdh"
+	"crypto/ecdsa"
+	"crypto/ed25519"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/rsa"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"reflect"
+	"regexp"
+	"runtime"
+	"strconv"
+	"strings"
+	"testing"
+
+	"postern/hsm"
+)
+
+// table reads the rows of the markdown table under a heading of protocol.md.
+func table(t *testing.T, page, heading string) [][]string {
+	t.Helper()
+	_, rest, ok := strings.Cut(page, "\n## "+heading+"\n")
+	if !ok {
+		t.Fatalf("protocol.md: no heading %q", heading)
+	}
+	rest, _, _ = strings.Cut(rest, "\n## ")
+	var rows [][]string
+	for _, line := range strings.Split(rest, "\n") {
+		if !strings.HasPrefix(line, "|") || strings.HasPrefix(line, "|---") {
+			continue
+		}
+		var row []string
+		for _, cell := range strings.Split(strings.Trim(line, "|"), "|") {
+			row = append(row, strings.TrimSpace(cell))
+		}
+		rows = append(rows, row)
+	}
+	if len(rows) < 2 {
+		t.Fatalf("protocol.md: no table under %q", heading)
+	}
+	return rows[1:]
+}
+
+func number(t *testing.T, s string) int {
+	t.Helper()
+	n, err := strconv.Atoi(s)
+	if err != nil {
+		t.Fatalf("protocol.md: got %q, want a number", s)
+	}
+	return n
+}
+
+func TestProtocolPage(t *testing.T) {
+	b, err := os.ReadFile("protocol.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	page := string(b)
+
+	limits := map[string]int{
+		"version": Version, "max-frame": MaxFrame, "max-trace": MaxTrace, "max-pin": MaxPIN, "max-spki": MaxSPKI,
+		"max-ciphertext": MaxCiphertext, "max-ephemeral": MaxEphemeral, "max-oaep-label": MaxOAEPLabel, "max-short": MaxShort,
+		"max-signature": MaxSignature, "max-secret": MaxSecret, "max-text": MaxText, "max-faults": MaxFaults, "max-parts": MaxParts,
+		"max-message": hsm.MaxMessage, "max-label": hsm.MaxLabel,
+	}
+	seen := 0
+	for _, row := range table(t, page, "Limits") {
+		want, ok := limits[row[0]]
+		if got := number(t, row[1]); !ok || got != want {
+			t.Errorf("limit %s: page says %d, code %d (known: %v)", row[0], got, want, ok)
+		}
+		seen++
+	}
+	if seen != len(limits) {
+		t.Errorf("limits: got %d on the page, want %d", seen, len(limits))
+	}
+	for _, m := range regexp.MustCompile("`(max-[a-z-]+|version)`").FindAllStringSubmatch(page, -1) {
+		if _, ok := limits[m[1]]; !ok {
+			t.Errorf("page speaks of limit %q, which does not exist", m[1])
+		}
+	}
+
+	ops := table(t, page, "Operations")
+	for _, row := range ops {
+		op := Op(number(t, row[0]))
+		if op.String() != row[1] || !op.Known() {
+			t.Errorf("op %d: page says %q, code %q", op, row[1], op)
+		}
+		if got, want := op.Keep(), row[2] == "keep"; got != want {
+			t.Errorf("op %s: keep only got %v, want %v", op, got, want)
+		}
+	}
+	if len(ops) != len(opNames) {
+		t.Errorf("operations: got %d on the page, want %d", len(ops), len(opNames))
+	}
+
+	errs := table(t, page, "Errors")
+	for _, row := range errs {
+		n := number(t, row[0])
+		if err := ErrorOf(byte(n)); err.Error() != row[1] {
+			t.Errorf("error %d: page says %q, code %q", n, row[1], err)
+		}
+	}
+	if got, want := len(errs), len(errorBytes)-1; got != want {
+		t.Errorf("errors: got %d on the page, want %d", got, want)
+	}
+
+	names := table(t, page, "Hash functions")
+	for _, row := range names {
+		if got := hashes[number(t, row[0])].String(); got != row[1] {
+			t.Errorf("hash %s: page says %q, code %q", row[0], row[1], got)
+		}
+	}
+	if got, want := len(names), len(hashes)-1; got != want {
+		t.Errorf("hashes: got %d on the page, want %d", got, want)
+	}
+}
+
+func TestErrorBytes(t *testing.T) {
+	all := []error{hsm.ErrAway, hsm.ErrLocked, hsm.ErrEmpty, hsm.ErrNoKey, hsm.ErrRefused, hsm.ErrBudget, hsm.ErrBusy,
+		hsm.ErrInvalid, hsm.ErrExists, hsm.ErrPIN, hsm.ErrOpaque}
+	seen := map[byte]bool{}
+	for _, e := range all {
+		b := ErrorByte(fmt.Errorf("do something: %w", e))
+		if got := ErrorOf(b); got != e || b == 0 || seen[b] {
+			t.Errorf("%v: byte %d, back as %v", e, b, got)
+		}
+		seen[b] = true
+	}
+	if got := ErrorByte(errors.New("something else")); ErrorOf(got) != hsm.ErrOpaque {
+		t.Errorf("foreign error: got %v, want %v", ErrorOf(got), hsm.ErrOpaque)
+	}
+	if ErrorByte(nil) != 0 || ErrorOf(0) != nil {
+		t.Errorf("success: got %d and %v, want 0 and nil", ErrorByte(nil), ErrorOf(0))
+	}
+	for b := range 256 {
+		if b != 0 && ErrorOf(byte(b)) == nil {
+			t.Errorf("byte %d reads as success", b)
+		}
+	}
+}
+
+func TestFrames(t *testing.T) {
+	var stream []byte
+	want := []Frame{
+		{Op: OpKeys, ID: 1},
+		{Op: OpSign, ID: 0xffffffff, Trace: strings.Repeat("t", MaxTrace), Body: []byte("x")},
+		{Op: OpStatus | Reply, ID: 7, Body: bytes.Repeat([]byte{9}, MaxFrame-7)},
+	}
+	for _, f := range want {
+		var err error
+		if stream, err = f.Append(stream); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r := NewReader(iotestOneByte{bytes.NewReader(stream)})
+	for _, w := range want {
+		if err := r.Wait(); err != nil {
+			t.Fatal(err)
+		}
+		g, err := r.Next()
+		if err != nil || g.Op != w.Op || g.ID != w.ID || g.Trace != w.Trace || !bytes.Equal(g.Body, w.Body) {
+			t.Fatalf("got %v of %d bytes, %v; want %v of %d bytes", g.Op, len(g.Body), err, w.Op, len(w.Body))
+		}
+	}
+	if _, err := r.Next(); err != io.EOF {
+		t.Errorf("end: got %v, want EOF", err)
+	}
+
+	for _, f := range []Frame{
+		{Op: OpKeys, Trace: strings.Repeat("t", MaxTrace+1)},
+		{Op: OpKeys, Trace: "a\nb"},
+		{Op: OpKeys, Body: make([]byte, MaxFrame)},
+	} {
+		if _, err := f.Append(nil); !errors.Is(err, hsm.ErrInvalid) {
+			t.Errorf("frame beyond limits: got %v, want %v", err, hsm.ErrInvalid)
+		}
+	}
+	for name, b := range map[string][]byte{
+		"too long":      {0, 0, 0x40, 1},
+		"huge":          {0xff, 0xff, 0xff, 0xff},
+		"short":         {0, 0, 0, 3, 1, 1, 0},
+		"version":       {0, 0, 0, 7, 2, 1, 0, 0, 0, 1, 0},
+		"trace":         {0, 0, 0, 8, 1, 1, 0, 0, 0, 1, 2, 'x'},
+		"control trace": {0, 0, 0, 8, 1, 1, 0, 0, 0, 1, 1, 10},
+	} {
+		if _, err := NewReader(bytes.NewReader(b)).Next(); !errors.Is(err, ErrFrame) {
+			t.Errorf("%s: got %v, want %v", name, err, ErrFrame)
+		}
+	}
+	if _, err := NewReader(bytes.NewReader([]byte{0, 0, 0, 9, 1})).Next(); err != io.ErrUnexpectedEOF {
+		t.Errorf("cut frame: got %v, want %v", err, io.ErrUnexpectedEOF)
+	}
+}
+
+type iotestOneByte struct{ r io.Reader }
+
+func (o iotestOneByte) Read(b []byte) (int, error) { return o.r.Read(b[:1]) }
+
+// A length is not a reason to allocate.
+func TestReaderAllocatesNothingByLength(t *testing.T) {
+	b := []byte{0, 0, 0x40, 0, 1}
+	r := bytes.NewReader(nil)
+	var before, after runtime.MemStats
+	fr := NewReader(r)
+	runtime.ReadMemStats(&before)
+	for range 1000 {
+		r.Reset(b)
+		fr.br.Reset(r)
+		fr.Next()
+	}
+	runtime.ReadMemStats(&after)
+	if got := after.TotalAlloc - before.TotalAlloc; got > 256<<10 {
+		t.Errorf("1000 frames that claim 16 KiB: got %d bytes allocated, want nearly none", got)
+	}
+}
+
+func testKeys(t testing.TB) []hsm.Key {
+	t.Helper()
+	r, err := rsa.GenerateKey(rand.Reader, 2048)
+	if err != nil {
+		t.Fatal(err)
+	}
+	e, _ := ecdsa.GenerateKey(elliptic.P521(), rand.Reader)
+	d, _, _ := ed25519.GenerateKey(rand.Reader)
+	x, _ := ecdh.X25519().GenerateKey(rand.Reader)
+	var keys []hsm.Key
+	for i, pub := range []crypto.PublicKey{&r.PublicKey, &e.PublicKey, d, x.PublicKey()} {
+		id, err := hsm.IDOf(pub)
+		if err != nil {
+			t.Fatal(err)
+		}
+		keys = append(keys, hsm.Key{ID: id, Public: pub, Usage: hsm.Usage(1 + i%2), Label: fmt.Sprint("key/", i), Class: hsm.Class(1 + i%3), Retired: i == 2})
+	}
+	return keys
+}
+
+func TestMessages(t *testing.T) {
+	keys := testKeys(t)
+	for _, k := range keys {
+		b, err := EncodeKey(k)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, err := DecodeKey(b); err != nil || !reflect.DeepEqual(got, k) {
+			t.Errorf("key: got %+v, %v; want %+v", got, err, k)
+		}
+		for n := range b {
+			if _, err := DecodeKey(b[:n]); !errors.Is(err, ErrFrame) {
+				t.Errorf("key cut at %d: got %v, want %v", n, err, ErrFrame)
+			}
+		}
+	}
+	st := hsm.Status{State: hsm.Ready, Reason: "r", Module: "m", Token: "t", Serial: "s", Profile: "p", Keys: 70000, PINCount: true, Version: "v"}
+	b, _ := EncodeStatus(st)
+	if got, err := DecodeStatus(b); err != nil || got != st {
+		t.Errorf("status: got %+v, %v; want %+v", got, err, st)
+	}
+	st.Reason = strings.Repeat("x", 1000)
+	b, err := EncodeStatus(st)
+	if got, _ := DecodeStatus(b); err != nil || len(got.Reason) != MaxText {
+		t.Errorf("long reason: got %d bytes, %v; want %d", len(got.Reason), err, MaxText)
+	}
+	f := hsm.Finding{ID: keys[0].ID, Label: "l", Served: true, Faults: []string{"a", "b"}}
+	b, _ = EncodeFinding(f)
+	if got, err := DecodeFinding(b); err != nil || !reflect.DeepEqual(got, f) {
+		t.Errorf("finding: got %+v, %v; want %+v", got, err, f)
+	}
+	f.Faults = make([]string, 100)
+	b, err = EncodeFinding(f)
+	if got, _ := DecodeFinding(b); err != nil || len(got.Faults) != MaxFaults {
+		t.Errorf("many faults: got %d, %v; want %d", len(got.Faults), err, MaxFaults)
+	}
+	p := hsm.Probe{Name: "RSA-3072 sign PKCS1-SHA256", OK: true, Reason: "x"}
+	b, _ = EncodeProbe(p)
+	if got, err := DecodeProbe(b); err != nil || got != p {
+		t.Errorf("probe: got %+v, %v; want %+v", got, err, p)
+	}
+	s := hsm.KeySpec{Algorithm: hsm.P384, Usage: hsm.Unwrap, Label: "l"}
+	b, _ = EncodeSpec(s)
+	if got, err := DecodeSpec(b); err != nil || got != s {
+		t.Errorf("specification: got %+v, %v; want %+v", got, err, s)
+	}
+	b, _ = EncodeInit("so", "user")
+	if so, pin, err := DecodeInit(b); so != "so" || pin != "user" || err != nil {
+		t.Errorf("init: got %q, %q, %v", so, pin, err)
+	}
+	b, _ = EncodeUnlock("user")
+	if pin, err := DecodeUnlock(b); pin != "user" || err != nil {
+		t.Errorf("unlock: got %q, %v", pin, err)
+	}
+	if id, err := DecodeID(EncodeID(keys[1].ID)); id != keys[1].ID || err != nil {
+		t.Errorf("id: got %v, %v; want %v", id, err, keys[1].ID)
+	}
+	if err := DecodeNothing(EncodeNothing()); err != nil {
+		t.Errorf("nothing: got %v", err)
+	}
+	if err := DecodeNothing([]byte{0}); !errors.Is(err, ErrFrame) {
+		t.Errorf("something for nothing: got %v, want %v", err, ErrFrame)
+	}
+	for name, encode := range map[string]func() ([]byte, error){
+		"digest":      func() ([]byte, error) { return Sign{Digest: make([]byte, hsm.MaxMessage+1)}.Encode() },
+		"ciphertext":  func() ([]byte, error) { return Unwrap{Wrapped: hsm.Wrapped{Ciphertext: make([]byte, 5000)}}.Encode() },
+		"hash":        func() ([]byte, error) { return Unwrap{Wrapped: hsm.Wrapped{Hash: crypto.MD5}}.Encode() },
+		"size":        func() ([]byte, error) { return Unwrap{Wrapped: hsm.Wrapped{Size: -1}}.Encode() },
+		"signature":   func() ([]byte, error) { return EncodeSignature(make([]byte, MaxSignature+1)) },
+		"session key": func() ([]byte, error) { return EncodeSessionKey(hsm.SessionKey{Key: make([]byte, 65)}) },
+		"PIN":         func() ([]byte, error) { return EncodeUnlock(strings.Repeat("1", 256)) },
+		"label":       func() ([]byte, error) { return EncodeSpec(hsm.KeySpec{Label: strings.Repeat("l", 129)}) },
+	} {
+		if _, err := encode(); !errors.Is(err, hsm.ErrInvalid) {
+			t.Errorf("%s beyond its limit: got %v, want %v", name, err, hsm.ErrInvalid)
+		}
+	}
+}
+
+func TestList(t *testing.T) {
+	for _, n := range []int{0, 1, 100, 5000} {
+		var want [][]byte
+		for i := range n {
+			want = append(want, bytes.Repeat([]byte{byte(i)}, i%700))
+		}
+		parts, err := EncodeList(want)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got [][]byte
+		for i, p := range parts {
+			if _, err := (Frame{Op: OpKeys | Reply, Body: append([]byte{0}, p...)}).Append(nil); err != nil {
+				t.Errorf("part %d of %d bytes fits no frame: %v", i, len(p), err)
+			}
+			e, more, err := DecodeList(p)
+			if err != nil || more != (i < len(parts)-1) {
+				t.Fatalf("part %d of %d: more %v, %v", i, len(parts), more, err)
+			}
+			got = append(got, e...)
+		}
+		if len(got) != n {
+			t.Fatalf("got %d entries, want %d", len(got), n)
+		}
+		for i := range got {
+			if !bytes.Equal(got[i], want[i]) {
+				t.Fatalf("entry %d: got %x, want %x", i, got[i], want[i])
+			}
+		}
+	}
+}
+
+func FuzzUnwrap(f *testing.F) {
+	f.Add([]byte("id"), uint8(1), true, uint8(9), uint8(8), uint8(7), uint16(32), uint8(3), uint8(1), []byte("ct"), []byte("eph"), []byte("fp"), []byte("oid"), []byte("label"))
+	f.Fuzz(func(t *testing.T, id []byte, scheme uint8, v6 bool, cipher, kh, kc uint8, size uint16, h, mgf uint8, ct, eph, fp, oid, label []byte) {
+		m := Unwrap{Wrapped: hsm.Wrapped{Scheme: hsm.Scheme(scheme), V6: v6, Cipher: cipher, KDFHash: kh, KDFCipher: kc, Size: int(size),
+			Hash: hashes[int(h)%len(hashes)], MGFHash: hashes[int(mgf)%len(hashes)], Ciphertext: ct, Ephemeral: eph, Fingerprint: fp, CurveOID: oid, Label: label}}
+		copy(m.ID[:], id)
+		b, err := m.Encode()
+		if err != nil {
+			if !errors.Is(err, hsm.ErrInvalid) {
+				t.Fatalf("got %v, want %v", err, hsm.ErrInvalid)
+			}
+			return
+		}
+		if len(b) > MaxFrame-8-MaxTrace {
+			t.Fatalf("a message of %d bytes passed all limits and fits no frame", len(b))
+		}
+		got, err := DecodeUnwrap(b)
+		if err != nil {
+			t.Fatal(err)
+		}
+		again, err := got.Encode()
+		if err != nil || !bytes.Equal(again, b) {
+			t.Fatalf("got %x, %v; want %x", again, err, b)
+		}
+		for _, p := range []*[]byte{&m.Wrapped.Ciphertext, &m.Wrapped.Ephemeral, &m.Wrapped.Fingerprint, &m.Wrapped.CurveOID, &m.Wrapped.Label} {
+			if len(*p) == 0 {
+				*p = nil
+			}
+		}
+		if !reflect.DeepEqual(got, m) {
+			t.Fatalf("got %+v, want %+v", got, m)
+		}
+	})
+}
+
+// Whatever arrives: no panic, and what was understood prints as it came.
+func FuzzDecode(f *testing.F) {
+	for _, k := range testKeys(f) {
+		b, _ := EncodeKey(k)
+		f.Add(b)
+		parts, _ := EncodeList([][]byte{b, b})
+		f.Add(parts[0])
+	}
+	fr, _ := Frame{Op: OpSign, ID: 3, Trace: "abc", Body: []byte("body")}.Append(nil)
+	f.Add(fr)
+	f.Add([]byte{0, 0, 0x40, 0, 1, 1, 0, 0, 0, 0, 255})
+	same := func(t *testing.T, what string, in, out []byte, err error) {
+		if err != nil || !bytes.Equal(in, out) {
+			t.Fatalf("%s: got %x, %v; want %x", what, out, err, in)
+		}
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if fr, err := NewReader(bytes.NewReader(b)).Next(); err == nil {
+			out, err := fr.Append(nil)
+			same(t, "frame", b[:len(out)], out, err)
+		}
+		if m, err := DecodeSign(b); err == nil {
+			out, err := m.Encode()
+			same(t, "sign", b, out, err)
+		}
+		if m, err := DecodeUnwrap(b); err == nil {
+			out, err := m.Encode()
+			same(t, "unwrap", b, out, err)
+		}
+		if s, err := DecodeSignature(b); err == nil {
+			out, err := EncodeSignature(s)
+			same(t, "signature", b, out, err)
+		}
+		if k, err := DecodeSessionKey(b); err == nil {
+			out, err := EncodeSessionKey(k)
+			same(t, "session key", b, out, err)
+		}
+		if k, err := DecodeKey(b); err == nil {
+			out, err := EncodeKey(k)
+			if err != nil {
+				t.Fatalf("key: %v", err)
+			}
+			if back, err := DecodeKey(out); err != nil || !reflect.DeepEqual(back, k) {
+				t.Fatalf("key: got %+v, %v; want %+v", back, err, k)
+			}
+		}
+		if s, err := DecodeSpec(b); err == nil {
+			out, err := EncodeSpec(s)
+			same(t, "specification", b, out, err)
+		}
+		if p, err := DecodeProbe(b); err == nil {
+			out, err := EncodeProbe(p)
+			same(t, "probe", b, out, err)
+		}
+		if x, err := DecodeFinding(b); err == nil {
+			out, err := EncodeFinding(x)
+			same(t, "finding", b, out, err)
+		}
+		if s, err := DecodeStatus(b); err == nil {
+			out, err := EncodeStatus(s)
+			same(t, "status", b, out, err)
+		}
+		if so, pin, err := DecodeInit(b); err == nil {
+			out, err := EncodeInit(so, pin)
+			same(t, "init", b, out, err)
+		}
+		if e, more, err := DecodeList(b); err == nil {
+			n := 1
+			for _, v := range e {
+				n += 2 + len(v)
+			}
+			if n != len(b) || more != (b[0] == 1) {
+				t.Fatalf("list: entries cover %d bytes, want %d", n, len(b))
+			}
+		}
+	})
+}
