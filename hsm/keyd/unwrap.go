@@ -1,0 +1,516 @@
+package keyd
+
+import (
+	"bytes"
+	"crypto"
+	"crypto/ecdh"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/hkdf"
+	"crypto/hmac"
+	"crypto/rsa"
+	_ "crypto/sha1" // OAEP with SHA-1 is what old partners send; it is no weakness there
+	"crypto/sha256"
+	_ "crypto/sha512"
+	"crypto/subtle"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"math/big"
+
+	"postern/hsm"
+)
+
+// maxKey is the longest session key that is given out, in bytes.
+const maxKey = 64
+
+// cipherKey is the key length of OpenPGP ciphers (RFC 9580 §9.3), 0 for those
+// that are not known here. IDEA is not.
+func cipherKey(id uint8) int {
+	switch id {
+	case 3, 4, 7, 11: // CAST5, Blowfish, AES-128, Camellia-128
+		return 16
+	case 2, 8, 12: // TripleDES, AES-192, Camellia-192
+		return 24
+	case 9, 10, 13: // AES-256, Twofish, Camellia-256
+		return 32
+	}
+	return 0
+}
+
+// cipherOf is the AES of a key length: what an invented session key claims.
+func cipherOf(size int) uint8 {
+	switch size {
+	case 16:
+		return 7
+	case 24:
+		return 8
+	}
+	return 9
+}
+
+// curveOIDs are the curves of RFC 9580 §9.2 as they stand in OpenPGP.
+var curveOIDs = map[hsm.Algorithm][]byte{
+	hsm.P256:   {0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07},
+	hsm.P384:   {0x2b, 0x81, 0x04, 0x00, 0x22},
+	hsm.P521:   {0x2b, 0x81, 0x04, 0x00, 0x23},
+	hsm.X25519: {0x2b, 0x06, 0x01, 0x04, 0x01, 0x97, 0x55, 0x01, 0x05, 0x01}, // Curve25519Legacy
+}
+
+// kdfHashes are the hashes an OpenPGP ECDH key may name (RFC 9580 §9.5): those
+// long enough for every cipher.
+var kdfHashes = map[uint8]crypto.Hash{8: crypto.SHA256, 9: crypto.SHA384, 10: crypto.SHA512}
+
+// unwrapper opens wrapped session keys with a device.
+type unwrapper struct {
+	device Device
+	secret []byte // of this process: makes invented session keys unpredictable
+}
+
+// check refuses requests that do not fit the key, before anything is tried.
+// It looks only at what the caller chose, never at what came with the mail:
+// its error may be told.
+func check(key hsm.Key, w hsm.Wrapped) error {
+	alg := hsm.AlgorithmOf(key.Public)
+	_, isRSA := key.Public.(*rsa.PublicKey)
+	bad := func(what string) error { return fmt.Errorf("unwrap with %s: %s: %w", alg, what, hsm.ErrInvalid) }
+	if w.Size < 0 || w.Size > maxKey {
+		return bad("size of session key")
+	}
+	switch w.Scheme {
+	case hsm.OpenPGPRSA:
+		if !isRSA {
+			return bad("scheme")
+		}
+		if w.Size != 0 && w.Size != 16 && w.Size != 24 && w.Size != 32 {
+			return bad("size of session key")
+		}
+	case hsm.PKCS1:
+		if !isRSA {
+			return bad("scheme")
+		}
+		if w.Size == 0 {
+			return bad("size of session key unknown")
+		}
+	case hsm.OAEP:
+		if !isRSA {
+			return bad("scheme")
+		}
+		if !w.Hash.Available() || (w.MGFHash != 0 && !w.MGFHash.Available()) {
+			return bad("hash")
+		}
+		if key.Public.(*rsa.PublicKey).Size() < 2*w.Hash.Size()+2 {
+			return bad("hash longer than the key allows")
+		}
+	case hsm.OpenPGPECDH:
+		oid, ok := curveOIDs[alg]
+		if !ok || !bytes.Equal(oid, w.CurveOID) {
+			return bad("curve")
+		}
+		if !kdfHashes[w.KDFHash].Available() || w.KDFCipher < 7 || w.KDFCipher > 9 {
+			return bad("KDF parameters")
+		}
+		if len(w.Fingerprint) != 20 && len(w.Fingerprint) != 32 {
+			return bad("fingerprint")
+		}
+		if w.V6 && alg == hsm.X25519 {
+			return bad("Curve25519Legacy in a version 6 packet") // RFC 9580 §9.2.1
+		}
+	case hsm.OpenPGPX25519:
+		if alg != hsm.X25519 {
+			return bad("scheme")
+		}
+	default:
+		return bad("scheme")
+	}
+	return nil
+}
+
+// opened is the outcome of one try, kept so that the good and the bad case
+// take the same path: ok is 1 or 0, and key has room for the longest.
+type opened struct {
+	ok     int
+	n      int // length of the key
+	cipher int
+	key    [maxKey]byte
+}
+
+// take sets o to key when ok is 1 and leaves it otherwise, in constant time
+// for one length of key.
+func (o *opened) take(ok int, key []byte, cipher int) {
+	o.ok |= ok
+	o.n = subtle.ConstantTimeSelect(ok, len(key), o.n)
+	o.cipher = subtle.ConstantTimeSelect(ok, cipher, o.cipher)
+	subtle.ConstantTimeCopy(ok, o.key[:len(key)], key)
+}
+
+// open returns the session key. Whatever is wrong with what came in the mail
+// (padding, checksum, integrity of the key wrap, a point off the curve, a
+// length, a complaint of the module) ends in the same way: a session key of
+// the expected length, the same for the same input, that opens nothing, no
+// error, and rejected set for the guard. An error means that nothing was
+// decided: the device is away or busy, or check would have refused.
+func (u *unwrapper) open(key hsm.Key, w hsm.Wrapped) (sk hsm.SessionKey, rejected bool, err error) {
+	if err := check(key, w); err != nil {
+		return hsm.SessionKey{}, false, err
+	}
+	var o opened
+	switch w.Scheme {
+	case hsm.OpenPGPRSA, hsm.PKCS1, hsm.OAEP:
+		err = u.rsa(&o, key, w)
+	default:
+		err = u.ecdh(&o, key, w)
+	}
+	if err != nil && !aboutInput(err) {
+		return hsm.SessionKey{}, false, err
+	}
+	// The invented key is made in every case, so that its making tells nothing.
+	size, cipher := expects(w)
+	fake := u.invent(key.ID, w, size)
+	n := subtle.ConstantTimeSelect(o.ok, o.n, size)
+	var out [maxKey]byte
+	copy(out[:], fake)
+	subtle.ConstantTimeCopy(o.ok, out[:], o.key[:])
+	sk = hsm.SessionKey{
+		Cipher: uint8(subtle.ConstantTimeSelect(o.ok, o.cipher, int(cipher))),
+		Key:    append([]byte(nil), out[:n]...),
+	}
+	clear(o.key[:])
+	clear(out[:])
+	return sk, o.ok != 1, nil
+}
+
+// aboutInput reports whether a device's error blames the input. What is not
+// known to be about the device is taken for that: an error that depends on
+// the plaintext must never be seen outside.
+func aboutInput(err error) bool {
+	for _, e := range []error{hsm.ErrAway, hsm.ErrLocked, hsm.ErrEmpty, hsm.ErrNoKey, hsm.ErrRefused, hsm.ErrBusy, hsm.ErrInvalid} {
+		if errors.Is(err, e) {
+			return false
+		}
+	}
+	return true
+}
+
+// invent derives the session key of implicit rejection from a secret and the
+// ciphertext, as draft-irtf-cfrg-rsa-guidance proposes.
+func (u *unwrapper) invent(id hsm.KeyID, w hsm.Wrapped, size int) []byte {
+	mac := hmac.New(sha256.New, u.secret)
+	mac.Write(id[:])
+	for _, f := range [][]byte{w.Ciphertext, w.Ephemeral} {
+		mac.Write(binary.BigEndian.AppendUint32(nil, uint32(len(f))))
+		mac.Write(f)
+	}
+	first := mac.Sum(nil)
+	mac.Reset()
+	mac.Write(first)
+	return mac.Sum(first)[:size]
+}
+
+// rsa opens the three RSA schemes.
+func (u *unwrapper) rsa(o *opened, key hsm.Key, w hsm.Wrapped) error {
+	pub := key.Public.(*rsa.PublicKey)
+	c, ok := pad(w.Ciphertext, pub.Size())
+	if !ok || new(big.Int).SetBytes(c).Cmp(pub.N) >= 0 {
+		return nil
+	}
+	block, raw, err := u.device.Decrypt(key.ID, c)
+	if err != nil {
+		return err
+	}
+	defer clear(block)
+	switch {
+	case raw:
+		em, ok := pad(block, pub.Size())
+		if !ok {
+			return nil
+		}
+		defer clear(em)
+		block = em
+	case w.Scheme == hsm.OAEP:
+		return fmt.Errorf("unwrap with %s: the module offers no RSA without padding: %w", hsm.AlgorithmOf(key.Public), hsm.ErrInvalid)
+	default:
+		if len(block) > pub.Size()-11 {
+			return nil
+		}
+		em := make([]byte, pub.Size())
+		for i := range em {
+			em[i] = 0xff
+		}
+		em[0], em[1], em[len(em)-len(block)-1] = 0, 2, 0
+		copy(em[len(em)-len(block):], block)
+		defer clear(em)
+		block = em
+	}
+	switch w.Scheme {
+	case hsm.OpenPGPRSA:
+		unpadOpenPGP(o, block, w)
+	case hsm.PKCS1:
+		o.take(unpadPKCS1(block, w.Size), block[len(block)-w.Size:], 0)
+	case hsm.OAEP:
+		unpadOAEP(o, block, w)
+	}
+	return nil
+}
+
+// pad brings an integer to n bytes; false when it is longer.
+func pad(b []byte, n int) ([]byte, bool) {
+	for len(b) > n && b[0] == 0 {
+		b = b[1:]
+	}
+	if len(b) > n {
+		return nil, false
+	}
+	return append(make([]byte, n-len(b), n), b...), true
+}
+
+// unpadPKCS1 is 1 when em is an encryption block of RFC 8017 §7.2.2 around a
+// message of exactly size bytes. The time depends on the two lengths only.
+func unpadPKCS1(em []byte, size int) int {
+	sep := len(em) - size - 1
+	if sep < 10 {
+		return 0
+	}
+	ok := subtle.ConstantTimeByteEq(em[0], 0) & subtle.ConstantTimeByteEq(em[1], 2) & subtle.ConstantTimeByteEq(em[sep], 0)
+	zeros := 0
+	for _, b := range em[2:sep] {
+		zeros |= subtle.ConstantTimeByteEq(b, 0)
+	}
+	return ok & (1 - zeros)
+}
+
+// unpadOpenPGP looks for [cipher] key checksum of each length a key may have
+// (RFC 9580 §5.1.3), all of them every time.
+func unpadOpenPGP(o *opened, em []byte, w hsm.Wrapped) {
+	for _, n := range []int{16, 24, 32} {
+		if w.Size != 0 && w.Size != n {
+			continue
+		}
+		head := 1
+		if w.V6 {
+			head = 0
+		}
+		ok := unpadPKCS1(em, head+n+2)
+		good, key, cipher := checkSession(em[len(em)-head-n-2:], n, w.V6)
+		o.take(ok&good, key, cipher)
+	}
+}
+
+// checkSession is the verdict on [cipher] key checksum with a key of n bytes:
+// the cipher must have keys of that length and the checksum must be right.
+func checkSession(m []byte, n int, v6 bool) (ok int, key []byte, cipher int) {
+	ok = 1
+	if !v6 {
+		cipher = int(m[0])
+		ok = 0
+		for id := uint8(1); id <= 13; id++ { // every id, so that the time does not depend on it
+			if cipherKey(id) == n {
+				ok |= subtle.ConstantTimeByteEq(m[0], id)
+			}
+		}
+		m = m[1:]
+	}
+	key = m[:n]
+	var sum uint16
+	for _, b := range key {
+		sum += uint16(b)
+	}
+	ok &= subtle.ConstantTimeEq(int32(sum), int32(binary.BigEndian.Uint16(m[n:])))
+	return ok, key, cipher
+}
+
+// unpadOAEP is RFC 8017 §7.1.2 step 3 for messages up to maxKey bytes. All
+// its failures are one (Manger's attack needs to tell the first byte apart).
+func unpadOAEP(o *opened, em []byte, w hsm.Wrapped) {
+	mgf := w.MGFHash
+	if mgf == 0 {
+		mgf = w.Hash
+	}
+	h := w.Hash.New()
+	h.Write(w.Label)
+	want := h.Sum(nil)
+	seed, db := em[1:1+len(want)], em[1+len(want):]
+	mgf1(seed, db, mgf)
+	mgf1(db, seed, mgf)
+
+	ok := subtle.ConstantTimeByteEq(em[0], 0) & subtle.ConstantTimeCompare(db[:len(want)], want)
+	rest := db[len(want):]
+	looking, index, invalid := 1, 0, 0
+	for i, b := range rest {
+		one := subtle.ConstantTimeByteEq(b, 1)
+		zero := subtle.ConstantTimeByteEq(b, 0)
+		index = subtle.ConstantTimeSelect(looking&one, i, index)
+		looking = subtle.ConstantTimeSelect(one, 0, looking)
+		invalid = subtle.ConstantTimeSelect(looking&(1-zero), 1, invalid)
+	}
+	ok &= (1 - looking) & (1 - invalid)
+	// Every length the message may have is tried, so that only the length of
+	// a good message shows.
+	for n := 1; n <= maxKey && n < len(rest); n++ {
+		if w.Size != 0 && w.Size != n {
+			continue
+		}
+		at := len(rest) - n
+		o.take(ok&subtle.ConstantTimeEq(int32(index), int32(at-1)), rest[at:], 0)
+	}
+}
+
+// mgf1 adds the mask of RFC 8017 §B.2.1 to b.
+func mgf1(b, seed []byte, hash crypto.Hash) {
+	h := hash.New()
+	var mask []byte
+	for n := uint32(0); len(b) > 0; n++ {
+		h.Reset()
+		h.Write(seed)
+		h.Write(binary.BigEndian.AppendUint32(nil, n))
+		mask = h.Sum(mask[:0])
+		k := subtle.XORBytes(b, b, mask)
+		b = b[k:]
+	}
+}
+
+// ecdh opens the two schemes that agree on a key.
+func (u *unwrapper) ecdh(o *opened, key hsm.Key, w hsm.Wrapped) error {
+	curve, own := curveOf(key.Public)
+	if curve == nil {
+		return nil
+	}
+	// A point off its curve never reaches the token; whether a module checks
+	// it is not known, and the answer must not depend on it.
+	point, err := curve.NewPublicKey(w.Ephemeral)
+	if err != nil {
+		return nil
+	}
+	shared, err := u.device.ECDH(key.ID, point.Bytes())
+	if err != nil {
+		return err
+	}
+	defer clear(shared)
+	size := 32
+	if curve != ecdh.X25519() {
+		size = (len(own) - 1) / 2
+	}
+	z, ok := pad(shared, size)
+	if !ok {
+		return nil
+	}
+	defer clear(z)
+	// RFC 7748 §6.1: a point of small order gives zero.
+	if subtle.ConstantTimeCompare(z, make([]byte, size)) == 1 {
+		return nil
+	}
+
+	if w.Scheme == hsm.OpenPGPX25519 {
+		ikm := make([]byte, 0, 96)
+		ikm = append(ikm, w.Ephemeral...)
+		ikm = append(ikm, own...)
+		ikm = append(ikm, z...)
+		defer clear(ikm)
+		kek, err := hkdf.Key(sha256.New, ikm, nil, "OpenPGP X25519", 16)
+		if err != nil {
+			return fmt.Errorf("derive key: %w", err)
+		}
+		defer clear(kek)
+		m, ok := unwrapAES(kek, w.Ciphertext)
+		if want := cipherKey(w.Cipher); (w.Size != 0 && len(m) != w.Size) || (want != 0 && len(m) != want) || len(m) > maxKey {
+			return nil
+		}
+		o.take(ok, m, int(w.Cipher))
+		clear(m)
+		return nil
+	}
+
+	kek := kdf(z, w)
+	defer clear(kek)
+	m, ok1 := unwrapAES(kek, w.Ciphertext)
+	defer clear(m)
+	unpadECDH(o, ok1, m, w)
+	return nil
+}
+
+// curveOf is the curve of a key and its public point, uncompressed.
+func curveOf(pub crypto.PublicKey) (ecdh.Curve, []byte) {
+	switch k := pub.(type) {
+	case *ecdh.PublicKey:
+		return k.Curve(), k.Bytes()
+	case *ecdsa.PublicKey:
+		p, err := k.ECDH()
+		if err != nil {
+			return nil, nil
+		}
+		return p.Curve(), p.Bytes()
+	}
+	return nil, nil
+}
+
+// kdf is RFC 9580 §11.5: one block of the concatenation KDF over the shared
+// coordinate and the parameters that bind it to the recipient's key.
+func kdf(z []byte, w hsm.Wrapped) []byte {
+	h := kdfHashes[w.KDFHash].New()
+	h.Write([]byte{0, 0, 0, 1})
+	h.Write(z)
+	h.Write([]byte{byte(len(w.CurveOID))})
+	h.Write(w.CurveOID)
+	h.Write([]byte{18, 3, 1, w.KDFHash, w.KDFCipher})
+	h.Write([]byte("Anonymous Sender    "))
+	h.Write(w.Fingerprint)
+	return h.Sum(nil)[:cipherKey(w.KDFCipher)]
+}
+
+// unpadECDH takes [cipher] key checksum padding apart (RFC 9580 §11.5, with
+// padding as in RFC 8018 §6.1.1, which GnuPG makes longer than one block).
+func unpadECDH(o *opened, ok int, m []byte, w hsm.Wrapped) {
+	head := 1
+	if w.V6 {
+		head = 0
+	}
+	for _, n := range []int{16, 24, 32} {
+		end := head + n + 2
+		if (w.Size != 0 && w.Size != n) || end >= len(m) {
+			continue
+		}
+		padding := len(m) - end
+		good, key, cipher := checkSession(m[:end], n, w.V6)
+		for _, b := range m[end:] {
+			good &= subtle.ConstantTimeEq(int32(b), int32(padding))
+		}
+		o.take(ok&good, key, cipher)
+	}
+}
+
+// expects is what an honest session key of w most likely is.
+func expects(w hsm.Wrapped) (size int, cipher uint8) {
+	size = w.Size
+	switch w.Scheme {
+	case hsm.OpenPGPX25519:
+		if n := cipherKey(w.Cipher); n != 0 {
+			size = n
+		}
+		cipher = w.Cipher
+	case hsm.OpenPGPRSA, hsm.OpenPGPECDH:
+		if !w.V6 {
+			cipher = cipherOf(size)
+		}
+	}
+	if size == 0 {
+		size = 32
+	}
+	return size, cipher
+}
+
+// truncate cuts a digest to the order of an ECDSA key (SEC 1 §4.1.3 step 5):
+// some modules do it, some refuse.
+func truncate(pub crypto.PublicKey, digest []byte) []byte {
+	k, ok := pub.(*ecdsa.PublicKey)
+	if !ok {
+		return digest
+	}
+	n := len(digest)
+	switch k.Curve {
+	case elliptic.P256():
+		n = min(n, 32)
+	case elliptic.P384():
+		n = min(n, 48)
+	}
+	return digest[:n]
+}
