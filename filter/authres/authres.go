@@ -1,0 +1,117 @@
+// Package authres prints the result fields that a delivered mail carries, and
+// recognises those that only look like ours (RFC 8601 §5).
+package authres
+
+import (
+	"strings"
+
+	"postern/filter/message"
+)
+
+// namespace is ours: every field whose name begins so is written by us or removed.
+const namespace = "postern-"
+
+// Status is what Postern-Status says. Every value is a fixed word, or an
+// address that was parsed strictly: nothing of a mail stands here raw.
+type Status struct {
+	Opened   string // formats, comma separated, "none" or "failed"
+	Verified bool
+	Signer   message.Address // zero: none
+	Reason   string
+	Carried  string // TLS version and cipher of the hop that brought the mail, or "clear"
+	Trace    string
+}
+
+// Fields are Authentication-Results and Postern-Status, complete with CRLF.
+// id is our authserv-id; result is the RFC 8601 result word of the signature,
+// method its method, both empty when there was no signature to judge.
+func (s Status) Fields(id, method, result string) []byte {
+	signer := "none"
+	if !s.Signer.IsZero() {
+		signer = s.Signer.String()
+	}
+	verified := "no"
+	if s.Verified {
+		verified = "yes"
+	}
+	status := "v=1; opened=" + s.Opened + "; verified=" + verified + "; signer=" + signer +
+		"; reason=" + s.Reason + "; carried=" + s.Carried + "; trace=" + s.Trace
+	results := id + "; none"
+	if method != "" {
+		results = id + "; " + method + "=" + result + " reason=\"" + s.Reason + "\""
+		if s.Verified {
+			results += " header.from=" + signer
+		}
+	}
+	return append(message.FoldField("Authentication-Results", results), message.FoldField("Postern-Status", status)...)
+}
+
+// Foreign reports whether a received field must not pass: it stands in our
+// namespace, or it is an Authentication-Results that names our authserv-id, or
+// one whose authserv-id can't be read. name is taken in any case, with spaces
+// before the colon, or disguised as an encoded word; value is unfolded.
+func Foreign(name, value, id string) bool {
+	name = strings.ToLower(strings.TrimSpace(message.DecodeWords(name)))
+	if strings.HasPrefix(name, namespace) {
+		return true
+	}
+	if name != "authentication-results" {
+		return false
+	}
+	got, ok := servID(message.DecodeWords(value))
+	return !ok || strings.EqualFold(strings.TrimSuffix(got, "."), strings.TrimSuffix(id, "."))
+}
+
+// servID reads the authserv-id of RFC 8601 §2.2: a token or a quoted string,
+// with comments before it.
+func servID(v string) (string, bool) {
+	for {
+		v = strings.TrimLeft(v, " \t\r\n")
+		if !strings.HasPrefix(v, "(") {
+			break
+		}
+		rest, ok := skipComment(v)
+		if !ok {
+			return "", false
+		}
+		v = rest
+	}
+	if strings.HasPrefix(v, `"`) {
+		var b strings.Builder
+		for i := 1; i < len(v); i++ {
+			switch v[i] {
+			case '"':
+				return b.String(), true
+			case '\\':
+				if i++; i == len(v) {
+					return "", false
+				}
+			}
+			b.WriteByte(v[i])
+		}
+		return "", false
+	}
+	end := strings.IndexAny(v, " \t\r\n;(")
+	if end < 0 {
+		end = len(v)
+	}
+	return v[:end], end > 0
+}
+
+// skipComment drops the comment that v begins with (RFC 5322 §3.2.2).
+func skipComment(v string) (string, bool) {
+	depth := 0
+	for i := 0; i < len(v); i++ {
+		switch v[i] {
+		case '(':
+			depth++
+		case ')':
+			if depth--; depth == 0 {
+				return v[i+1:], true
+			}
+		case '\\':
+			i++
+		}
+	}
+	return "", false
+}

@@ -1,0 +1,52 @@
+package authres
+
+import (
+	"strings"
+	"testing"
+
+	"postern/filter/message"
+)
+
+func TestForeign(t *testing.T) {
+	const id = "gw.company1.example"
+	for _, c := range []struct {
+		name, value string
+		want        bool
+	}{
+		{"Postern-Status", "v=1", true},
+		{"POSTERN-status", "v=1", true},
+		{"Postern-Anything", "", true},
+		{"postern-status \t", "v=1", true},
+		{"=?utf-8?q?Postern-Status?=", "v=1", true},
+		{"Authentication-Results", " gw.company1.example; none", true},
+		{"AUTHENTICATION-RESULTS", "GW.Company1.Example 1; dkim=pass", true},
+		{"Authentication-Results", ` (c (nested\) )) "gw.company1.example"; none`, true},
+		{"Authentication-Results", `"gw.company1\.example"; none`, true},
+		{"Authentication-Results", "gw.company1.example.; none", true},
+		{"Authentication-Results", "=?us-ascii?q?gw.company1.example?=; none", true},
+		{"Authentication-Results", "(open", true},
+		{"Authentication-Results", `"open`, true},
+		{"Authentication-Results", "", true},
+		{"Authentication-Results", "mx.other.example; dkim=pass", false},
+		{"ARC-Authentication-Results", "i=1; gw.company1.example; none", false},
+		{"Subject", "Postern-Status", false},
+	} {
+		if got := Foreign(c.name, c.value, id); got != c.want {
+			t.Errorf("Foreign(%q, %q): got %v, want %v", c.name, c.value, got, c.want)
+		}
+	}
+}
+
+func TestFields(t *testing.T) {
+	s := Status{Opened: "openpgp", Verified: true, Signer: message.Address{Local: "bob", Domain: "partner.example"}, Reason: "good", Carried: "clear", Trace: "t1"}
+	got := strings.ReplaceAll(string(s.Fields("gw.example", "x-openpgp", "pass")), "\r\n\t", " ")
+	got = strings.ReplaceAll(got, "\r\n ", " ")
+	want := "Authentication-Results: gw.example; x-openpgp=pass reason=\"good\" header.from=bob@partner.example\r\n" +
+		"Postern-Status: v=1; opened=openpgp; verified=yes; signer=bob@partner.example; reason=good; carried=clear; trace=t1\r\n"
+	if got != want {
+		t.Errorf("got\n%s\nwant\n%s", got, want)
+	}
+	if got := string((Status{Opened: "none"}).Fields("gw.example", "", "")); !strings.HasPrefix(got, "Authentication-Results: gw.example; none\r\n") {
+		t.Errorf("nothing judged: got %q", got)
+	}
+}

@@ -1,0 +1,484 @@
+// Package filter is the way of a mail through the gateway: ten steps, none
+// twice (stages.go), one table of replies (reply.go). It keeps no queue: the
+// sender hears 250 only after the next hop has said it (relay.go).
+package filter
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	"postern/filter/authres"
+	"postern/filter/keyring"
+	"postern/filter/message"
+	"postern/filter/policy"
+	"postern/filter/protect"
+	"postern/filter/transport"
+	"postern/hsm"
+)
+
+// maxReceived is how many Received fields a mail may bring before it counts
+// as looping (RFC 5321 §6.3).
+const maxReceived = 50
+
+// Config is all that a Gateway needs; there is no other state.
+type Config struct {
+	Name       string // authserv-id, and the name in Received
+	KeyRing    keyring.KeyRing
+	Protectors []protect.Protector // asked in this order
+	Policy     *policy.Policy
+	Hops       map[policy.Direction]Hop
+	Spools     *message.Spools
+	Limits     message.Limits
+	InFlight   int              // mails between DATA and the next hop's answer; more are deferred
+	Log        *slog.Logger     // one line for each mail
+	Now        func() time.Time // time.Now where nil
+}
+
+// Gateway takes mails from listeners, and relays them.
+type Gateway struct {
+	Config
+	slots chan struct{}
+	done  *delivered
+}
+
+// New gives a gateway for c.
+func New(c Config) *Gateway {
+	if c.Now == nil {
+		c.Now = time.Now
+	}
+	if c.InFlight == 0 {
+		c.InFlight = 64
+	}
+	return &Gateway{Config: c, slots: make(chan struct{}, c.InFlight), done: newDelivered(c.Now)}
+}
+
+// Listener is where mail comes in. Its direction decides what is done; content never does.
+type Listener struct {
+	Name      string
+	Direction policy.Direction
+	Allow     []netip.Prefix // peers that may send here; empty: everybody
+}
+
+// Copy is one mail for one plan, ready for the next hop.
+type Copy struct {
+	Plan    policy.Plan
+	Message *message.Message
+	Finding protect.Finding
+}
+
+// passage is one mail on its way; each stage fills what the next ones read.
+type passage struct {
+	listener Listener
+	env      *transport.Envelope
+	at       time.Time
+	body     io.Reader
+	stage    string
+
+	spools    []*message.Spool
+	msg       *message.Message
+	author    message.Address // zero unless one From field names one address
+	layer     protect.Layer
+	protector protect.Protector  // the one that saw layer
+	opened    map[string]opening // by recipient
+	finding   protect.Finding    // of the mail as it came, or of the first opening
+	failed    bool
+	facts     policy.Facts
+	signers   map[keyring.Format]*keyring.Identity
+	decision  policy.Decision
+	copies    []Copy
+	result    transport.Reply
+	carried   string // TLS towards the next hop
+}
+
+// opening is what one group of recipients gets to read. group names it, by the
+// identities that were tried; "" when nothing was taken off.
+type opening struct {
+	group   string
+	msg     *message.Message
+	finding protect.Finding
+}
+
+// spoolFor makes a spool that lives as long as the passage.
+func (g *Gateway) spoolFor(p *passage) *message.Spool {
+	s := g.Spools.New()
+	p.spools = append(p.spools, s)
+	return s
+}
+
+func (p *passage) close() {
+	for _, s := range p.spools {
+		s.Close()
+	}
+}
+
+// accept checks the listener's own door.
+func (g *Gateway) accept(_ context.Context, p *passage) error {
+	if p.listener.Direction != policy.Inbound && p.listener.Direction != policy.Outbound {
+		return fmt.Errorf("listener %q has no direction: %w", p.listener.Name, ErrConfig)
+	}
+	if len(p.listener.Allow) > 0 && !slices.ContainsFunc(p.listener.Allow, func(n netip.Prefix) bool { return n.Contains(p.env.Client.Addr().Unmap()) }) {
+		return fmt.Errorf("client %v not allowed on %q: %w", p.env.Client, p.listener.Name, ErrPolicy)
+	}
+	return nil
+}
+
+// envelope judges each recipient before any byte of the mail is taken: a
+// refusal here is exact, whatever the other recipients get.
+func (g *Gateway) envelope(ctx context.Context, p *passage) error {
+	for _, r := range p.env.Recipients {
+		if err := g.recipient(ctx, p, r.Address); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (g *Gateway) recipient(ctx context.Context, p *passage, to message.Address) error {
+	if p.listener.Direction == policy.Inbound {
+		if !g.Policy.Ours(to.Domain) {
+			return fmt.Errorf("recipient %s is not ours: %w", to.Key(), ErrPolicy)
+		}
+		return nil
+	}
+	if level, rule := g.Policy.Protection(to); level == policy.Require {
+		certs, err := g.usable(ctx, to, p.at)
+		if err != nil {
+			return err
+		}
+		if len(certs) == 0 {
+			return fmt.Errorf("recipient %s, rule %s: %w", to.Key(), rule, ErrMustProtect)
+		}
+	}
+	return nil
+}
+
+// spool takes the whole mail in before anything looks at it.
+func (g *Gateway) spool(_ context.Context, p *passage) error {
+	s := g.spoolFor(p)
+	if _, err := io.Copy(s, message.Strict(p.body)); err != nil {
+		return fmt.Errorf("spool mail: %w", err)
+	}
+	p.msg = &message.Message{Source: s}
+	return nil
+}
+
+func (g *Gateway) parse(_ context.Context, p *passage) error {
+	msg, err := message.Parse(p.msg.Source, g.Limits)
+	if err != nil {
+		return fmt.Errorf("parse mail: %w", err)
+	}
+	p.msg = msg
+	if n := msg.Count("Received"); n > maxReceived {
+		return fmt.Errorf("%d Received fields: %w", n, ErrLoop)
+	}
+	if a, err := msg.Author(); err == nil {
+		p.author = a
+	}
+	for _, pr := range g.Protectors {
+		if p.layer = pr.Detect(msg); p.layer != protect.None {
+			p.protector = pr
+			break
+		}
+	}
+	return nil
+}
+
+// open takes the protection off. Only the identities of a recipient open for
+// that recipient: whoever copies another's ciphertext into a mail to himself
+// gets it back as it was. Recipients with the same identities share an opening.
+func (g *Gateway) open(ctx context.Context, p *passage) error {
+	p.finding = protect.Finding{Reason: protect.ReasonNone}
+	if p.listener.Direction != policy.Inbound || p.layer == protect.None {
+		return nil
+	}
+	var known []keyring.Cert
+	if !p.author.IsZero() {
+		var err error
+		if known, err = g.KeyRing.Certs(ctx, p.author); err != nil {
+			return fmt.Errorf("look up sender: %w", err)
+		}
+	}
+	p.opened = map[string]opening{}
+	done := map[string]*opening{}
+	for _, r := range p.env.Recipients {
+		ids, err := g.KeyRing.Identities(ctx, r.Address)
+		if err != nil {
+			return fmt.Errorf("look up recipient: %w", err)
+		}
+		var group string
+		if p.layer == protect.Sealed {
+			for _, id := range ids {
+				group += id.Fingerprint + " "
+			}
+		}
+		o, seen := done[group]
+		if !seen {
+			msg, finding, err := p.protector.Open(ctx, protect.OpenRequest{
+				Message: p.msg, Identities: ids, Certs: known, At: p.at,
+				NewSpool: func() *message.Spool { return g.spoolFor(p) },
+			})
+			switch {
+			case errors.Is(err, protect.ErrCannotOpen):
+				p.failed = true
+				if !p.finding.Opened {
+					p.finding = protect.Finding{Format: p.protector.Format(), Reason: protect.ReasonNotOpened}
+				}
+			case err != nil:
+				return fmt.Errorf("open mail: %w", err)
+			default:
+				o = &opening{msg: msg, finding: finding}
+				if finding.Opened {
+					o.group = group
+				}
+				p.finding = finding
+			}
+			done[group] = o
+		}
+		if o != nil {
+			p.opened[r.Address.Key()] = *o
+		}
+	}
+	return nil
+}
+
+// gather collects what the decision rests on.
+func (g *Gateway) gather(ctx context.Context, p *passage) error {
+	p.facts = policy.Facts{Direction: p.listener.Direction, Layer: p.layer, Failed: p.failed, Author: p.author}
+	shown := map[string]bool{}
+	if p.listener.Direction == policy.Outbound {
+		if err := g.identities(ctx, p); err != nil {
+			return err
+		}
+		for _, name := range []string{"To", "Cc"} {
+			for _, f := range p.msg.All(name) {
+				value, err := p.msg.Value(f)
+				if err != nil {
+					return fmt.Errorf("read %s: %w", name, err)
+				}
+				list, err := message.ParseFrom(value)
+				if err != nil {
+					continue // who can't be read is not shown, and gets a copy of his own
+				}
+				for _, a := range list {
+					shown[a.Key()] = true
+				}
+			}
+		}
+	}
+	for _, r := range p.env.Recipients {
+		known := policy.Recipient{Address: r.Address, Hidden: !shown[r.Address.Key()]}
+		if o, ok := p.opened[r.Address.Key()]; ok {
+			known.Opening = o.group
+		}
+		if p.listener.Direction == policy.Outbound {
+			var err error
+			if known.Certs, err = g.usable(ctx, r.Address, p.at); err != nil {
+				return err
+			}
+		}
+		p.facts.Recipients = append(p.facts.Recipients, known)
+	}
+	return nil
+}
+
+// identities finds with what the author's mail can be signed.
+func (g *Gateway) identities(ctx context.Context, p *passage) error {
+	p.signers = map[keyring.Format]*keyring.Identity{}
+	if p.author.IsZero() {
+		return nil
+	}
+	ids, err := g.KeyRing.Identities(ctx, p.author)
+	if err != nil {
+		return fmt.Errorf("look up author: %w", err)
+	}
+	for _, pr := range g.Protectors {
+		for i := range ids {
+			if id := &ids[i]; id.Format == pr.Format() && p.signers[id.Format] == nil && (id.Expires.IsZero() || id.Expires.After(p.at)) {
+				p.signers[id.Format] = id
+				p.facts.Signing = append(p.facts.Signing, id.Format)
+			}
+		}
+	}
+	return nil
+}
+
+// usable are the certificates that mail to a can be sealed to now, in the
+// order of the protectors.
+func (g *Gateway) usable(ctx context.Context, a message.Address, at time.Time) ([]keyring.Cert, error) {
+	all, err := g.KeyRing.Certs(ctx, a)
+	if err != nil {
+		return nil, fmt.Errorf("look up certificates: %w", err)
+	}
+	var usable []keyring.Cert
+	for _, pr := range g.Protectors {
+		for _, c := range all {
+			if c.Format == pr.Format() && c.Trust == keyring.Trusted && pr.Usable(c, at) == nil {
+				usable = append(usable, c)
+			}
+		}
+	}
+	return usable, nil
+}
+
+func (g *Gateway) decide(_ context.Context, p *passage) error {
+	p.decision = g.Policy.Decide(p.facts)
+	switch p.decision.Action {
+	case policy.Relay:
+		return nil
+	case policy.Refuse:
+		switch p.decision.Reason {
+		case policy.ReasonNoCert:
+			return fmt.Errorf("rule %s: %w", p.decision.Rule, ErrMustProtect)
+		case policy.ReasonUndecryptable:
+			return ErrUndecryptable
+		}
+		return fmt.Errorf("rule %s: %s: %w", p.decision.Rule, p.decision.Reason, ErrPolicy)
+	}
+	return fmt.Errorf("rule %s: %s: %w", p.decision.Rule, p.decision.Reason, ErrConfig)
+}
+
+// seal makes one copy for each plan.
+func (g *Gateway) seal(ctx context.Context, p *passage) error {
+	for _, plan := range p.decision.Plans {
+		c := Copy{Plan: plan, Message: p.msg, Finding: p.finding}
+		switch {
+		case plan.Opened:
+			o := p.opened[plan.Recipients[0].Key()] // a plan holds the readers of one opening
+			c.Message, c.Finding = o.msg, o.finding
+		case p.listener.Direction == policy.Inbound:
+			c.Finding = p.unopened(plan)
+		case plan.Sign || plan.Encrypt:
+			i := slices.IndexFunc(g.Protectors, func(pr protect.Protector) bool { return pr.Format() == plan.Format })
+			if i < 0 {
+				return fmt.Errorf("no protector for %q: %w", plan.Format, ErrConfig)
+			}
+			r := protect.SealRequest{Message: p.msg, At: p.at, NewSpool: func() *message.Spool { return g.spoolFor(p) }}
+			if plan.Sign {
+				if r.Signer = p.signers[plan.Format]; r.Signer == nil {
+					return fmt.Errorf("no identity in %q: %w", plan.Format, ErrConfig)
+				}
+			}
+			if plan.Encrypt {
+				if r.Recipients = plan.Certs; len(r.Recipients) == 0 {
+					return ErrMustProtect
+				}
+			}
+			sealed, err := g.Protectors[i].Seal(ctx, r)
+			if err != nil {
+				return fmt.Errorf("seal mail: %w", err)
+			}
+			c.Message = sealed
+		}
+		p.copies = append(p.copies, c)
+	}
+	return nil
+}
+
+// unopened is the finding for recipients who get the mail as it came.
+func (p *passage) unopened(plan policy.Plan) protect.Finding {
+	if o, ok := p.opened[plan.Recipients[0].Key()]; ok {
+		return o.finding
+	}
+	if p.layer == protect.Sealed {
+		return protect.Finding{Format: p.protector.Format(), Reason: protect.ReasonNotOpened}
+	}
+	return p.finding
+}
+
+// mark takes foreign result fields off every copy and puts ours on top.
+func (g *Gateway) mark(_ context.Context, p *passage) error {
+	for i := range p.copies {
+		c := &p.copies[i]
+		marked := *c.Message // the same mail may stand in several copies
+		marked.Drop = slices.Clone(marked.Drop)
+		marked.Top = nil
+		for _, f := range marked.Root.Header {
+			value, err := marked.Value(f)
+			if err != nil {
+				return fmt.Errorf("read header: %w", err)
+			}
+			bcc := p.listener.Direction == policy.Outbound && strings.EqualFold(f.Name, "Bcc")
+			if bcc || strings.EqualFold(f.Name, "Return-Path") || authres.Foreign(f.Name, value, g.Name) {
+				marked.Drop = append(marked.Drop, f.Whole)
+			}
+		}
+		slices.SortFunc(marked.Drop, func(a, b message.Span) int { return int(a.Start - b.Start) })
+		marked.Drop = slices.Compact(marked.Drop)
+		var top bytes.Buffer
+		top.Write(g.received(p))
+		if p.listener.Direction == policy.Inbound {
+			s, method, result := p.status(c)
+			top.Write(s.Fields(g.Name, method, result))
+		}
+		top.Write(c.Message.Top)
+		marked.Top = top.Bytes()
+		c.Message = &marked
+	}
+	return nil
+}
+
+// received is our trace field (RFC 5321 §4.4, RFC 3848). Outbound it does not
+// say where inside the mail came from.
+func (g *Gateway) received(p *passage) []byte {
+	with := "ESMTP"
+	if p.env.TLS != nil {
+		with = "ESMTPS"
+	}
+	from := ""
+	if p.listener.Direction == policy.Inbound && p.env.Client.IsValid() {
+		from = "from [" + p.env.Client.Addr().Unmap().String() + "] "
+	}
+	return message.FoldField("Received", from+"by "+g.Name+" with "+with+" id "+p.env.Trace+"; "+p.at.UTC().Format("Mon, 2 Jan 2006 15:04:05 -0700"))
+}
+
+// verified is the one claim of the gateway: the mail as delivered is, whole,
+// signed by a certificate valid and trusted for exactly the one address in its
+// one From field.
+func (p *passage) verified(f protect.Finding) (bool, string) {
+	if !f.Good {
+		return false, f.Reason
+	}
+	if p.author.IsZero() || !slices.ContainsFunc(f.Signers, func(a message.Address) bool { return a.Key() == p.author.Key() }) {
+		return false, protect.ReasonNotFrom
+	}
+	return true, f.Reason
+}
+
+func (p *passage) status(c *Copy) (s authres.Status, method, result string) {
+	ok, reason := p.verified(c.Finding)
+	s = authres.Status{Opened: "none", Verified: ok, Reason: reason, Carried: transport.Carried(p.env.TLS), Trace: p.env.Trace}
+	switch {
+	case c.Finding.Opened:
+		s.Opened = string(c.Finding.Format)
+	case p.layer == protect.Sealed:
+		s.Opened = "failed"
+	}
+	if ok {
+		s.Signer = p.author
+	}
+	if c.Finding.Signed {
+		method, result = "x-"+string(c.Finding.Format), "fail"
+		switch {
+		case ok:
+			result = "pass"
+		case reason == protect.ReasonUnknownCert, reason == protect.ReasonUntrusted:
+			result = "neutral"
+		case reason == protect.ReasonWeak, reason == protect.ReasonNotFrom, reason == protect.ReasonPartial:
+			result = "policy"
+		}
+	}
+	return s, method, result
+}
+
+// traced hands the mail's trace id on to the audit record of the key daemon.
+func traced(ctx context.Context, e *transport.Envelope) context.Context {
+	return hsm.WithTrace(ctx, e.Trace)
+}

@@ -1,0 +1,275 @@
+package filter
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"runtime/debug"
+	"sync"
+	"time"
+
+	"postern/filter/message"
+	"postern/filter/policy"
+	"postern/filter/transport"
+)
+
+// Hop is where mail goes next. transport.Hop is the real one.
+type Hop interface {
+	Deliver(ctx context.Context, e *transport.Envelope, size int64, mail io.WriterTo) transport.Result
+}
+
+// Handler takes the mail of one listener: the first two stages run at MAIL
+// and RCPT, the others when DATA begins.
+func (g *Gateway) Handler(l Listener) transport.Handler { return handler{g, l} }
+
+type handler struct {
+	g *Gateway
+	l Listener
+}
+
+// Recipient refuses one recipient, and leaves the others be.
+func (h handler) Recipient(ctx context.Context, e *transport.Envelope, to transport.Recipient) error {
+	p := &passage{listener: h.l, env: e, at: h.g.Now()}
+	err := h.g.accept(ctx, p)
+	if err == nil {
+		err = h.g.recipient(traced(ctx, e), p, to.Address)
+	}
+	if err == nil {
+		return nil
+	}
+	r := replyTo(err, e.Trace)
+	h.g.Log.LogAttrs(ctx, slog.LevelInfo, "recipient", slog.String("trace", e.Trace), slog.String("listener", h.l.Name),
+		slog.String("to", to.Address.Key()), slog.Int("reply", r.Code), slog.String("error", err.Error()))
+	return r
+}
+
+// Data carries one mail to the next hop and gives the sender its answer.
+func (h handler) Data(ctx context.Context, e *transport.Envelope, body io.Reader) transport.Reply {
+	p := &passage{listener: h.l, env: e, at: h.g.Now(), body: body}
+	defer p.close()
+	err := h.g.slot(func() error { return h.g.guarded(traced(ctx, e), relayed, p) })
+	r := p.result
+	if err != nil {
+		r = replyTo(err, e.Trace)
+	}
+	h.g.log(ctx, p, r, err)
+	return r
+}
+
+// Refuse words an error that the server met by itself.
+func (h handler) Refuse(e *transport.Envelope, err error) transport.Reply { return replyTo(err, e.Trace) }
+
+// slot runs f unless too many mails are in flight.
+func (g *Gateway) slot(f func() error) error {
+	select {
+	case g.slots <- struct{}{}:
+		defer func() { <-g.slots }()
+		return f()
+	default:
+		return ErrOverload
+	}
+}
+
+// guarded turns a panic that hostile mail provoked into a deferral: the mail
+// stays with its sender, and the process with its other mails.
+func (g *Gateway) guarded(ctx context.Context, stages []stage, p *passage) (err error) {
+	defer func() {
+		if v := recover(); v != nil {
+			err = fmt.Errorf("stage %s panicked: %v", p.stage, v)
+			g.Log.ErrorContext(ctx, "panic", "trace", p.env.Trace, "stage", p.stage, "stack", string(debug.Stack()))
+		}
+	}()
+	return g.walk(ctx, stages, p)
+}
+
+// log writes the one line of a mail.
+func (g *Gateway) log(ctx context.Context, p *passage, r transport.Reply, err error) {
+	attrs := []slog.Attr{
+		slog.String("trace", p.env.Trace), slog.String("listener", p.listener.Name), slog.String("direction", string(p.listener.Direction)),
+		slog.String("from", p.env.From.Key()), slog.Int("recipients", len(p.env.Recipients)),
+		slog.String("reply", r.String()), slog.String("carried", transport.Carried(p.env.TLS)),
+	}
+	if p.msg != nil {
+		attrs = append(attrs, slog.Int64("size", p.msg.Source.Size()))
+	}
+	if p.decision.Rule != "" {
+		v := p.verdict(r, err)
+		attrs = append(attrs, slog.String("action", v.Action), slog.String("rule", v.Rule), slog.String("reason", v.Reason),
+			slog.Any("opened", v.Opened), slog.Bool("verified", v.Verified), slog.String("onward", p.carried))
+	}
+	level := slog.LevelInfo
+	if err != nil {
+		level = slog.LevelWarn
+		attrs = append(attrs, slog.String("stage", p.stage), slog.String("error", err.Error()))
+	}
+	g.Log.LogAttrs(ctx, level, "mail", attrs...)
+}
+
+// relay hands every copy to the next hop. Where one copy is through and a
+// later one is not, the whole mail is deferred, and the recipients who have
+// it are skipped when the sender comes back.
+func (g *Gateway) relay(ctx context.Context, p *passage) error {
+	hop := g.Hops[p.listener.Direction]
+	if hop == nil {
+		return fmt.Errorf("no next hop for %s mail: %w", p.listener.Direction, ErrConfig)
+	}
+	mark, err := g.done.mark(p)
+	if err != nil {
+		return err
+	}
+	var refused error
+	for _, c := range p.copies {
+		env := *p.env
+		env.Recipients = nil
+		for _, r := range p.env.Recipients {
+			for _, a := range c.Plan.Recipients {
+				if a == r.Address && !g.done.has(mark, a) {
+					env.Recipients = append(env.Recipients, r)
+				}
+			}
+		}
+		if len(env.Recipients) == 0 {
+			continue
+		}
+		if env.Body == "" || env.Body == "7BIT" {
+			facts, err := message.Scan(c.Message.Source, c.Message.Root.Whole)
+			if err != nil {
+				return fmt.Errorf("scan mail: %w", err)
+			}
+			if facts.EightBit {
+				env.Body = "8BITMIME"
+			}
+		}
+		res := hop.Deliver(ctx, &env, c.Message.Len(), c.Message)
+		p.carried = res.TLS
+		if res.Err != nil {
+			return fmt.Errorf("relay mail: %w", res.Err)
+		}
+		for i, r := range res.Replies {
+			if r.Code/100 == 2 {
+				g.done.add(mark, env.Recipients[i].Address)
+				p.result = r
+			} else if refused == nil || r.Code/100 == 4 {
+				refused = r
+			}
+		}
+	}
+	if refused != nil {
+		return refused
+	}
+	g.done.forget(mark)
+	if p.result.Code == 0 { // every recipient had it from an earlier try
+		p.result = reply(250, [3]int{2, 0, 0}, "delivered earlier")
+	}
+	p.result.Text += " " + p.env.Trace
+	return nil
+}
+
+// How long and for how many mails it is remembered who has his copy already.
+const (
+	deliveredFor = 5 * 24 * time.Hour // as long as a sender retries (RFC 5321 §4.5.4.1)
+	deliveredMax = 10_000
+)
+
+// delivered remembers, for mails that went through in part, who has his copy.
+type delivered struct {
+	now   func() time.Time
+	mutex sync.Mutex
+	mails map[[sha256.Size]byte]*parted
+}
+
+type parted struct {
+	when time.Time
+	to   map[string]bool
+}
+
+func newDelivered(now func() time.Time) *delivered {
+	return &delivered{now: now, mails: map[[sha256.Size]byte]*parted{}}
+}
+
+// mark names the mail by what stays the same when its sender tries again: the
+// envelope sender, the Message-ID and the body. One plan for one recipient
+// can't part, and costs nothing.
+func (d *delivered) mark(p *passage) (m [sha256.Size]byte, err error) {
+	if len(p.env.Recipients) == 1 {
+		return m, nil
+	}
+	h := sha256.New()
+	fmt.Fprintf(h, "%s\n%s\n%s\n", p.listener.Direction, p.env.From.Key(), p.msg.Get("Message-ID"))
+	if _, err := io.Copy(h, message.SectionReader(p.msg.Source, p.msg.Root.Body)); err != nil {
+		return m, fmt.Errorf("read mail: %w", err)
+	}
+	h.Sum(m[:0])
+	return m, nil
+}
+
+func (d *delivered) has(m [sha256.Size]byte, a message.Address) bool {
+	d.mutex.Lock()
+	defer d.mutex.Unlock()
+	e := d.mails[m]
+	return e != nil && d.now().Sub(e.when) < deliveredFor && e.to[a.Key()]
+}
+
+func (d *delivered) add(m [sha256.Size]byte, a message.Address) {
+	if m == ([sha256.Size]byte{}) {
+		return
+	}
+	d.mutex.Lock()
+	defer d.mutex.Unlock()
+	e := d.mails[m]
+	if e == nil {
+		d.shrink()
+		e = &parted{to: map[string]bool{}}
+		d.mails[m] = e
+	}
+	e.when = d.now()
+	e.to[a.Key()] = true
+}
+
+func (d *delivered) forget(m [sha256.Size]byte) {
+	d.mutex.Lock()
+	defer d.mutex.Unlock()
+	delete(d.mails, m)
+}
+
+// shrink makes room: what is too old goes, and the oldest where that is not enough.
+func (d *delivered) shrink() {
+	if len(d.mails) < deliveredMax {
+		return
+	}
+	var oldest [sha256.Size]byte
+	when := d.now()
+	for m, e := range d.mails {
+		if d.now().Sub(e.when) >= deliveredFor {
+			delete(d.mails, m)
+		} else if e.when.Before(when) {
+			oldest, when = m, e.when
+		}
+	}
+	if len(d.mails) >= deliveredMax {
+		delete(d.mails, oldest)
+	}
+}
+
+// refusal tells a plain no from trouble.
+func refusal(err error) bool {
+	var r transport.Reply
+	if errors.As(err, &r) {
+		return r.Code/100 == 5
+	}
+	return replyTo(err, "").Code/100 == 5
+}
+
+// action is the word of the decision object for how a mail ended.
+func action(err error) policy.Action {
+	switch {
+	case err == nil:
+		return policy.Relay
+	case refusal(err):
+		return policy.Refuse
+	}
+	return policy.Defer
+}

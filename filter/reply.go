@@ -1,0 +1,79 @@
+package filter
+
+import (
+	"context"
+	"errors"
+
+	"postern/filter/message"
+	"postern/filter/protect"
+	"postern/filter/transport"
+	"postern/hsm"
+)
+
+// The ways in which a mail does not pass. Each has a row in Replies.
+var (
+	ErrConfig        = errors.New("own configuration broken")
+	ErrOverload      = errors.New("too much in flight")
+	ErrUndecryptable = errors.New("mail does not open and policy refuses it")
+	ErrMustProtect   = errors.New("protection required and no usable certificate")
+	ErrPolicy        = errors.New("policy says no")
+	ErrLoop          = errors.New("mail loop")
+)
+
+// Row is one line of the reply table: the one place where an error becomes
+// SMTP (RFC 5321 §4.2, RFC 3463). The text is fixed; the trace id is added.
+type Row struct {
+	When  string
+	Reply transport.Reply
+	is    func(error) bool
+}
+
+func is(targets ...error) func(error) bool {
+	return func(err error) bool {
+		for _, t := range targets {
+			if errors.Is(err, t) {
+				return true
+			}
+		}
+		return false
+	}
+}
+
+func reply(code int, enhanced [3]int, text string) transport.Reply {
+	return transport.Reply{Code: code, Enhanced: enhanced, Text: text}
+}
+
+// Replies is the table, first match first. The last row takes everything that
+// was not foreseen, and defers.
+var Replies = []Row{
+	{"token or key daemon away", reply(451, [3]int{4, 7, 5}, "cryptographic service not available, try again later"),
+		is(hsm.ErrAway, hsm.ErrLocked, hsm.ErrEmpty, hsm.ErrBudget, hsm.ErrBusy, hsm.ErrPIN, hsm.ErrOpaque)},
+	{"own configuration broken", reply(451, [3]int{4, 3, 5}, "gateway not configured for this mail, try again later"),
+		is(ErrConfig, hsm.ErrNoKey, hsm.ErrRefused, hsm.ErrInvalid)},
+	{"too much in flight", reply(451, [3]int{4, 3, 2}, "gateway busy, try again later"), is(ErrOverload, context.DeadlineExceeded)},
+	{"message too big", reply(552, [3]int{5, 3, 4}, "message too big"), is(message.ErrTooBig)},
+	{"too many recipients", reply(452, [3]int{4, 5, 3}, "too many recipients"), is(transport.ErrTooMany)},
+	{"bare CR or LF", reply(554, [3]int{5, 6, 0}, "line ends other than CRLF"), is(message.ErrLineEnds)},
+	{"hopeless MIME", reply(554, [3]int{5, 6, 0}, "message structure beyond limits"), is(message.ErrLimit, message.ErrHeaderLimit, message.ErrSigned8Bit)},
+	{"cannot be opened, only with undecryptable = \"reject\"", reply(554, [3]int{5, 7, 5}, "message cannot be accepted as protected"), is(ErrUndecryptable, protect.ErrCannotOpen)},
+	{"must be protected, no usable certificate", reply(550, [3]int{5, 7, 3}, "no certificate to protect mail to this recipient"), is(ErrMustProtect, protect.ErrNoCert)},
+	{"policy says no", reply(550, [3]int{5, 7, 1}, "refused by policy"), is(ErrPolicy)},
+	{"mail loop", reply(554, [3]int{5, 4, 6}, "mail loop"), is(ErrLoop)},
+	{"anything not foreseen", reply(451, [3]int{4, 3, 0}, "internal trouble, try again later"), func(error) bool { return true }},
+}
+
+// replyTo puts err into the words of SMTP. A next hop's own answer stays what
+// it is; every other text is fixed, so that nothing of the cause gets out.
+func replyTo(err error, trace string) transport.Reply {
+	var r transport.Reply
+	if !errors.As(err, &r) {
+		for _, row := range Replies {
+			if row.is(err) {
+				r = row.Reply
+				break
+			}
+		}
+	}
+	r.Text += " " + trace
+	return r
+}

@@ -1,0 +1,279 @@
+package provisioning
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+
+	"postern/filter/keyring"
+)
+
+var (
+	optAddress   = option{name: "address", value: "A", about: "the address it belongs to"}
+	optDomain    = option{name: "domain", value: "D", about: "the domain it belongs to"}
+	optAlgorithm = option{name: "algorithm", value: "ALG", about: "rsa-2048, rsa-3072, rsa-4096, p-256, p-384, p-521 or ed25519 (which opens with x25519)"}
+	optYes       = option{name: "yes", value: "NAME", about: "the name that would be asked for"}
+	optPINFile   = option{name: "pin-file", value: "FILE", about: "file with the PIN in its one line"}
+	optAskPIN    = option{name: "ask-pin", about: "ask for the PIN at the terminal"}
+	envelope     = []option{
+		{name: "direction", value: "inbound|outbound", about: "the side the mail comes from is outside (inbound) or inside (outbound)"},
+		{name: "from", value: "A", about: "envelope sender; '' is the null sender"},
+		{name: "to", value: "A", about: "envelope recipient", many: true},
+		{name: "at", value: "TIME", about: "time of judgement, RFC 3339; now by default"},
+	}
+)
+
+// commands is the program. Usage, completion and manual page are printed from it.
+func (a *App) commands() []command {
+	list := []command{
+		{noun: "token", verb: "init", about: "initialise the token",
+			more:  "Makes a token with the label of keyd.toml. Without --pin-file and --ask-pin the PIN is the one of the daemon's credential. The PIN is never an argument. A token that is initialised already is left alone.",
+			flags: []option{optPINFile, optAskPIN, {name: "so-pin-file", value: "FILE", about: "file with the security officer's PIN; otherwise one is made up and forgotten"}}, run: tokenInit},
+		{noun: "token", verb: "unlock", about: "log in to the token, once",
+			more:  "Without --pin-file and --ask-pin the daemon tries its credential again. A wrong PIN is counted by the token: one try for each call.",
+			flags: []option{optPINFile, optAskPIN}, run: tokenUnlock},
+		{noun: "token", verb: "probe", about: "test every mechanism, and say which keys to make",
+			more: "Each mechanism gets a known-answer test with keys that exist for the test only. Under it stands the key plan that follows: the algorithm to take for each purpose.", run: tokenProbe},
+		{noun: "token", verb: "status", about: "show state and health of key daemon and token",
+			more: "Exit status 0 when the token is ready, 1 when it is not, 75 when the key daemon does not answer.", run: tokenStatus},
+
+		{noun: "key", verb: "generate", about: "make keys inside the token",
+			more:  "Labels are use/owner/sign and use/owner/unwrap; openpgp and smime make both. Mail keys are rsa-3072 by default, tls and ledger p-256, dkim rsa-2048. A key that exists is never replaced; when it is retired the new one gets the label with -2.",
+			flags: []option{optDomain, optAddress, {name: "use", value: "USE", about: useWords}, optAlgorithm}, run: keyGenerate},
+		{noun: "key", verb: "list", about: "list the keys that are served", run: listKeys},
+		{noun: "key", verb: "audit", about: "check the attributes of every private key",
+			more: "Exit status 1 when a key could leave the token, serves two purposes, or did not begin there.", run: keyAudit},
+		{noun: "key", verb: "retire", args: "ID", min: 1, max: 1, about: "end signing with a key; opening goes on",
+			more: "ID is the label, the id, or at least 8 digits of it.", run: keyRetire},
+		{noun: "key", verb: "destroy", args: "ID", min: 1, max: 1, about: "remove a key from the token for good",
+			more:  "Asks for the label of the key. Mail sealed to it will never open again.",
+			flags: []option{optYes}, run: keyDestroy},
+
+		{noun: "identity", verb: "create", about: "make a certificate for keys of the token, and bind it",
+			more: "Uses the openpgp keys of the owner, and generates them when there are none. The token signs the certificate.",
+			flags: []option{{name: "format", value: "openpgp", about: "kind of certificate"}, optDomain, optAddress,
+				{name: "name", value: "N", about: "name in the user id"}, optAlgorithm,
+				{name: "lifetime", value: "T", about: "2y (default), 18m, 90d; 0 is for ever"},
+				{name: "v6", about: "version 6 certificate (RFC 9580)"},
+				{name: "successor", about: "new keys and certificate beside those there are"}}, run: identityCreate},
+		{noun: "identity", verb: "add", about: "bind a certificate whose keys are in the token",
+			more: "The certificate is matched with the token by its public keys, whatever their labels.",
+			flags: []option{optAddress, optDomain, {name: "cert", value: "FILE", about: "the certificate; - reads standard input"},
+				{name: "expired", about: "bind it even if it has expired, to open old mail"}}, run: identityAdd},
+		{noun: "identity", verb: "list", about: "list our identities", run: identities},
+		{noun: "identity", verb: "export", args: "ADDRESS|DOMAIN|FPR", min: 1, max: 1, about: "print a certificate of ours for partners",
+			flags: []option{{name: "out", value: "FILE", about: "write it there"}}, run: identityExport},
+		{noun: "identity", verb: "remove", args: "ADDRESS|DOMAIN|FPR", min: 1, max: 1, about: "unbind a certificate of ours; the keys stay",
+			more: "Asks for the address or domain of the identity.", flags: []option{optYes}, run: identityRemove},
+
+		{noun: "cert", verb: "import", args: "FILE…", min: 1, max: -1, about: "import partners' certificates, and trust them",
+			more: "A file may hold several; - reads standard input. A certificate that is known gets its new bytes. One that was distrusted stays so without --trust. Nothing is imported when one of the files cannot be read.",
+			flags: []option{{name: "domain", value: "D", about: "it serves every address of this domain", many: true},
+				{name: "trust", about: "trust it even if it was distrusted"}}, run: certImport},
+		{noun: "cert", verb: "list", about: "list partners' certificates",
+			flags: []option{{name: "domain", value: "D", about: "only those of this domain"}, {name: "trust", value: "seen|trusted|distrusted", about: "only those"}}, run: certs},
+		{noun: "cert", verb: "show", args: "FPR", min: 1, max: 1, about: "show one certificate",
+			more: "FPR is the fingerprint, or at least 8 digits from its beginning.", run: certShow},
+		{noun: "cert", verb: "trust", args: "FPR", min: 1, max: 1, about: "trust a certificate", run: say(keyring.Trusted)},
+		{noun: "cert", verb: "distrust", args: "FPR", min: 1, max: 1, about: "distrust a certificate, and do not learn it again", run: say(keyring.Distrusted)},
+		{noun: "cert", verb: "remove", args: "FPR", min: 1, max: 1, about: "forget a certificate", run: certRemove},
+		{noun: "cert", verb: "find", args: "ADDRESS", min: 1, max: 1, about: "find the certificates for an address",
+			more: "Exit status 1 when none of them is trusted and unexpired.", run: certFind},
+
+		{noun: "process", about: "run a mail through the gateway without relaying it",
+			more:  "Reads the mail from standard input and writes what would be relayed: to standard output when it is one mail and there is no --out, otherwise one file for each. With --json the decision is printed to standard error. Exit status 0 relay, 1 reject, 75 defer.",
+			flags: append(slices.Clone(envelope), option{name: "out", value: "DIR", about: "folder for the mails; the current one by default when there are several"}), run: process},
+		{noun: "explain", about: "say which rule decides about a mail, and with which keys",
+			more: "Takes what process takes, and prints reasons for people.", flags: envelope, run: explain},
+		{noun: "policy", verb: "check", about: "show the rules, and which of them would hold mail up now",
+			more: "Exit status 1 when a rule asks for an identity or a certificate that is not there.", run: policyCheck},
+		{noun: "doctor", about: "look at the health of everything",
+			more: "Configuration, clock, key daemon, key audit, keyring, identities, certificates, next hops. Exit status 1 when something is broken; a concern is no failure.", run: doctor},
+		{noun: "status", about: "show the state in a few lines", run: status},
+		{noun: "help", args: "[COMMAND]", max: 2, about: "list the commands, or print usage of one", run: help},
+		{noun: "completion", args: "bash", min: 1, max: 1, about: "print shell completion", run: completion},
+		{noun: "manual", about: "print the manual page postern(1)", run: manual},
+		{noun: "version", about: "print the version", run: version},
+	}
+	if a.ConfigDoc != nil {
+		list = append(list, command{noun: "config", verb: "doc", args: "filterd|keyd", min: 1, max: 1, about: "print the annotated example of a configuration", run: configDoc})
+	}
+	return list
+}
+
+// page is a result that is text already.
+type page struct {
+	Text string `json:"text"`
+}
+
+func (p page) text(w io.Writer) { io.WriteString(w, p.Text) }
+
+// synopsis is "postern key retire [flags] ID".
+func (c command) synopsis() string {
+	var b strings.Builder
+	b.WriteString("postern " + c.name())
+	for _, o := range c.flags {
+		b.WriteString(" [" + o.form() + "]")
+		if o.many {
+			b.WriteString("…")
+		}
+	}
+	if c.args != "" {
+		b.WriteString(" " + c.args)
+	}
+	return b.String()
+}
+
+func (o option) form() string {
+	dash := "--"
+	if len(o.name) == 1 {
+		dash = "-"
+	}
+	if o.value == "" {
+		return dash + o.name
+	}
+	return dash + o.name + " " + o.value
+}
+
+// usage is what --help prints.
+func (c command) usage() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%s: %s\n\nusage: %s\n", c.name(), c.about, c.synopsis())
+	if c.more != "" {
+		fmt.Fprintf(&b, "\n%s\n", c.more)
+	}
+	b.WriteByte('\n')
+	var rows [][]string
+	for _, o := range append(slices.Clone(c.flags), common...) {
+		rows = append(rows, []string{"  " + o.form(), o.about})
+	}
+	table(&b, nil, rows)
+	return b.String()
+}
+
+func help(_ context.Context, c *call) (any, error) {
+	var b strings.Builder
+	if len(c.args) > 0 {
+		name := strings.Join(c.args, " ")
+		for _, t := range c.commands() {
+			if t.name() == name {
+				return page{t.usage()}, nil
+			}
+			if t.noun == name {
+				b.WriteString(t.usage() + "\n")
+			}
+		}
+		if b.Len() == 0 {
+			return nil, misuse("`postern help` lists the commands", "no command %.40q", name)
+		}
+		return page{b.String()}, nil
+	}
+	b.WriteString("usage: postern NOUN [VERB] [FLAGS] [ARGUMENTS]\n\n")
+	var rows [][]string
+	for _, t := range c.commands() {
+		rows = append(rows, []string{"  " + strings.TrimSpace(t.name()+" "+t.args), t.about})
+	}
+	table(&b, nil, rows)
+	b.WriteString("\nflags of every command:\n")
+	rows = nil
+	for _, o := range common {
+		rows = append(rows, []string{"  " + o.form(), o.about})
+	}
+	table(&b, nil, rows)
+	b.WriteString("\nexit status: 0 done, 1 said no, 2 usage, 75 try later\n")
+	return page{b.String()}, nil
+}
+
+// completion prints a function for bash: nouns, then verbs, then flags.
+func completion(_ context.Context, c *call) (any, error) {
+	if c.args[0] != "bash" {
+		return nil, misuse("shells: bash", "no completion for %.40q", c.args[0])
+	}
+	var nouns []string
+	verbs := map[string][]string{}
+	flags := map[string][]string{}
+	for _, t := range c.commands() {
+		if !slices.Contains(nouns, t.noun) {
+			nouns = append(nouns, t.noun)
+		}
+		if t.verb != "" {
+			verbs[t.noun] = append(verbs[t.noun], t.verb)
+		}
+		for _, o := range append(slices.Clone(t.flags), common...) {
+			word, _, _ := strings.Cut(o.form(), " ")
+			flags[t.name()] = append(flags[t.name()], word)
+		}
+	}
+	var b strings.Builder
+	b.WriteString("_postern() {\n\tlocal cur=${COMP_WORDS[COMP_CWORD]} noun=${COMP_WORDS[1]} verb=${COMP_WORDS[2]} words=\n")
+	fmt.Fprintf(&b, "\tif [ \"$COMP_CWORD\" -eq 1 ]; then\n\t\twords=%q\n\telse\n\t\tcase \"$COMP_CWORD $noun\" in\n", strings.Join(nouns, " "))
+	for _, n := range nouns {
+		if v := verbs[n]; v != nil {
+			fmt.Fprintf(&b, "\t\t\"2 %s\") words=%q ;;\n", n, strings.Join(v, " "))
+		}
+	}
+	b.WriteString("\t\t*)\n\t\t\tcase \"$noun $verb\" in\n")
+	for _, t := range c.commands() {
+		pattern := fmt.Sprintf("%q", t.name())
+		if t.verb == "" {
+			pattern = fmt.Sprintf("%q*", t.noun+" ")
+		}
+		fmt.Fprintf(&b, "\t\t\t%s) words=%q ;;\n", pattern, strings.Join(flags[t.name()], " "))
+	}
+	b.WriteString("\t\t\tesac ;;\n\t\tesac\n\tfi\n\tif [[ $cur != -* && $COMP_CWORD -gt 2 ]]; then\n\t\tCOMPREPLY=($(compgen -f -- \"$cur\"))\n\telse\n\t\tCOMPREPLY=($(compgen -W \"$words\" -- \"$cur\"))\n\tfi\n}\ncomplete -F _postern postern\n")
+	return page{b.String()}, nil
+}
+
+// roff escapes a line of text for the manual page.
+func roff(s string) string {
+	s = strings.NewReplacer(`\`, `\e`, "-", `\-`, "…", `\&...`, "'", `\(aq`).Replace(s)
+	if strings.HasPrefix(s, ".") {
+		s = `\&` + s
+	}
+	return s
+}
+
+func manual(_ context.Context, c *call) (any, error) {
+	var b strings.Builder
+	line := func(format string, args ...any) { fmt.Fprintf(&b, format+"\n", args...) }
+	line(`.TH POSTERN 1 "" "postern %s" "Postern"`, roff(c.Version))
+	line(".SH NAME\npostern \\- keys, certificates and health of the mail gateway")
+	line(".SH SYNOPSIS\n.B postern\n.I noun\n.RI [ verb ]\n.RI [ flags ]\n.RI [ arguments ]")
+	line(".SH DESCRIPTION")
+	line("%s", roff("Every private key is in the token; postern asks the key daemon to work with it, and keeps certificates in the keyring. Commands only look unless the verb says otherwise. What cannot be undone asks for the name of the object. Errors are one line, then a line that begins with hint:."))
+	line(".SH COMMANDS")
+	option := func(o option) { line(".RS\n.TP\n.B %s\n%s\n.RE", roff(o.form()), roff(o.about)) }
+	for _, t := range c.commands() {
+		line(".TP\n.B %s\n%s.", roff(strings.TrimSpace(t.name()+" "+t.args)), roff(strings.ToUpper(t.about[:1])+t.about[1:]))
+		if t.more != "" {
+			line("%s", roff(t.more))
+		}
+		for _, o := range t.flags {
+			option(o)
+		}
+	}
+	line(".SH FLAGS OF EVERY COMMAND")
+	for _, o := range common {
+		line(".TP\n.B %s\n%s", roff(o.form()), roff(o.about))
+	}
+	line(".SH EXIT STATUS\n.TP\n.B 0\nDone.\n.TP\n.B 1\nSaid no.\n.TP\n.B 2\nUsage.\n.TP\n.B 75\nTry again later.")
+	line(".SH FILES\n.TP\n.I %s\n.TP\n.I %s\n.TP\n.I %s", roff(DefaultConfig), roff(DefaultKeyring), roff(DefaultSocket))
+	return page{b.String()}, nil
+}
+
+func version(_ context.Context, c *call) (any, error) {
+	return page{"postern " + c.Version + "\n"}, nil
+}
+
+func configDoc(_ context.Context, c *call) (any, error) {
+	if d := c.args[0]; d != "filterd" && d != "keyd" {
+		return nil, misuse("daemons: filterd, keyd", "no daemon %.40q", d)
+	}
+	var b strings.Builder
+	if err := c.ConfigDoc(&b, c.args[0]); err != nil {
+		return nil, err
+	}
+	return page{b.String()}, nil
+}

@@ -1,0 +1,372 @@
+package provisioning
+
+import (
+	"context"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"slices"
+	"time"
+
+	"postern/filter/keyring"
+	"postern/hsm"
+)
+
+const (
+	soon        = 30 * 24 * time.Hour // a certificate that ends before that is a concern
+	askTimeout  = 10 * time.Second    // of each check that asks somebody
+	maxPEMBytes = 1 << 20             // of a file with an X.509 chain
+)
+
+// Verdicts of a check.
+const (
+	fine    = "ok"
+	concern = "concern"
+	broken  = "broken"
+	unknown = "unknown"
+)
+
+// check is one line of the doctor.
+type check struct {
+	Name    string `json:"name"`
+	Verdict string `json:"verdict"` // ok, concern, broken or unknown
+	Detail  string `json:"detail"`
+	Hint    string `json:"hint,omitempty"`
+}
+
+// examined is the result of doctor.
+type examined struct {
+	Checks  []check `json:"checks"`
+	Verdict string  `json:"verdict"` // the worst of them
+}
+
+func (e examined) text(w io.Writer) {
+	var rows [][]string
+	for _, c := range e.Checks {
+		rows = append(rows, []string{c.Verdict, c.Name, c.Detail})
+	}
+	table(w, nil, rows)
+	for _, c := range e.Checks {
+		if c.Hint != "" {
+			fmt.Fprintf(w, "hint: %s: %s\n", printable(c.Name), printable(c.Hint))
+		}
+	}
+}
+
+func (e *examined) say(name, verdict, hint, format string, args ...any) {
+	e.Checks = append(e.Checks, check{name, verdict, fmt.Sprintf(format, args...), hint})
+}
+
+// broke says an error with the hint it has anywhere.
+func (e *examined) broke(name string, err error) {
+	e.say(name, broken, judge(err).hint, "%v", err)
+}
+
+func doctor(ctx context.Context, c *call) (any, error) {
+	e := &examined{}
+	site := c.examineConfig(e)
+	c.examineClock(ctx, e)
+	keys, keysKnown := c.examineKeys(ctx, e, site)
+	c.examineKeyring(ctx, e, site, keys, keysKnown)
+	examineFiles(e, site, keys, keysKnown, c.now())
+	c.examineHops(ctx, e, site)
+	e.Verdict = fine
+	for _, v := range []string{unknown, concern, broken} {
+		if slices.ContainsFunc(e.Checks, func(k check) bool { return k.Verdict == v }) {
+			e.Verdict = v
+		}
+	}
+	if e.Verdict == broken {
+		return *e, &failure{err: errSaid, status: ExitNo}
+	}
+	return *e, nil
+}
+
+func (c *call) examineConfig(e *examined) Site {
+	s, err := c.site()
+	switch {
+	case err != nil:
+		e.broke("configuration", err)
+		return Site{Keyring: DefaultKeyring, KeepSocket: DefaultSocket}
+	case s.Policy == nil:
+		e.say("configuration", concern, "write it, or name it with --config", "there is none at %s", c.config())
+	default:
+		e.say("configuration", fine, "", "%s", c.config())
+	}
+	return s
+}
+
+func (c *call) examineClock(ctx context.Context, e *examined) {
+	now := c.now()
+	if now.Before(c.Built) || now.Year() < c.Built.Year() {
+		e.say("clock", broken, "set the clock: signatures and certificates are judged by it", "%s is before this program was built (%s)", stamp(now), stamp(c.Built))
+		return
+	}
+	if c.Clock == nil {
+		e.say("clock", unknown, "", "%s; nobody here knows whether it is synchronised", stamp(now))
+		return
+	}
+	switch synchronised, known := c.Clock(ctx); {
+	case !known:
+		e.say("clock", unknown, "", "%s; the system does not say whether it is synchronised", stamp(now))
+	case !synchronised:
+		e.say("clock", concern, "start a time service: `timedatectl set-ntp true`", "%s, not synchronised", stamp(now))
+	default:
+		e.say("clock", fine, "", "%s, synchronised", stamp(now))
+	}
+}
+
+// examineKeys asks keyd at both doors. known is false when the keys could not be listed.
+func (c *call) examineKeys(ctx context.Context, e *examined, site Site) (keys []hsm.Key, known bool) {
+	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
+	k, err := c.keeper(ctx)
+	var s hsm.Status
+	if err == nil {
+		s, err = k.Status(ctx)
+	}
+	if err != nil {
+		e.broke("key daemon", err)
+		return nil, false
+	}
+	switch {
+	case s.State == hsm.Unprovisioned:
+		e.say("key daemon", broken, "make the token: `postern token init`", "%s: %s", s.State, s.Reason)
+	case s.State == hsm.Locked:
+		e.say("key daemon", broken, "unlock the token: `postern token unlock`", "%s: %s", s.State, s.Reason)
+	case s.State != hsm.Ready:
+		e.say("key daemon", broken, "see the journal of keyd", "%s: %s", s.State, s.Reason)
+	case s.PINCount:
+		e.say("key daemon", concern, "somebody gave a wrong PIN: find out who", "%s, and the token counted a wrong PIN", s.State)
+	default:
+		e.say("key daemon", fine, "", "%s, token %q, serial %s, %d keys", s.State, s.Token, s.Serial, s.Keys)
+	}
+	if s.State != hsm.Ready {
+		return nil, false
+	}
+	if keys, err = k.Keys(ctx); err != nil {
+		e.broke("keys", fmt.Errorf("list keys: %w", err))
+		return nil, false
+	}
+	switch a, err := audit(ctx, k); {
+	case err != nil:
+		e.broke("key audit", err)
+	case a.faulty() > 0:
+		e.say("key audit", broken, "`postern key audit` names them", "%d of %d keys are not as they must be", a.faulty(), len(a.Keys))
+	default:
+		e.say("key audit", fine, "", "%d keys", len(a.Keys))
+	}
+	if site.UseSocket != "" && site.UseSocket != site.KeepSocket {
+		u, err := c.Keeper(ctx, site.UseSocket)
+		if err == nil {
+			_, err = u.Keys(ctx)
+		}
+		switch {
+		case errors.Is(err, fs.ErrPermission):
+			e.say("use socket", unknown, "run it as root, or as the user of filterd", "%s may not be opened by this user", site.UseSocket)
+		case err != nil:
+			e.broke("use socket", fmt.Errorf("ask at %s: %w", site.UseSocket, err))
+		default:
+			e.say("use socket", fine, "", "%s answers", site.UseSocket)
+		}
+	}
+	return keys, true
+}
+
+func (c *call) examineKeyring(ctx context.Context, e *examined, site Site, keys []hsm.Key, keysKnown bool) {
+	store, err := keyring.OpenReadOnly(site.Keyring)
+	if err != nil {
+		e.broke("keyring", err)
+		return
+	}
+	defer store.Close()
+	certs, err := store.List(ctx, keyring.Filter{})
+	var ours []keyring.Identity
+	if err == nil {
+		ours, err = store.AllIdentities(ctx)
+	}
+	if err != nil {
+		e.broke("keyring", err)
+		return
+	}
+	if info, err := os.Stat(site.Keyring); err == nil && info.Mode().Perm()&0o002 != 0 {
+		e.say("keyring", broken, "chmod o-w "+site.Keyring, "%s may be written by everybody", site.Keyring)
+	} else {
+		e.say("keyring", fine, "", "%s, %d identities, %d partners' certificates", site.Keyring, len(ours), len(certs))
+	}
+	newest := map[string]bool{}
+	for _, i := range ours {
+		name := "identity " + ownerOf(i).String()
+		kind := string(i.Format) + " " + ownerOf(i).String()
+		first := !newest[kind] // predecessors are there to open old mail
+		newest[kind] = true
+		missing := missingKeys(i.Cert, keys)
+		switch {
+		case keysKnown && len(missing) == len(i.KeyIDs):
+			e.say(name, broken, "plug in the token that holds them, or remove the identity", "%s: none of its keys is in the token", i.Fingerprint)
+		case keysKnown && len(missing) > 0:
+			e.say(name, concern, "", "%s: %d of its %d keys are not in the token", i.Fingerprint, len(missing), len(i.KeyIDs))
+		case first && !valid(i.Cert, c.now()):
+			e.say(name, broken, "`postern identity create --successor`", "%s expired on %s", i.Fingerprint, day(stamp(i.Expires)))
+		case first && !valid(i.Cert, c.now().Add(soon)):
+			e.say(name, concern, "`postern identity create --successor`, and tell the partners", "%s expires on %s", i.Fingerprint, day(stamp(i.Expires)))
+		case !keysKnown:
+			e.say(name, unknown, "", "%s: whether its keys are in the token is not known", i.Fingerprint)
+		default:
+			e.say(name, fine, "", "%s, expires %s", i.Fingerprint, day(stamp(i.Expires)))
+		}
+	}
+	past, ending := 0, 0
+	for _, one := range certs {
+		if one.Trust != keyring.Trusted {
+			continue
+		}
+		if !valid(one, c.now()) {
+			past++
+		} else if !valid(one, c.now().Add(soon)) {
+			ending++
+		}
+	}
+	if past+ending > 0 {
+		e.say("partners' certificates", concern, "`postern cert list --trust trusted` shows the dates; ask the partners for new ones", "%d expired, %d expire within 30 days", past, ending)
+	}
+	if site.Policy != nil {
+		list, err := concerns(ctx, site.Policy, store, c.now())
+		if err != nil {
+			e.broke("policy", err)
+		}
+		for _, s := range list {
+			e.say("policy", concern, "", "%s", s)
+		}
+	}
+}
+
+// examineFiles reads the X.509 certificates that the configuration names.
+func examineFiles(e *examined, site Site, keys []hsm.Key, keysKnown bool, now time.Time) {
+	for _, f := range site.Certs {
+		name := "certificate " + f.Use
+		leaf, err := readLeaf(f.Path)
+		if err != nil {
+			e.broke(name, err)
+			continue
+		}
+		id, err := hsm.IDOf(leaf.PublicKey)
+		switch {
+		case err != nil:
+			e.broke(name, err)
+		case now.After(leaf.NotAfter):
+			e.say(name, broken, "renew it", "%s expired on %s", f.Path, day(stamp(leaf.NotAfter)))
+		case now.Before(leaf.NotBefore):
+			e.say(name, broken, "look at the clock", "%s is valid from %s only", f.Path, stamp(leaf.NotBefore))
+		case keysKnown && !slices.ContainsFunc(keys, func(k hsm.Key) bool { return k.ID == id }):
+			e.say(name, broken, "`postern key list` shows what the token holds", "%s: its key is not in the token", f.Path)
+		case now.Add(soon).After(leaf.NotAfter):
+			e.say(name, concern, "renew it", "%s expires on %s", f.Path, day(stamp(leaf.NotAfter)))
+		default:
+			e.say(name, fine, "", "%s, expires %s", f.Path, day(stamp(leaf.NotAfter)))
+		}
+	}
+}
+
+func readLeaf(path string) (*x509.Certificate, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	b, err := io.ReadAll(io.LimitReader(f, maxPEMBytes))
+	if err != nil {
+		return nil, err
+	}
+	block, _ := pem.Decode(b)
+	if block == nil || block.Type != "CERTIFICATE" {
+		return nil, fmt.Errorf("read %s: no PEM certificate at its start", path)
+	}
+	leaf, err := x509.ParseCertificate(block.Bytes)
+	if err != nil {
+		return nil, fmt.Errorf("read %s: %w", path, err)
+	}
+	return leaf, nil
+}
+
+func (c *call) examineHops(ctx context.Context, e *examined, site Site) {
+	if c.Greet == nil {
+		return
+	}
+	for _, h := range site.Hops {
+		ctx, cancel := context.WithTimeout(ctx, askTimeout)
+		err := c.Greet(ctx, h)
+		cancel()
+		name := "next hop " + h.Name
+		if err != nil {
+			e.say(name, broken, "is it running, and reachable from here?", "%s: %v", h.Address, err)
+			continue
+		}
+		e.say(name, fine, "", "%s answers", h.Address)
+	}
+}
+
+// summary is the result of status.
+type summary struct {
+	Keyd       string         `json:"keyd"`
+	Reason     string         `json:"reason"`
+	Token      string         `json:"token"`
+	Keys       int            `json:"keys"`
+	Keyring    string         `json:"keyring"`
+	Identities int            `json:"identities"`
+	Certs      map[string]int `json:"certs"`
+	Version    string         `json:"version"`
+}
+
+func (s summary) text(w io.Writer) {
+	rows := [][]string{{"keyd", s.Keyd}}
+	if s.Reason != "" {
+		rows = append(rows, []string{"reason", s.Reason})
+	}
+	table(w, nil, append(rows, [][]string{{"token", s.Token}, {"keys", fmt.Sprint(s.Keys)}, {"keyring", s.Keyring},
+		{"identities", fmt.Sprint(s.Identities)},
+		{"certificates", fmt.Sprintf("%d trusted, %d seen, %d distrusted", s.Certs["trusted"], s.Certs["seen"], s.Certs["distrusted"])},
+		{"postern", s.Version}}...))
+}
+
+func status(ctx context.Context, c *call) (any, error) {
+	site, err := c.site()
+	if err != nil {
+		return nil, err
+	}
+	result := summary{Keyring: site.Keyring, Version: c.Version, Certs: map[string]int{"trusted": 0, "seen": 0, "distrusted": 0}}
+	store, err := c.ring(false)
+	if err != nil {
+		return nil, err
+	}
+	certs, err := store.List(ctx, keyring.Filter{})
+	if err = absent(err); err != nil {
+		return nil, err
+	}
+	for _, one := range certs {
+		result.Certs[string(one.Trust)]++
+	}
+	ours, err := store.AllIdentities(ctx)
+	if err = absent(err); err != nil {
+		return nil, err
+	}
+	result.Identities = len(ours)
+	k, err := c.keeper(ctx)
+	var s hsm.Status
+	if err == nil {
+		s, err = k.Status(ctx)
+	}
+	if err != nil {
+		result.Keyd, result.Reason = "away", err.Error()
+		return result, fmt.Errorf("ask for status: %w", err)
+	}
+	result.Keyd, result.Reason, result.Token, result.Keys = s.State.String(), s.Reason, s.Token, s.Keys
+	if s.State != hsm.Ready {
+		return result, &failure{err: errSaid, status: ExitNo}
+	}
+	return result, nil
+}

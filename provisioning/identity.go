@@ -1,0 +1,417 @@
+package provisioning
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"postern/filter/keyring"
+	"postern/filter/openpgp"
+	"postern/hsm"
+)
+
+// identityLine is one of our identities as it is listed.
+type identityLine struct {
+	Owner string `json:"owner"`
+	certLine
+	KeyIDs []string `json:"key_ids"`
+}
+
+func identityLineOf(i keyring.Identity) identityLine {
+	l := identityLine{Owner: ownerOf(i).String(), certLine: certLineOf(i.Cert), KeyIDs: []string{}}
+	for _, id := range i.KeyIDs {
+		l.KeyIDs = append(l.KeyIDs, id.String())
+	}
+	return l
+}
+
+func ownerOf(i keyring.Identity) owner { return owner{address: i.Address, domain: i.Domain} }
+
+// identityList is the result of identity list, create and add.
+type identityList struct {
+	Identities []identityLine `json:"identities"`
+	Generated  []keyLine      `json:"generated,omitempty"`
+	Missing    []string       `json:"missing,omitempty"` // keys of the certificate that the token does not hold
+	DryRun     bool           `json:"dry_run,omitempty"`
+}
+
+func (l identityList) text(w io.Writer) {
+	if len(l.Generated) > 0 {
+		keyList{Keys: l.Generated, DryRun: l.DryRun}.text(w)
+		fmt.Fprintln(w)
+	}
+	if len(l.Identities) == 0 {
+		fmt.Fprintln(w, "no identities")
+		return
+	}
+	if l.DryRun {
+		for _, i := range l.Identities {
+			fmt.Fprintf(w, "would bind %s to %s\n", printable(cmpOr(i.Fingerprint, "a new "+i.Format+" certificate")), printable(i.Owner))
+		}
+	} else {
+		var rows [][]string
+		for _, i := range l.Identities {
+			rows = append(rows, []string{i.Owner, i.Format, i.Fingerprint, day(i.Expires)})
+		}
+		table(w, []string{"OWNER", "FORMAT", "FINGERPRINT", "EXPIRES"}, rows)
+	}
+	for _, m := range l.Missing {
+		fmt.Fprintf(w, "note: the token does not hold %s\n", m)
+	}
+}
+
+func identities(ctx context.Context, c *call) (any, error) {
+	store, err := c.ring(false)
+	if err != nil {
+		return nil, err
+	}
+	list, err := store.AllIdentities(ctx)
+	if err = absent(err); err != nil {
+		return nil, err
+	}
+	result := identityList{Identities: []identityLine{}}
+	for _, i := range list {
+		result.Identities = append(result.Identities, identityLineOf(i))
+	}
+	return result, nil
+}
+
+// parseLifetime reads "2y", "18m" (months), "90d" or "0" for ever, from the
+// moment of creation.
+func parseLifetime(s string, from time.Time) (time.Duration, error) {
+	if s == "" {
+		s = "2y"
+	}
+	if s == "0" {
+		return 0, nil
+	}
+	n, err := strconv.Atoi(s[:len(s)-1])
+	to := from
+	switch {
+	case err != nil || n <= 0 || n > 36500:
+		return 0, misuse("a lifetime is like 2y, 18m or 90d; 0 is for ever", "lifetime %.40q", s)
+	case s[len(s)-1] == 'y':
+		to = from.AddDate(n, 0, 0)
+	case s[len(s)-1] == 'm':
+		to = from.AddDate(0, n, 0)
+	case s[len(s)-1] == 'd':
+		to = from.AddDate(0, 0, n)
+	default:
+		return 0, misuse("a lifetime is like 2y, 18m or 90d; 0 is for ever", "lifetime %.40q", s)
+	}
+	life := to.Sub(from)
+	if life <= 0 || life > 100*366*24*time.Hour {
+		return 0, misuse("100 years at most", "lifetime %.40q", s)
+	}
+	return life, nil
+}
+
+func identityCreate(ctx context.Context, c *call) (any, error) {
+	switch f := c.get("format"); f {
+	case string(keyring.OpenPGP):
+	case "":
+		return nil, misuse("formats: openpgp", "identity create wants --format")
+	default:
+		return nil, misuse("formats: openpgp", "no format %.40q to create", f)
+	}
+	o, err := c.owner()
+	if err != nil {
+		return nil, err
+	}
+	created := c.now().UTC().Truncate(time.Second)
+	life, err := parseLifetime(c.get("lifetime"), created)
+	if err != nil {
+		return nil, err
+	}
+	name := c.get("name")
+	if len(name) > 200 || name != printable(name) || strings.ContainsAny(name, "<>") {
+		return nil, misuse("a name is at most 200 bytes, without <, > and control characters", "name %.80q", name)
+	}
+	want := map[hsm.Usage]hsm.KeySpec{}
+	for _, u := range uses["openpgp"] {
+		s := hsm.KeySpec{Usage: u}
+		if s.Algorithm, err = algorithmFor(c.get("algorithm"), "openpgp", u); err != nil {
+			return nil, err
+		}
+		if s.Label, err = label("openpgp", o, u); err != nil {
+			return nil, err
+		}
+		want[u] = s
+	}
+	k, err := c.keeper(ctx)
+	if err != nil {
+		return nil, err
+	}
+	keys, err := k.Keys(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("list keys: %w", err)
+	}
+	store, err := c.ring(true)
+	if err != nil {
+		return nil, err
+	}
+	ours, err := store.AllIdentities(ctx)
+	if c.dry() {
+		err = absent(err)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if !c.on["successor"] {
+		for _, i := range ours {
+			if i.Format == keyring.OpenPGP && o.is(i) {
+				return nil, no("`--successor` makes a new one beside it; the old one goes on opening old mail", "create identity of %s: there is %s", o, i.Fingerprint)
+			}
+		}
+	}
+	result := identityList{Identities: []identityLine{}, DryRun: c.dry()}
+	made := map[hsm.Usage]hsm.Key{}
+	for _, u := range uses["openpgp"] {
+		if key, ok := newest(keys, want[u].Label); ok && !c.on["successor"] {
+			if a := hsm.AlgorithmOf(key.Public); c.get("algorithm") != "" && a != want[u].Algorithm {
+				return nil, no("leave out --algorithm to use that key, or retire it first", "create identity of %s: key %s is %s, not %s", o, key.Label, a, want[u].Algorithm)
+			}
+			made[u] = key
+			continue
+		}
+		s := want[u]
+		if s.Label, err = free(keys, s.Label, true); err != nil {
+			return nil, err
+		}
+		line, err := c.generate(ctx, k, s)
+		if err != nil {
+			return result, err
+		}
+		result.Generated = append(result.Generated, line)
+		if c.dry() {
+			continue
+		}
+		if keys, err = k.Keys(ctx); err != nil {
+			return result, fmt.Errorf("list keys: %w", err)
+		}
+		if made[u], err = findKey(keys, line.ID); err != nil {
+			return result, err
+		}
+	}
+	if c.dry() {
+		result.Identities = append(result.Identities, identityLine{Owner: o.String(), certLine: certLine{Format: string(keyring.OpenPGP)}})
+		return result, nil
+	}
+	cert, err := openpgp.Create(ctx, k, openpgp.CertSpec{Name: name, Address: o.address, Domain: o.domain,
+		Primary: made[hsm.Sign], Subkey: made[hsm.Unwrap], Created: created, Lifetime: life, V6: c.on["v6"]})
+	if err != nil {
+		return result, fmt.Errorf("create certificate of %s: %w", o, err)
+	}
+	cert.Trust, cert.Source, cert.FirstSeen, cert.LastSeen = keyring.Trusted, "created", created, created
+	id := keyring.Identity{Cert: cert, Address: o.address, Domain: o.domain}
+	if err := store.Bind(ctx, id); err != nil {
+		return result, err
+	}
+	result.Identities = append(result.Identities, identityLineOf(id))
+	return result, nil
+}
+
+// newest is the active key with the label or the last of its successors.
+func newest(keys []hsm.Key, base string) (found hsm.Key, ok bool) {
+	best := 0
+	for _, k := range keys {
+		n := 1
+		if rest, is := strings.CutPrefix(k.Label, base+"-"); is {
+			var err error
+			if n, err = strconv.Atoi(rest); err != nil {
+				continue
+			}
+		} else if k.Label != base {
+			continue
+		}
+		if !k.Retired && n > best {
+			found, ok, best = k, true, n
+		}
+	}
+	return found, ok
+}
+
+func identityAdd(ctx context.Context, c *call) (any, error) {
+	o, err := c.owner()
+	if err != nil {
+		return nil, err
+	}
+	path := c.get("cert")
+	if path == "" {
+		return nil, misuse(c.cmd.synopsis(), "identity add wants --cert FILE")
+	}
+	data, err := c.read(path, maxFile)
+	if err != nil {
+		return nil, no("check the path; `-` reads standard input", "read certificate: %w", err)
+	}
+	certs, err := readCerts(path, data)
+	if err != nil {
+		return nil, err
+	}
+	if len(certs) > 1 {
+		return nil, no("export the one certificate alone", "add identity: %s holds %d certificates", path, len(certs))
+	}
+	cert := certs[0]
+	k, err := c.keeper(ctx)
+	if err != nil {
+		return nil, err
+	}
+	keys, err := k.Keys(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("list keys: %w", err)
+	}
+	missing := missingKeys(cert, keys)
+	if len(missing) == len(cert.KeyIDs) {
+		return nil, no("see `postern key list`; a certificate is bound by the public keys in it, whatever their labels", "add identity of %s: none of the %d keys of certificate %s is in the token", o, len(cert.KeyIDs), cert.Fingerprint)
+	}
+	if o.domain == "" && !slices.ContainsFunc(cert.Addresses, o.sameAddress) {
+		return nil, no("add the address to the certificate, or bind it to the domain with --domain", "add identity: certificate %s does not name %s", cert.Fingerprint, o)
+	}
+	if !cert.Expires.IsZero() && cert.Expires.Before(c.now()) && !c.on["expired"] {
+		return nil, no("`--expired` binds it all the same, to open old mail", "add identity: certificate %s expired on %s", cert.Fingerprint, day(stamp(cert.Expires)))
+	}
+	cert.Trust, cert.Source, cert.FirstSeen, cert.LastSeen = keyring.Trusted, "import", c.now(), c.now()
+	id := keyring.Identity{Cert: cert, Address: o.address, Domain: o.domain}
+	result := identityList{Identities: []identityLine{identityLineOf(id)}, DryRun: c.dry()}
+	for _, m := range missing {
+		result.Missing = append(result.Missing, m.String())
+	}
+	store, err := c.ring(true)
+	if err != nil {
+		return nil, err
+	}
+	if c.dry() {
+		return result, nil
+	}
+	return result, store.Bind(ctx, id)
+}
+
+// missingKeys are those of the certificate that the token does not hold.
+func missingKeys(c keyring.Cert, keys []hsm.Key) (missing []hsm.KeyID) {
+	for _, id := range c.KeyIDs {
+		if !slices.ContainsFunc(keys, func(k hsm.Key) bool { return k.ID == id }) {
+			missing = append(missing, id)
+		}
+	}
+	return missing
+}
+
+// named are our identities that an address, a domain or a fingerprint names,
+// the newest of each owner first.
+func (c *call) named(ctx context.Context, store *keyring.Store, name string) ([]keyring.Identity, error) {
+	list, err := store.AllIdentities(ctx)
+	if err != nil {
+		return nil, err
+	}
+	fingerprint := keyring.CanonicalFingerprint(name)
+	var match func(keyring.Identity) bool
+	if hex := strings.Trim(fingerprint, "0123456789ABCDEF") == ""; hex && len(fingerprint) >= 8 {
+		match = func(i keyring.Identity) bool { return strings.HasPrefix(i.Fingerprint, fingerprint) }
+	} else {
+		o, err := parseOwner(name)
+		if err != nil {
+			return nil, err
+		}
+		match = o.is
+	}
+	list = slices.DeleteFunc(list, func(i keyring.Identity) bool { return !match(i) })
+	if len(list) == 0 {
+		return nil, fmt.Errorf("identity %.80q: %w", name, keyring.ErrNotFound)
+	}
+	return list, nil
+}
+
+// exported is the result of identity export.
+type exported struct {
+	Fingerprint string `json:"fingerprint"`
+	Owner       string `json:"owner"`
+	File        string `json:"file,omitempty"`
+	Cert        string `json:"cert"`
+}
+
+func (e exported) text(w io.Writer) {
+	if e.File != "" {
+		fmt.Fprintf(w, "done: write %s to %s\n", e.Fingerprint, printable(e.File))
+		return
+	}
+	io.WriteString(w, e.Cert)
+}
+
+func identityExport(ctx context.Context, c *call) (any, error) {
+	store, err := c.ring(false)
+	if err != nil {
+		return nil, err
+	}
+	list, err := c.named(ctx, store, c.args[0])
+	if err != nil {
+		return nil, err
+	}
+	id := list[0]
+	if id.Format != keyring.OpenPGP {
+		return nil, no("this version exports OpenPGP certificates only", "export %s: format %s", id.Fingerprint, id.Format)
+	}
+	var b bytes.Buffer
+	if err := openpgp.Armor(&b, id.Cert); err != nil {
+		return nil, fmt.Errorf("export %s: %w", id.Fingerprint, err)
+	}
+	e := exported{Fingerprint: id.Fingerprint, Owner: ownerOf(id).String(), File: c.get("out"), Cert: b.String()}
+	if e.File != "" && !c.dry() {
+		if err := writeFile(e.File, 0o644, func(w io.Writer) error { _, err := w.Write(b.Bytes()); return err }); err != nil {
+			return nil, fmt.Errorf("export %s: %w", id.Fingerprint, err)
+		}
+	}
+	return e, nil
+}
+
+// writeFile puts a whole file in place, or leaves what was there.
+func writeFile(path string, mode os.FileMode, fill func(io.Writer) error) (err error) {
+	f, err := os.CreateTemp(filepath.Dir(path), ".postern-*")
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			os.Remove(f.Name())
+		}
+	}()
+	if err := errors.Join(fill(f), f.Chmod(mode), f.Sync(), f.Close()); err != nil {
+		return err
+	}
+	return os.Rename(f.Name(), path)
+}
+
+func identityRemove(ctx context.Context, c *call) (any, error) {
+	store, err := c.ring(true)
+	if err != nil {
+		return nil, err
+	}
+	list, err := c.named(ctx, store, c.args[0])
+	if err != nil {
+		return nil, err
+	}
+	if len(list) > 1 {
+		var each []string
+		for _, i := range list {
+			each = append(each, i.Fingerprint+" ("+ownerOf(i).String()+")")
+		}
+		return nil, no("name one by its fingerprint: "+strings.Join(each, ", "), "remove identity %.80q: it names %d", c.args[0], len(list))
+	}
+	id := list[0]
+	if err := c.confirm("mail to this identity will not be opened any more, unless its certificate was exported and is added again", ownerOf(id).String()); err != nil {
+		return nil, err
+	}
+	if !c.dry() {
+		if err := store.Unbind(ctx, id); err != nil {
+			return nil, err
+		}
+	}
+	return c.did("remove identity %s of %s; its keys stay in the token", id.Fingerprint, ownerOf(id)), nil
+}

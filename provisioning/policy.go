@@ -1,0 +1,138 @@
+package provisioning
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"postern/filter/keyring"
+	"postern/filter/message"
+	"postern/filter/policy"
+)
+
+// checked is the result of policy check.
+type checked struct {
+	Rules    []rule   `json:"rules"`
+	Concerns []string `json:"concerns"`
+}
+
+type rule struct {
+	Name string `json:"name"`
+	Says string `json:"says"`
+}
+
+func (p checked) text(w io.Writer) {
+	var rows [][]string
+	for _, r := range p.Rules {
+		rows = append(rows, []string{r.Name, r.Says})
+	}
+	table(w, []string{"RULE", "SAYS"}, rows)
+	for _, s := range p.Concerns {
+		fmt.Fprintln(w, "concern:", printable(s))
+	}
+}
+
+// protectWords say what each level of protection does.
+var protectWords = map[policy.Protect]string{
+	policy.None:     "mail to it is never encrypted",
+	policy.Optional: "mail to it is encrypted when a usable certificate is known",
+	policy.Require:  "mail to it is encrypted, or refused",
+}
+
+func rules(p *policy.Policy) (list []rule) {
+	for _, d := range slices.Sorted(maps.Keys(p.Domains)) {
+		says := "is ours; its mail is not signed"
+		if p.Domains[d] == policy.SignAlways {
+			says = "is ours; its mail is signed"
+		}
+		list = append(list, rule{fmt.Sprintf("domain.%q", d), says})
+	}
+	for _, a := range slices.Sorted(maps.Keys(p.Recipients)) {
+		list = append(list, rule{fmt.Sprintf("recipient.%q", a), protectWords[p.Recipients[a]]})
+	}
+	for _, d := range slices.Sorted(maps.Keys(p.Partners)) {
+		list = append(list, rule{fmt.Sprintf("partner.%q", d), protectWords[p.Partners[d]]})
+	}
+	undecryptable := "what does not open is delivered as it came, and marked"
+	if p.Undecryptable == policy.Reject {
+		undecryptable = "what does not open is refused"
+	}
+	return append(list, rule{"default", protectWords[p.Default]}, rule{"undecryptable", undecryptable})
+}
+
+// concerns are rules that would hold mail up as the keyring is now.
+func concerns(ctx context.Context, p *policy.Policy, store *keyring.Store, at time.Time) ([]string, error) {
+	list := []string{}
+	ours, err := store.AllIdentities(ctx)
+	if err = absent(err); err != nil {
+		return nil, err
+	}
+	for _, d := range slices.Sorted(maps.Keys(p.Domains)) {
+		if p.Domains[d] == policy.SignAlways && !slices.ContainsFunc(ours, func(i keyring.Identity) bool { return i.Domain == d && valid(i.Cert, at) }) {
+			list = append(list, fmt.Sprintf("mail of %s is to be signed, and there is no valid identity of the domain: mail of users without their own will be deferred", d))
+		}
+	}
+	for _, s := range slices.Sorted(maps.Keys(p.Recipients)) {
+		if p.Recipients[s] != policy.Require {
+			continue
+		}
+		a, err := message.ParseAddress(s)
+		if err != nil {
+			return nil, fmt.Errorf("rule recipient.%q: %w", s, err)
+		}
+		certs, err := store.Certs(ctx, a)
+		if err = absent(err); err != nil {
+			return nil, err
+		}
+		if !slices.ContainsFunc(certs, func(c keyring.Cert) bool { return c.Trust == keyring.Trusted && valid(c, at) }) {
+			list = append(list, fmt.Sprintf("mail to %s must be encrypted, and there is no trusted certificate: it will be refused", s))
+		}
+	}
+	for _, d := range slices.Sorted(maps.Keys(p.Partners)) {
+		if p.Partners[d] != policy.Require || strings.HasPrefix(d, "*.") {
+			continue
+		}
+		certs, err := store.List(ctx, keyring.Filter{Trust: keyring.Trusted, Domain: d})
+		if err = absent(err); err != nil {
+			return nil, err
+		}
+		if !slices.ContainsFunc(certs, func(c keyring.Cert) bool { return valid(c, at) }) {
+			list = append(list, fmt.Sprintf("mail to %s must be encrypted, and there is no trusted certificate of anybody there: it will be refused", d))
+		}
+	}
+	return list, nil
+}
+
+func valid(c keyring.Cert, at time.Time) bool { return c.Expires.IsZero() || c.Expires.After(at) }
+
+func policyCheck(ctx context.Context, c *call) (any, error) {
+	s, err := c.site()
+	if err != nil {
+		return nil, err
+	}
+	if s.Policy == nil {
+		return nil, no("name the configuration with --config", "check policy: %w", errors.New("there is no configuration at "+c.config()))
+	}
+	if c.Pipeline != nil {
+		if _, err := c.Pipeline(ctx, c.config()); err != nil {
+			return nil, fmt.Errorf("build mail path: %w", err)
+		}
+	}
+	store, err := c.ring(false)
+	if err != nil {
+		return nil, err
+	}
+	result := checked{Rules: rules(s.Policy)}
+	if result.Concerns, err = concerns(ctx, s.Policy, store, c.now()); err != nil {
+		return nil, err
+	}
+	if n := len(result.Concerns); n > 0 {
+		return result, no("make the identities, import the certificates, or change the rules", "%d rule(s) would hold mail up now", n)
+	}
+	return result, nil
+}

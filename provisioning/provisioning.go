@@ -1,0 +1,116 @@
+// Package provisioning is what operators do with the gateway: token and keys,
+// our identities, partners' certificates, trying a mail, asking for health.
+// One table of commands (commands.go) is the program: usage, completion and
+// manual page are printed from it.
+package provisioning
+
+import (
+	"context"
+	"io"
+	"time"
+
+	"postern/filter/policy"
+	"postern/hsm"
+)
+
+// Exit statuses.
+const (
+	ExitDone  = 0
+	ExitNo    = 1
+	ExitUsage = 2
+	ExitLater = 75 // EX_TEMPFAIL of sysexits.h
+)
+
+// Defaults for a box without a configuration file.
+const (
+	DefaultConfig  = "/etc/postern/filterd.toml"
+	DefaultSocket  = "/run/postern/keep.sock"
+	DefaultKeyring = "/var/lib/postern/keyring.db"
+)
+
+// App is the program with its surroundings handed in. Stdin, Stdout, Stderr,
+// Version, Keeper and Config are required; a field of function type that is
+// nil takes the commands or checks that need it out.
+type App struct {
+	Stdin          io.Reader
+	Stdout, Stderr io.Writer
+	Version        string
+	Built          time.Time        // when the program was built; a clock before it is wrong
+	Now            func() time.Time // time.Now where nil
+
+	// Keeper speaks to the key daemon behind a socket, keep or use.
+	Keeper func(ctx context.Context, socket string) (hsm.Keeper, error)
+	// Config reads filterd.toml. An error that wraps fs.ErrNotExist says
+	// that there is no such file.
+	Config func(path string) (Site, error)
+	// Pipeline is the mail path of the gateway as filterd.toml wires it.
+	Pipeline func(ctx context.Context, path string) (Pipeline, error)
+	// Secret prompts and reads one line without echo; nil where nobody
+	// sits at a terminal.
+	Secret func(prompt string) (string, error)
+	// Greet connects to a next hop and says EHLO and QUIT.
+	Greet func(ctx context.Context, h Hop) error
+	// Clock tells whether the system clock is synchronised; known is false
+	// where the system cannot say.
+	Clock func(ctx context.Context) (synchronised, known bool)
+	// ConfigDoc prints the annotated example of a daemon's configuration.
+	ConfigDoc func(w io.Writer, daemon string) error
+}
+
+// Site is what the commands need of the configuration.
+type Site struct {
+	Keyring    string // file of keyring.Store
+	KeepSocket string
+	UseSocket  string
+	Hops       []Hop
+	Names      []string // TLS names of the listeners: each needs a key
+	Policy     *policy.Policy
+	Certs      []CertFile
+}
+
+// CertFile is an X.509 certificate that the configuration names.
+type CertFile struct {
+	Use  string // "tls mx.company1.example"
+	Path string // PEM
+}
+
+// Hop is a next hop.
+type Hop struct {
+	Name    string // "inbound" or "outbound"
+	Address string // host:port
+}
+
+// Pipeline runs mails through the gateway without relaying them.
+type Pipeline interface {
+	Process(ctx context.Context, r ProcessRequest, mail io.Reader) (Processed, error)
+}
+
+// ProcessRequest is the envelope of a mail to judge.
+type ProcessRequest struct {
+	Direction string   // inbound or outbound
+	From      string   // empty: the null sender
+	To        []string // at least one
+	At        time.Time
+}
+
+// Processed is what would have been done with a mail.
+type Processed struct {
+	Decision any    // marshals to the decision object of the contract
+	Action   string // relay, reject or defer
+	Explain  []string
+	Copies   []Copy
+	Close    func() // frees what the copies stand in; may be nil
+}
+
+// Copy is one mail that would be relayed.
+type Copy struct {
+	Name    string // of its file: letters, digits, "-", "." and "_"
+	Message io.WriterTo
+}
+
+func (a *App) now() time.Time {
+	if a.Now != nil {
+		return a.Now()
+	}
+	return time.Now()
+}

@@ -1,0 +1,359 @@
+package provisioning
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"postern/filter/policy"
+	"postern/hsm"
+	"postern/hsm/hsmtest"
+)
+
+// TestScripts runs testdata/*.txtar: a script, then "-- name --" and the
+// content of each file it finds in its folder. Its lines:
+//
+//	postern ARG…             must exit 0
+//	exit N postern ARG…      must exit N
+//	stdout 'RE', stderr 'RE' must match what the last command wrote
+//	! stdout 'RE'            must not
+//	empty stdout             must be empty
+//	json stderr              must be one JSON value
+//	stdin FILE               standard input of the next command; "stdout" is what the last one wrote
+//	save FILE                keeps what the last command wrote to stdout
+//	keyd WORD                away, locked, empty, failed, busy or ready
+//	pin TEXT                 what is typed at the next prompts; "none" for no terminal
+//	clock TIME               RFC 3339
+//	let NAME 'RE'            sets $NAME to the first group of RE in stdout
+func TestScripts(t *testing.T) {
+	files, err := filepath.Glob("testdata/*.txtar")
+	if err != nil || len(files) == 0 {
+		t.Fatalf("got %d scripts, %v", len(files), err)
+	}
+	for _, file := range files {
+		b, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Run(strings.TrimSuffix(filepath.Base(file), ".txtar"), func(t *testing.T) { newScript(t).run(string(b)) })
+	}
+}
+
+type script struct {
+	t              *testing.T
+	dir            string
+	token          hsm.Keeper
+	state          string
+	pins           []string
+	now            time.Time
+	stdin          []byte
+	stdout, stderr bytes.Buffer
+	vars           map[string]string
+}
+
+func newScript(t *testing.T) *script {
+	dir := t.TempDir()
+	t.Chdir(dir)
+	return &script{t: t, dir: dir, token: hsmtest.Memory(t), state: "ready", now: time.Now(), vars: map[string]string{"WORK": dir}}
+}
+
+var marker = regexp.MustCompile(`(?m)^-- (\S+) --\n`)
+
+func (s *script) run(text string) {
+	at := marker.FindAllStringSubmatchIndex(text, -1)
+	lines := text
+	for i, m := range at {
+		end := len(text)
+		if i+1 < len(at) {
+			end = at[i+1][0]
+		}
+		if i == 0 {
+			lines = text[:m[0]]
+		}
+		if err := os.WriteFile(filepath.Join(s.dir, text[m[2]:m[3]]), []byte(s.expand(text[m[1]:end])), 0o644); err != nil {
+			s.t.Fatal(err)
+		}
+	}
+	for n, line := range strings.Split(lines, "\n") {
+		if words := s.words(line); len(words) > 0 {
+			if err := s.step(words); err != nil {
+				s.t.Fatalf("line %d: %s: %v\nstdout: %sstderr: %s", n+1, line, err, &s.stdout, &s.stderr)
+			}
+		}
+	}
+}
+
+func (s *script) expand(text string) string {
+	return os.Expand(text, func(name string) string { return s.vars[name] })
+}
+
+// words splits a line at blanks; 'single quotes' hold words together, and # begins a comment.
+func (s *script) words(line string) (words []string) {
+	var word strings.Builder
+	in, quoted := false, false
+	for _, r := range line {
+		switch {
+		case r == '\'':
+			quoted, in = !quoted, true
+		case quoted:
+			word.WriteRune(r)
+		case r == '#' && !in:
+			return words
+		case r == ' ' || r == '\t':
+			if in {
+				words = append(words, word.String())
+				word.Reset()
+				in = false
+			}
+		default:
+			word.WriteRune(r)
+			in = true
+		}
+	}
+	if in {
+		words = append(words, word.String())
+	}
+	return words
+}
+
+func (s *script) step(words []string) error {
+	want := 0
+	not := words[0] == "!"
+	if not {
+		words = words[1:]
+	}
+	stream := map[string]*bytes.Buffer{"stdout": &s.stdout, "stderr": &s.stderr}
+	switch words[0] {
+	case "exit":
+		var err error
+		if want, err = strconv.Atoi(words[1]); err != nil {
+			return err
+		}
+		words = words[2:]
+		fallthrough
+	case "postern":
+		args := make([]string, 0, len(words))
+		for _, w := range words[1:] {
+			args = append(args, s.expand(w))
+		}
+		if got := s.postern(args); got != want {
+			return fmt.Errorf("got exit %d, want %d", got, want)
+		}
+		return s.forEveryError(want)
+	case "stdout", "stderr":
+		re, err := regexp.Compile("(?m)" + s.expand(words[1]))
+		if err != nil {
+			return err
+		}
+		if re.Match(stream[words[0]].Bytes()) == not {
+			return errors.New("does not hold")
+		}
+	case "empty":
+		if stream[words[1]].Len() > 0 {
+			return errors.New("not empty")
+		}
+	case "json":
+		if !json.Valid(stream[words[1]].Bytes()) {
+			return errors.New("not JSON")
+		}
+	case "stdin":
+		if words[1] == "stdout" {
+			s.stdin = bytes.Clone(s.stdout.Bytes())
+			return nil
+		}
+		var err error
+		s.stdin, err = os.ReadFile(words[1])
+		return err
+	case "save":
+		return os.WriteFile(words[1], s.stdout.Bytes(), 0o644)
+	case "keyd":
+		s.state = words[1]
+	case "pin":
+		s.pins = words[1:]
+	case "clock":
+		var err error
+		s.now, err = time.Parse(time.RFC3339, words[1])
+		return err
+	case "let":
+		m := regexp.MustCompile("(?m)" + words[2]).FindSubmatch(s.stdout.Bytes())
+		if m == nil {
+			return errors.New("no match")
+		}
+		s.vars[words[1]] = string(m[1])
+	default:
+		return errors.New("no such step")
+	}
+	return nil
+}
+
+// forEveryError holds the form of errors: one line, then at most one hint.
+func (s *script) forEveryError(status int) error {
+	if status == ExitDone || s.stderr.Len() == 0 || strings.HasPrefix(s.stderr.String(), "{") {
+		return nil
+	}
+	text := s.stderr.String()
+	if i := strings.Index(text, "postern: "); i >= 0 {
+		text = text[i:]
+	}
+	if !regexp.MustCompile(`^postern: [^\n]+\n(hint: [^\n]+\n)?$`).MatchString(text) && strings.Contains(text, "postern: ") {
+		return errors.New("an error is one line and one hint")
+	}
+	return nil
+}
+
+func (s *script) postern(args []string) int {
+	s.stdout.Reset()
+	s.stderr.Reset()
+	app := &App{Stdin: bytes.NewReader(s.stdin), Stdout: &s.stdout, Stderr: &s.stderr, Version: "0.1-test", Built: time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC),
+		Now:    func() time.Time { return s.now },
+		Config: s.config,
+		Keeper: func(_ context.Context, socket string) (hsm.Keeper, error) {
+			if s.state == "away" || strings.HasSuffix(socket, "nobody.sock") {
+				return nil, fmt.Errorf("dial %s: %w", socket, hsm.ErrAway)
+			}
+			return keeper{s.token, s.state}, nil
+		},
+		Pipeline: func(_ context.Context, path string) (Pipeline, error) { return mailPath{}, nil },
+		Clock:    func(context.Context) (bool, bool) { return true, true },
+		Greet: func(_ context.Context, h Hop) error {
+			if strings.HasPrefix(h.Address, "dead") {
+				return errors.New("connection refused")
+			}
+			return nil
+		},
+		ConfigDoc: func(w io.Writer, daemon string) error {
+			_, err := fmt.Fprintf(w, "# %s.toml\n", daemon)
+			return err
+		},
+	}
+	if len(s.pins) > 0 && s.pins[0] != "none" {
+		pins := s.pins
+		app.Secret = func(string) (string, error) {
+			if len(pins) == 0 {
+				return "", io.ErrUnexpectedEOF
+			}
+			pin := pins[0]
+			pins = pins[1:]
+			return pin, nil
+		}
+	}
+	status := app.Run(context.Background(), args)
+	s.stdin = nil
+	return status
+}
+
+// config reads a Site as JSON; the default one is a small company.
+func (s *script) config(path string) (Site, error) {
+	site := Site{Keyring: filepath.Join(s.dir, "keyring.db"), KeepSocket: "keep.sock", UseSocket: "use.sock",
+		Hops:   []Hop{{"inbound", "mail.company1.example:25"}},
+		Policy: &policy.Policy{Domains: map[string]policy.Sign{"company1.example": policy.SignNever}, Default: policy.Optional, Undecryptable: policy.Mark}}
+	if path == DefaultConfig {
+		return site, nil
+	}
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return Site{}, err
+	}
+	if err := json.Unmarshal(b, &site); err != nil {
+		return Site{}, fmt.Errorf("%s:1: %w", path, err)
+	}
+	return site, nil
+}
+
+// keeper is the token of a script in another state.
+type keeper struct {
+	hsm.Keeper
+	state string
+}
+
+func (k keeper) refusal() error {
+	return map[string]error{"locked": hsm.ErrLocked, "empty": hsm.ErrEmpty, "failed": hsm.ErrAway, "busy": hsm.ErrBusy}[k.state]
+}
+
+func (k keeper) Status(ctx context.Context) (hsm.Status, error) {
+	s, err := k.Keeper.Status(ctx)
+	switch k.state {
+	case "locked":
+		s.State, s.Reason = hsm.Locked, "no PIN was given"
+	case "empty":
+		s.State, s.Reason = hsm.Unprovisioned, "no token has our label"
+	case "failed":
+		s.State, s.Reason = hsm.Failed, "the token went away"
+	case "busy":
+		return s, hsm.ErrBusy
+	}
+	return s, err
+}
+
+func (k keeper) Keys(ctx context.Context) ([]hsm.Key, error) {
+	if err := k.refusal(); err != nil {
+		return nil, err
+	}
+	return k.Keeper.Keys(ctx)
+}
+
+func (k keeper) Init(_ context.Context, so, pin string) error { return k.try(pin) }
+
+func (k keeper) Unlock(_ context.Context, pin string) error { return k.try(pin) }
+
+// try takes "" (the credential) and "1234".
+func (k keeper) try(pin string) error {
+	if pin != "" && pin != "1234" {
+		return hsm.ErrPIN
+	}
+	return nil
+}
+
+// mailPath decides by the recipient's name.
+type mailPath struct{}
+
+func (mailPath) Process(_ context.Context, r ProcessRequest, mail io.Reader) (Processed, error) {
+	b, err := io.ReadAll(mail)
+	if err != nil {
+		return Processed{}, err
+	}
+	if bytes.Contains(bytes.ReplaceAll(b, []byte("\r\n"), nil), []byte("\n")) {
+		return Processed{Decision: map[string]string{"action": "reject"}, Action: "reject", Explain: []string{"bare LF"}}, nil
+	}
+	p := Processed{Action: "relay", Explain: []string{"It goes from " + r.From + " at " + r.At.UTC().Format(time.RFC3339) + ".", "The rule that decided: default."}}
+	for i, to := range r.To {
+		local, _, _ := strings.Cut(to, "@")
+		switch local {
+		case "reject", "defer":
+			p.Action, p.Copies = local, nil
+		default:
+			p.Copies = append(p.Copies, Copy{Name: fmt.Sprintf("%d.eml", i+1), Message: bytes.NewBuffer(bytes.Clone(b))})
+		}
+	}
+	p.Decision = map[string]any{"action": p.Action, "plans": []string{}}
+	return p, nil
+}
+
+var errNoFile = fs.ErrNotExist
+
+// TestNoConfiguration: a box without filterd.toml has the default paths; a
+// file that was asked for must be there.
+func TestNoConfiguration(t *testing.T) {
+	var out, complaint bytes.Buffer
+	var socket string
+	a := &App{Stdin: strings.NewReader(""), Stdout: &out, Stderr: &complaint,
+		Config: func(string) (Site, error) { return Site{}, errNoFile },
+		Keeper: func(_ context.Context, s string) (hsm.Keeper, error) { socket = s; return hsmtest.Memory(t), nil }}
+	if got := a.Run(t.Context(), []string{"key", "list"}); got != ExitDone || socket != DefaultSocket {
+		t.Errorf("got exit %d, socket %q, want 0 and %q: %s", got, socket, DefaultSocket, &complaint)
+	}
+	if got := a.Run(t.Context(), []string{"key", "list", "--config", "away.toml"}); got != ExitNo {
+		t.Errorf("got exit %d, want %d", got, ExitNo)
+	}
+}
