@@ -60,7 +60,9 @@ func (h handler) Data(ctx context.Context, e *transport.Envelope, body io.Reader
 }
 
 // Refuse words an error that the server met by itself.
-func (h handler) Refuse(e *transport.Envelope, err error) transport.Reply { return replyTo(err, e.Trace) }
+func (h handler) Refuse(e *transport.Envelope, err error) transport.Reply {
+	return replyTo(err, e.Trace)
+}
 
 // slot runs f unless too many mails are in flight.
 func (g *Gateway) slot(f func() error) error {
