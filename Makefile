@@ -1,0 +1,68 @@
+# Postern. `make run` and `make test` need nothing before them.
+
+SHELL      := /bin/bash
+GO         ?= go
+VERSION    ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+LDFLAGS    := -X main.version=$(VERSION)
+PROGRAMS   := keyd filterd postern trial
+STATE      ?= state
+FUZZTIME   ?= 60s
+BENCHTIME  ?= 2s
+
+# A Go that is older than go.mod asks for fetches the right one.
+export GOTOOLCHAIN := auto
+
+.PHONY: all deps deps-run deps-test build run demo test race fuzz bench lint docs clean
+all: build
+
+# ---- set-up ----------------------------------------------------------------
+
+deps: deps-test
+deps-run deps-test:
+	@appliance/deps $(@:deps-%=%)
+
+# ---- programs --------------------------------------------------------------
+
+# filterd, postern and trial have no cgo: the parser of hostile mail shares no
+# process with the PKCS#11 module.
+build: deps-run
+	@mkdir -p bin
+	CGO_ENABLED=1 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/keyd ./cmd/keyd
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/ ./cmd/filterd ./cmd/postern ./cmd/trial
+
+# The gateway on loopback with a SoftHSM token of its own and a sink as next hop.
+run: build
+	bin/trial --dir $(STATE)
+
+# Three mails, before and after; then it stops.
+demo: build
+	bin/trial --dir $$(mktemp -d) --demo
+
+# ---- judgement -------------------------------------------------------------
+
+test: deps-test build
+	$(GO) test ./...
+
+race: deps-test build
+	$(GO) test -race ./...
+
+# Every fuzz target for FUZZTIME each.
+fuzz: deps-run
+	@set -e; for p in $$($(GO) list ./...); do \
+	  for f in $$($(GO) test -list '^Fuzz' $$p | grep '^Fuzz' || true); do \
+	    echo "== $$p $$f"; $(GO) test -run '^$$' -fuzz "^$$f$$" -fuzztime $(FUZZTIME) $$p; done; done
+
+bench: deps-test build
+	$(GO) test -run '^$$' -bench . -benchtime $(BENCHTIME) ./...
+
+lint: deps-run
+	@out=$$(gofmt -l cmd hsm filter provisioning appliance); if [ -n "$$out" ]; then echo "gofmt would change:"; echo "$$out"; exit 1; fi
+	$(GO) vet ./...
+	$(GO) tool staticcheck ./...
+
+# Pages and examples that are printed from the code.
+docs: build
+	$(GO) test ./... -run 'TestPage|TestDocs' -update
+
+clean:
+	rm -rf bin $(STATE)
