@@ -42,6 +42,9 @@ type Config struct {
 	Now        func() time.Time // time.Now where nil
 }
 
+// defaultInFlight is how many mails are worked on at once, where nothing is said.
+const defaultInFlight = 64
+
 // Gateway takes mails from listeners, and relays them.
 type Gateway struct {
 	Config
@@ -54,8 +57,8 @@ func New(c Config) *Gateway {
 	if c.Now == nil {
 		c.Now = time.Now
 	}
-	if c.InFlight == 0 {
-		c.InFlight = 64
+	if c.InFlight <= 0 {
+		c.InFlight = defaultInFlight
 	}
 	return &Gateway{Config: c, slots: make(chan struct{}, c.InFlight), done: newDelivered(c.Now)}
 }
@@ -88,7 +91,8 @@ type passage struct {
 	layer     protect.Layer
 	protector protect.Protector  // the one that saw layer
 	opened    map[string]opening // by recipient
-	finding   protect.Finding    // of the mail as it came, or of the first opening
+	finding   protect.Finding    // of the mail as it came, or of an opening
+	read      *message.Message   // the mail that finding speaks of
 	failed    bool
 	facts     policy.Facts
 	signers   map[keyring.Format]*keyring.Identity
@@ -133,6 +137,9 @@ func (g *Gateway) accept(_ context.Context, p *passage) error {
 // envelope judges each recipient before any byte of the mail is taken: a
 // refusal here is exact, whatever the other recipients get.
 func (g *Gateway) envelope(ctx context.Context, p *passage) error {
+	if len(p.env.Recipients) == 0 {
+		return errors.New("read envelope: no recipient")
+	}
 	for _, r := range p.env.Recipients {
 		if err := g.recipient(ctx, p, r.Address); err != nil {
 			return err
@@ -194,8 +201,12 @@ func (g *Gateway) parse(_ context.Context, p *passage) error {
 // open takes the protection off. Only the identities of a recipient open for
 // that recipient: whoever copies another's ciphertext into a mail to himself
 // gets it back as it was. Recipients with the same identities share an opening.
+//
+// What would refuse the mail for what was found inside (a bomb, a structure
+// beyond limits) is "cannot be opened" like every other cause: a reply of its
+// own would tell the sender that the ciphertext did open.
 func (g *Gateway) open(ctx context.Context, p *passage) error {
-	p.finding = protect.Finding{Reason: protect.ReasonNone}
+	p.finding, p.read = protect.Finding{Reason: protect.ReasonNone}, p.msg
 	if p.listener.Direction != policy.Inbound || p.layer == protect.None {
 		return nil
 	}
@@ -226,7 +237,7 @@ func (g *Gateway) open(ctx context.Context, p *passage) error {
 				NewSpool: func() *message.Spool { return g.spoolFor(p) },
 			})
 			switch {
-			case errors.Is(err, protect.ErrCannotOpen):
+			case errors.Is(err, protect.ErrCannotOpen), err != nil && refusal(err):
 				p.failed = true
 				if !p.finding.Opened {
 					p.finding = protect.Finding{Format: p.protector.Format(), Reason: protect.ReasonNotOpened}
@@ -238,7 +249,7 @@ func (g *Gateway) open(ctx context.Context, p *passage) error {
 				if finding.Opened {
 					o.group = group
 				}
-				p.finding = finding
+				p.finding, p.read = finding, msg
 			}
 			done[group] = o
 		}
@@ -332,7 +343,7 @@ func (g *Gateway) decide(_ context.Context, p *passage) error {
 	p.decision = g.Policy.Decide(p.facts)
 	switch p.decision.Action {
 	case policy.Relay:
-		return nil
+		return p.covered()
 	case policy.Refuse:
 		switch p.decision.Reason {
 		case policy.ReasonNoCert:
@@ -343,6 +354,26 @@ func (g *Gateway) decide(_ context.Context, p *passage) error {
 		return fmt.Errorf("rule %s: %s: %w", p.decision.Rule, p.decision.Reason, ErrPolicy)
 	}
 	return fmt.Errorf("rule %s: %s: %w", p.decision.Rule, p.decision.Reason, ErrConfig)
+}
+
+// covered holds that every recipient stands in exactly one plan: whom a
+// decision forgot would lose his mail with a 250.
+func (p *passage) covered() error {
+	plans := map[message.Address]int{}
+	for i, plan := range p.decision.Plans {
+		for _, a := range plan.Recipients {
+			if at, twice := plans[a]; twice && at != i {
+				return fmt.Errorf("decide: recipient %s in two plans", a.Key())
+			}
+			plans[a] = i
+		}
+	}
+	for _, r := range p.env.Recipients {
+		if _, ok := plans[r.Address]; !ok {
+			return fmt.Errorf("decide: recipient %s in no plan", r.Address.Key())
+		}
+	}
+	return nil
 }
 
 // seal makes one copy for each plan.
@@ -367,8 +398,8 @@ func (g *Gateway) seal(ctx context.Context, p *passage) error {
 				}
 			}
 			if plan.Encrypt {
-				if r.Recipients = plan.Certs; len(r.Recipients) == 0 {
-					return ErrMustProtect
+				if r.Recipients = plan.Certs; len(r.Recipients) == 0 || len(r.Recipients) != len(plan.Recipients) {
+					return fmt.Errorf("%d certificates for %d recipients: %w", len(r.Recipients), len(plan.Recipients), ErrMustProtect)
 				}
 			}
 			sealed, err := g.Protectors[i].Seal(ctx, r)
@@ -405,8 +436,8 @@ func (g *Gateway) mark(_ context.Context, p *passage) error {
 			if err != nil {
 				return fmt.Errorf("read header: %w", err)
 			}
-			bcc := p.listener.Direction == policy.Outbound && strings.EqualFold(f.Name, "Bcc")
-			if bcc || strings.EqualFold(f.Name, "Return-Path") || authres.Foreign(f.Name, value, g.Name) {
+			bcc := strings.EqualFold(f.Name, "Bcc") || strings.EqualFold(f.Name, "Resent-Bcc")
+			if bcc && p.listener.Direction == policy.Outbound || strings.EqualFold(f.Name, "Return-Path") || authres.Foreign(f.Name, value, g.Name) {
 				marked.Drop = append(marked.Drop, f.Whole)
 			}
 		}
@@ -425,12 +456,18 @@ func (g *Gateway) mark(_ context.Context, p *passage) error {
 	return nil
 }
 
-// received is our trace field (RFC 5321 §4.4, RFC 3848). Outbound it does not
-// say where inside the mail came from.
+// received is our trace field (RFC 5321 §4.4; RFC 3848 and RFC 6531 §4.3 for
+// the word after "with"). Outbound it does not say where inside the mail came from.
 func (g *Gateway) received(p *passage) []byte {
 	with := "ESMTP"
+	if p.env.UTF8 {
+		with = "UTF8SMTP"
+	}
 	if p.env.TLS != nil {
-		with = "ESMTPS"
+		with += "S"
+	}
+	if p.env.User != "" {
+		with += "A"
 	}
 	from := ""
 	if p.listener.Direction == policy.Inbound && p.env.Client.IsValid() {
@@ -441,19 +478,23 @@ func (g *Gateway) received(p *passage) []byte {
 
 // verified is the one claim of the gateway: the mail as delivered is, whole,
 // signed by a certificate valid and trusted for exactly the one address in its
-// one From field.
-func (p *passage) verified(f protect.Finding) (bool, string) {
+// one From field. An opened mail is asked for its own From: what came out of
+// the ciphertext must not bring a second one.
+func (p *passage) verified(m *message.Message, f protect.Finding) (bool, string) {
 	if !f.Good {
 		return false, f.Reason
 	}
 	if p.author.IsZero() || !slices.ContainsFunc(f.Signers, func(a message.Address) bool { return a.Key() == p.author.Key() }) {
 		return false, protect.ReasonNotFrom
 	}
+	if shown, err := m.Author(); err != nil || shown.Key() != p.author.Key() {
+		return false, protect.ReasonNotFrom
+	}
 	return true, f.Reason
 }
 
 func (p *passage) status(c *Copy) (s authres.Status, method, result string) {
-	ok, reason := p.verified(c.Finding)
+	ok, reason := p.verified(c.Message, c.Finding)
 	s = authres.Status{Opened: "none", Verified: ok, Reason: reason, Carried: transport.Carried(p.env.TLS), Trace: p.env.Trace}
 	switch {
 	case c.Finding.Opened:

@@ -85,8 +85,8 @@ func (p *passage) verdict(answer transport.Reply, err error) Verdict {
 	if p.failed {
 		v.OpenError = protect.ReasonNotOpened
 	}
-	if p.listener.Direction == policy.Inbound && p.msg != nil && p.msg.Root != nil {
-		v.Verified, v.Reason = p.verified(p.finding)
+	if p.listener.Direction == policy.Inbound && p.read != nil {
+		v.Verified, v.Reason = p.verified(p.read, p.finding)
 	}
 	if v.Verified {
 		v.Signer = p.author.Key()
@@ -126,12 +126,12 @@ func (p *passage) explain(err error) []string {
 	}
 	switch {
 	case p.finding.Opened:
-		ok, reason := p.verified(p.finding)
+		ok, reason := p.verified(p.read, p.finding)
 		say("It was opened. Verified: %v (%s).", ok, reason)
 	case p.failed:
 		say("It could not be opened with the keys of its recipients, and is delivered as it came unless policy refuses it.")
 	case p.finding.Signed:
-		ok, reason := p.verified(p.finding)
+		ok, reason := p.verified(p.read, p.finding)
 		say("Its signature was checked. Verified: %v (%s).", ok, reason)
 	}
 	for _, r := range p.facts.Recipients {

@@ -3,11 +3,12 @@ package filter
 import (
 	"context"
 	"crypto/sha256"
-	"errors"
 	"fmt"
 	"io"
 	"log/slog"
+	"runtime"
 	"runtime/debug"
+	"slices"
 	"sync"
 	"time"
 
@@ -32,11 +33,9 @@ type handler struct {
 
 // Recipient refuses one recipient, and leaves the others be.
 func (h handler) Recipient(ctx context.Context, e *transport.Envelope, to transport.Recipient) error {
-	p := &passage{listener: h.l, env: e, at: h.g.Now()}
-	err := h.g.accept(ctx, p)
-	if err == nil {
-		err = h.g.recipient(traced(ctx, e), p, to.Address)
-	}
+	env := *e
+	env.Recipients = []transport.Recipient{to}
+	err := h.g.guarded(traced(ctx, e), greeted, &passage{listener: h.l, env: &env, at: h.g.Now()})
 	if err == nil {
 		return nil
 	}
@@ -50,7 +49,7 @@ func (h handler) Recipient(ctx context.Context, e *transport.Envelope, to transp
 func (h handler) Data(ctx context.Context, e *transport.Envelope, body io.Reader) transport.Reply {
 	p := &passage{listener: h.l, env: e, at: h.g.Now(), body: body}
 	defer p.close()
-	err := h.g.slot(func() error { return h.g.guarded(traced(ctx, e), relayed, p) })
+	err := h.g.slot(func() error { return h.g.guarded(traced(ctx, e), way, p) })
 	r := p.result
 	if err != nil {
 		r = replyTo(err, e.Trace)
@@ -76,11 +75,15 @@ func (g *Gateway) slot(f func() error) error {
 }
 
 // guarded turns a panic that hostile mail provoked into a deferral: the mail
-// stays with its sender, and the process with its other mails.
+// stays with its sender, and the process with its other mails. Only what the
+// runtime says is logged: another value may hold bytes of the mail.
 func (g *Gateway) guarded(ctx context.Context, stages []stage, p *passage) (err error) {
 	defer func() {
 		if v := recover(); v != nil {
-			err = fmt.Errorf("stage %s panicked: %v", p.stage, v)
+			err = fmt.Errorf("stage %s panicked: %T", p.stage, v)
+			if cause, ok := v.(runtime.Error); ok {
+				err = fmt.Errorf("stage %s panicked: %w", p.stage, cause)
+			}
 			g.Log.ErrorContext(ctx, "panic", "trace", p.env.Trace, "stage", p.stage, "stack", string(debug.Stack()))
 		}
 	}()
@@ -91,7 +94,7 @@ func (g *Gateway) guarded(ctx context.Context, stages []stage, p *passage) (err 
 func (g *Gateway) log(ctx context.Context, p *passage, r transport.Reply, err error) {
 	attrs := []slog.Attr{
 		slog.String("trace", p.env.Trace), slog.String("listener", p.listener.Name), slog.String("direction", string(p.listener.Direction)),
-		slog.String("from", p.env.From.Key()), slog.Int("recipients", len(p.env.Recipients)),
+		slog.String("from", p.env.From.String()), slog.Int("recipients", len(p.env.Recipients)),
 		slog.String("reply", r.String()), slog.String("carried", transport.Carried(p.env.TLS)),
 	}
 	if p.msg != nil {
@@ -122,52 +125,64 @@ func (g *Gateway) relay(ctx context.Context, p *passage) error {
 	if err != nil {
 		return err
 	}
+	p.result = reply(250, [3]int{2, 0, 0}, "delivered earlier") // unless a recipient is left
 	var refused error
 	for _, c := range p.copies {
-		env := *p.env
-		env.Recipients = nil
-		for _, r := range p.env.Recipients {
-			for _, a := range c.Plan.Recipients {
-				if a == r.Address && !g.done.has(mark, a) {
-					env.Recipients = append(env.Recipients, r)
-				}
-			}
+		env, err := g.envelopeFor(p, c, mark)
+		if err != nil {
+			return err
 		}
 		if len(env.Recipients) == 0 {
 			continue
 		}
-		if env.Body == "" || env.Body == "7BIT" {
-			facts, err := message.Scan(c.Message.Source, c.Message.Root.Whole)
-			if err != nil {
-				return fmt.Errorf("scan mail: %w", err)
-			}
-			if facts.EightBit {
-				env.Body = "8BITMIME"
-			}
-		}
-		res := hop.Deliver(ctx, &env, c.Message.Len(), c.Message)
+		res := hop.Deliver(ctx, env, c.Message.Len(), c.Message)
 		p.carried = res.TLS
 		if res.Err != nil {
 			return fmt.Errorf("relay mail: %w", res.Err)
 		}
+		if len(res.Replies) != len(env.Recipients) {
+			return fmt.Errorf("relay mail: %d replies for %d recipients", len(res.Replies), len(env.Recipients))
+		}
 		for i, r := range res.Replies {
-			if r.Code/100 == 2 {
+			switch {
+			case r.Code/100 == 2:
 				g.done.add(mark, env.Recipients[i].Address)
 				p.result = r
-			} else if refused == nil || r.Code/100 == 4 {
+			case refused == nil, r.Code/100 != 5: // one who may come back decides for all
 				refused = r
 			}
 		}
 	}
 	if refused != nil {
-		return refused
+		return fmt.Errorf("relay mail: %w", refused)
 	}
 	g.done.forget(mark)
-	if p.result.Code == 0 { // every recipient had it from an earlier try
-		p.result = reply(250, [3]int{2, 0, 0}, "delivered earlier")
-	}
 	p.result.Text += " " + p.env.Trace
 	return nil
+}
+
+// envelopeFor is the envelope of one copy: its recipients, each once, without
+// those who have it already, and what its own bytes ask of the way.
+func (g *Gateway) envelopeFor(p *passage, c Copy, mark [sha256.Size]byte) (*transport.Envelope, error) {
+	env := *p.env
+	env.Recipients = nil
+	seen := map[message.Address]bool{}
+	for _, r := range p.env.Recipients {
+		if a := r.Address; !seen[a] && slices.Contains(c.Plan.Recipients, a) && !g.done.has(mark, a) {
+			env.Recipients, seen[a] = append(env.Recipients, r), true
+		}
+	}
+	content, err := message.Scan(c.Message.Source, c.Message.Root.Whole)
+	switch {
+	case err != nil:
+		return nil, fmt.Errorf("scan mail: %w", err)
+	case content.EightBit:
+		env.Body = "8BITMIME"
+	case env.Body != "": // a sealed copy of 8-bit mail is 7-bit, and must not be labelled otherwise: a hop would encode it again
+		env.Body = "7BIT"
+	}
+	env.Size = c.Message.Len()
+	return &env, nil
 }
 
 // How long and for how many mails it is remembered who has his copy already.
@@ -185,7 +200,7 @@ type delivered struct {
 
 type parted struct {
 	when time.Time
-	to   map[string]bool
+	to   map[message.Address]bool // as the envelope wrote them: only the next hop knows which are one mailbox
 }
 
 func newDelivered(now func() time.Time) *delivered {
@@ -193,15 +208,16 @@ func newDelivered(now func() time.Time) *delivered {
 }
 
 // mark names the mail by what stays the same when its sender tries again: the
-// envelope sender, the Message-ID and the body. One plan for one recipient
-// can't part, and costs nothing.
+// side it came from, the envelope sender, and every byte. A sender that changes
+// a byte makes somebody read his mail twice; naming a mail by less could keep
+// one from him. One recipient can't part, and costs nothing.
 func (d *delivered) mark(p *passage) (m [sha256.Size]byte, err error) {
 	if len(p.env.Recipients) == 1 {
 		return m, nil
 	}
 	h := sha256.New()
-	fmt.Fprintf(h, "%s\n%s\n%s\n", p.listener.Direction, p.env.From.Key(), p.msg.Get("Message-ID"))
-	if _, err := io.Copy(h, message.SectionReader(p.msg.Source, p.msg.Root.Body)); err != nil {
+	fmt.Fprintf(h, "%s\n%s\n", p.listener.Direction, p.env.From.String())
+	if _, err := io.Copy(h, io.NewSectionReader(p.msg.Source, 0, p.msg.Source.Size())); err != nil {
 		return m, fmt.Errorf("read mail: %w", err)
 	}
 	h.Sum(m[:0])
@@ -212,7 +228,7 @@ func (d *delivered) has(m [sha256.Size]byte, a message.Address) bool {
 	d.mutex.Lock()
 	defer d.mutex.Unlock()
 	e := d.mails[m]
-	return e != nil && d.now().Sub(e.when) < deliveredFor && e.to[a.Key()]
+	return e != nil && d.now().Sub(e.when) < deliveredFor && e.to[a]
 }
 
 func (d *delivered) add(m [sha256.Size]byte, a message.Address) {
@@ -224,11 +240,11 @@ func (d *delivered) add(m [sha256.Size]byte, a message.Address) {
 	e := d.mails[m]
 	if e == nil {
 		d.shrink()
-		e = &parted{to: map[string]bool{}}
+		e = &parted{to: map[message.Address]bool{}}
 		d.mails[m] = e
 	}
 	e.when = d.now()
-	e.to[a.Key()] = true
+	e.to[a] = true
 }
 
 func (d *delivered) forget(m [sha256.Size]byte) {
@@ -242,28 +258,22 @@ func (d *delivered) shrink() {
 	if len(d.mails) < deliveredMax {
 		return
 	}
-	var oldest [sha256.Size]byte
-	when := d.now()
+	var oldest *parted
+	var which [sha256.Size]byte
 	for m, e := range d.mails {
 		if d.now().Sub(e.when) >= deliveredFor {
 			delete(d.mails, m)
-		} else if e.when.Before(when) {
-			oldest, when = m, e.when
+		} else if oldest == nil || e.when.Before(oldest.when) {
+			oldest, which = e, m
 		}
 	}
 	if len(d.mails) >= deliveredMax {
-		delete(d.mails, oldest)
+		delete(d.mails, which)
 	}
 }
 
 // refusal tells a plain no from trouble.
-func refusal(err error) bool {
-	var r transport.Reply
-	if errors.As(err, &r) {
-		return r.Code/100 == 5
-	}
-	return replyTo(err, "").Code/100 == 5
-}
+func refusal(err error) bool { return replyTo(err, "").Code/100 == 5 }
 
 // action is the word of the decision object for how a mail ended.
 func action(err error) policy.Action {

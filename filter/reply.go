@@ -3,6 +3,7 @@ package filter
 import (
 	"context"
 	"errors"
+	"slices"
 
 	"postern/filter/message"
 	"postern/filter/protect"
@@ -55,7 +56,7 @@ var Replies = []Row{
 	{"too many recipients", reply(452, [3]int{4, 5, 3}, "too many recipients"), is(transport.ErrTooMany)},
 	{"bare CR or LF", reply(554, [3]int{5, 6, 0}, "line ends other than CRLF"), is(message.ErrLineEnds)},
 	{"hopeless MIME", reply(554, [3]int{5, 6, 0}, "message structure beyond limits"), is(message.ErrLimit, message.ErrHeaderLimit, message.ErrSigned8Bit)},
-	{"cannot be opened, only with undecryptable = \"reject\"", reply(554, [3]int{5, 7, 5}, "message cannot be accepted as protected"), is(ErrUndecryptable, protect.ErrCannotOpen)},
+	{"cannot be opened, only with undecryptable = \"reject\"", reply(554, [3]int{5, 7, 5}, "message cannot be accepted as protected"), is(ErrUndecryptable)},
 	{"must be protected, no usable certificate", reply(550, [3]int{5, 7, 3}, "no certificate to protect mail to this recipient"), is(ErrMustProtect, protect.ErrNoCert)},
 	{"policy says no", reply(550, [3]int{5, 7, 1}, "refused by policy"), is(ErrPolicy)},
 	{"mail loop", reply(554, [3]int{5, 4, 6}, "mail loop"), is(ErrLoop)},
@@ -63,17 +64,23 @@ var Replies = []Row{
 }
 
 // replyTo puts err into the words of SMTP. A next hop's own answer stays what
-// it is; every other text is fixed, so that nothing of the cause gets out.
+// it is where it is a no: what is neither 4xx nor 5xx can't stand for an
+// error, and 421 would close a channel that is not the next hop's (RFC 5321
+// §3.8). Every other text is fixed, so that nothing of the cause gets out.
 func replyTo(err error, trace string) transport.Reply {
 	var r transport.Reply
-	if !errors.As(err, &r) {
-		for _, row := range Replies {
-			if row.is(err) {
-				r = row.Reply
-				break
-			}
-		}
+	if !errors.As(err, &r) || r.Code/100 != 4 && r.Code/100 != 5 {
+		r = rowOf(err).Reply
+	}
+	if r.Code == 421 {
+		r.Code = 451
 	}
 	r.Text += " " + trace
 	return r
+}
+
+// rowOf is the row of the table for err.
+func rowOf(err error) Row {
+	i := slices.IndexFunc(Replies, func(row Row) bool { return row.is(err) })
+	return Replies[i] // the last row takes all
 }

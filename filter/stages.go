@@ -9,10 +9,10 @@ type stage struct {
 	run  func(*Gateway, context.Context, *passage) error
 }
 
-// The way of a mail. The first two steps run at MAIL and RCPT, spool at DATA;
-// process and explain run all but the last.
+// The way of a mail. The first two steps run at MAIL and RCPT already, for
+// each recipient; process and explain run all but the last.
 var (
-	judged = []stage{
+	way = []stage{
 		{"accept", (*Gateway).accept},     // direction from the listener, trace, clock
 		{"envelope", (*Gateway).envelope}, // who may send to whom
 		{"spool", (*Gateway).spool},       // strict CRLF, bounded memory
@@ -22,8 +22,10 @@ var (
 		{"decide", (*Gateway).decide},     // facts in, one decision out
 		{"seal", (*Gateway).seal},         // one copy for each plan
 		{"mark", (*Gateway).mark},         // foreign marks off, ours on
+		{"relay", (*Gateway).relay},       // 250 only after the next hop's
 	}
-	relayed = append(judged[:len(judged):len(judged)], stage{"relay", (*Gateway).relay}) // 250 only after the next hop's
+	greeted = way[:2]          // at MAIL and RCPT
+	judged  = way[:len(way)-1] // what process and explain do
 )
 
 func (g *Gateway) walk(ctx context.Context, stages []stage, p *passage) error {

@@ -223,12 +223,17 @@ func (p *Policy) outbound(f Facts) Decision {
 		case level == None, len(r.Certs) == 0, level == Optional && f.Layer == protect.Sealed:
 			plain.Recipients = append(plain.Recipients, r.Address)
 		default:
-			format := r.Certs[0].Format
-			if sign && !slices.Contains(f.Signing, format) {
+			best := 0
+			if sign { // sealed and signed are one format
+				best = slices.IndexFunc(r.Certs, func(c keyring.Cert) bool { return slices.Contains(f.Signing, c.Format) })
+			}
+			if best < 0 {
 				return Decision{Action: Defer, Reason: ReasonNoIdentity, Rule: rule}
 			}
+			cert := r.Certs[best]
+			format := cert.Format
 			if r.Hidden {
-				alone = append(alone, Plan{Format: format, Recipients: []message.Address{r.Address}, Certs: r.Certs[:1], Sign: sign, Encrypt: true})
+				alone = append(alone, Plan{Format: format, Recipients: []message.Address{r.Address}, Certs: []keyring.Cert{cert}, Sign: sign, Encrypt: true})
 				continue
 			}
 			plan := shared[format]
@@ -237,7 +242,7 @@ func (p *Policy) outbound(f Facts) Decision {
 				shared[format] = plan
 			}
 			plan.Recipients = append(plan.Recipients, r.Address)
-			plan.Certs = append(plan.Certs, r.Certs[0])
+			plan.Certs = append(plan.Certs, cert)
 		}
 	}
 	formats := make([]string, 0, len(shared))
