@@ -1,0 +1,135 @@
+// Package config reads the files of the two daemons, filterd.toml and
+// keyd.toml. A file that loads holds nothing that could have been found wrong
+// without opening anything: names, addresses, sizes, enumerations, and what
+// must fit together. Nothing in it is ignored in silence: a field that nobody
+// knows is an error, and so is a wish that this version cannot fulfil.
+//
+// The structs are the documentation. The tag doc explains a field; Example
+// and Reference print the annotated file and the page of the manual from it.
+// The other tags are rules:
+//
+//	default  the value where the file has none
+//	need     "yes": the file must have one
+//	enum     the words allowed, between bars
+//	later    the words that are known and refused in this version; "*": any
+//	form     the syntax of a text (forms.go)
+//	min, max the bounds of a number, size or duration
+package config
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"reflect"
+
+	"github.com/pelletier/go-toml/v2"
+)
+
+// maxFile is the largest file that is read, in bytes.
+const maxFile = 1 << 20
+
+// Log says what is written, and how.
+type Log struct {
+	Level  string `toml:"level" default:"info" enum:"debug|info|warn|error" doc:"The least important messages that are written. No level writes bodies, session keys or PINs."`
+	Format string `toml:"format" default:"auto" enum:"auto|text|json|journal" doc:"text and json go to standard error, journal to systemd's journal with one field for each attribute. auto is journal under systemd, else text."`
+}
+
+// LoadFilterd reads filterd.toml. Defaults are filled in. The error is an
+// *Error: one line, with the file and the line in it.
+func LoadFilterd(path string) (*Filterd, error) {
+	data, err := read(path)
+	if err != nil {
+		return nil, err
+	}
+	return parseFilterd(path, data)
+}
+
+func parseFilterd(path string, data []byte) (*Filterd, error) {
+	c := new(Filterd)
+	r, err := decode(path, data, c)
+	if err != nil {
+		return nil, err
+	}
+	c.check(r)
+	if err := r.first(); err != nil {
+		return nil, err
+	}
+	return c, nil
+}
+
+// LoadKeyd reads keyd.toml, as LoadFilterd does its file. The default of
+// pin-file comes from $CREDENTIALS_DIRECTORY.
+func LoadKeyd(path string) (*Keyd, error) {
+	data, err := read(path)
+	if err != nil {
+		return nil, err
+	}
+	return parseKeyd(path, data, os.Getenv("CREDENTIALS_DIRECTORY"))
+}
+
+func parseKeyd(path string, data []byte, credentials string) (*Keyd, error) {
+	c := new(Keyd)
+	r, err := decode(path, data, c)
+	if err != nil {
+		return nil, err
+	}
+	c.check(r, credentials)
+	if err := r.first(); err != nil {
+		return nil, err
+	}
+	return c, nil
+}
+
+// read gives the bytes of a file. The error wraps fs.ErrNotExist where there
+// is no such file.
+func read(path string) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, &Error{File: path, What: cause(err), cause: err}
+	}
+	defer f.Close()
+	data, err := io.ReadAll(io.LimitReader(f, maxFile+1))
+	if err != nil {
+		return nil, &Error{File: path, What: cause(err), cause: err}
+	}
+	if len(data) > maxFile {
+		return nil, &Error{File: path, Line: 1, What: fmt.Sprintf("more than %d bytes", maxFile)}
+	}
+	return data, nil
+}
+
+// cause is err without the operation and the path, which stand in front already.
+func cause(err error) string {
+	if p, ok := errors.AsType[*os.PathError](err); ok {
+		return p.Err.Error()
+	}
+	return err.Error()
+}
+
+// decode fills c from data and applies the rules of the tags. What they find
+// is kept in the reading, for the check of what must fit together finds more.
+func decode(path string, data []byte, c any) (*reading, error) {
+	// A copy with no spare capacity: go-toml finds positions by it.
+	data = bytes.Clone(data)
+	var any map[string]any
+	if err := toml.Unmarshal(data, &any); err != nil {
+		return nil, decodeError(path, err)
+	}
+	root, err := outline(data)
+	if err != nil {
+		return nil, &Error{File: path, Line: 1, What: err.Error()}
+	}
+	r := &reading{file: path, root: root}
+	v := reflect.ValueOf(c).Elem()
+	r.fits(root, v.Type(), nil)
+	if err := r.first(); err != nil {
+		return nil, err
+	}
+	if err := toml.NewDecoder(bytes.NewReader(data)).DisallowUnknownFields().Decode(c); err != nil {
+		return nil, decodeError(path, err)
+	}
+	r.rules(root, v, nil)
+	return r, nil
+}

@@ -1,0 +1,258 @@
+package config
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+	"strings"
+)
+
+// Filterd is filterd.toml.
+type Filterd struct {
+	AuthservID string `toml:"authserv-id" need:"yes" form:"domain" doc:"The name of the gateway in Received, Authentication-Results (RFC 8601 §2.5) and its greeting. Results under this name that arrive from outside are removed."`
+	State      string `toml:"state" default:"/var/lib/postern" form:"path" doc:"Folder of what outlives a restart."`
+	Keyring    string `toml:"keyring" form:"path" doc:"File of the partners' certificates and our identities, public material only. Default: keyring.db in state."`
+	SpoolDir   string `toml:"spool-dir" form:"path" doc:"Folder for mails that outgrow spool-memory. Each is a file without a name, encrypted with a key that lives in memory only. Default: spool in state."`
+
+	Key        Key                  `toml:"key" doc:"How to reach the key daemon."`
+	Listeners  []Listener           `toml:"listener" doc:"Where mail comes in, one table for each. Its direction decides what is done with a mail, never its content."`
+	NextHop    NextHops             `toml:"next-hop" doc:"Where mail goes. A sender hears 250 only after the next hop has said it."`
+	Domains    map[string]Domain    `toml:"domain" form:"domain" doc:"Our own domains: inbound mail to any other is refused. Names below a domain are not part of it."`
+	Partners   map[string]Partner   `toml:"partner" form:"partner" doc:"Rules for mail to one domain, or with *. to every name below it. The nearest name decides."`
+	Recipients map[string]Recipient `toml:"recipient" form:"address" doc:"Rules for mail to one address; they go before those of its domain."`
+	Default    Default              `toml:"default" doc:"The rules where no other one fits."`
+	Limits     Limits               `toml:"limits" doc:"What one mail, and all of them together, may cost."`
+	Log        Log                  `toml:"log" doc:"Messages of the daemon."`
+}
+
+// Key is the table [key].
+type Key struct {
+	Socket string `toml:"socket" default:"/run/postern/use.sock" form:"socket" doc:"Socket of the key daemon for signing and opening."`
+	Keep   string `toml:"keep" default:"/run/postern/keep.sock" form:"socket" doc:"Socket of the key daemon for operators; only the command postern uses it."`
+}
+
+// Listener is a table of [[listener]].
+type Listener struct {
+	Name           string      `toml:"name" need:"yes" form:"name" doc:"Name in the log. A socket of this name that systemd hands over is taken in place of the address."`
+	Address        string      `toml:"address" need:"yes" form:"listen" doc:"IP address and port; without an address, every one of this machine. Port 0 takes a free one."`
+	Direction      string      `toml:"direction" need:"yes" enum:"inbound|outbound" doc:"inbound: from outside to our domains, is opened and verified. outbound: from our users to anybody, is signed and sealed."`
+	Allow          []Network   `toml:"allow" doc:"Networks that may connect. Default: everybody on an inbound listener, this machine only on an outbound one, which must not be an open relay."`
+	MaxConnections int         `toml:"max-connections" min:"1" max:"100000" doc:"Connections at once. Default: connections in [limits]."`
+	TLS            ListenerTLS `toml:"tls" doc:"TLS towards the clients."`
+	Auth           string      `toml:"auth" default:"none" enum:"none|required" later:"required" doc:"Whether clients have to log in."`
+}
+
+// ListenerTLS is the table tls of a listener.
+type ListenerTLS struct {
+	Mode     string `toml:"mode" default:"off" enum:"off|offer|force" later:"offer|force" doc:"off: mail arrives in clear. TLS with a key in the token comes with a later version."`
+	Identity string `toml:"identity" form:"domain" later:"*" doc:"Name in the certificate; its key is in the token."`
+	Min      string `toml:"min" form:"tls-version" later:"*" doc:"Lowest TLS version, 1.2 or 1.3."`
+	CertFile string `toml:"cert-file" form:"path" later:"*" doc:"Certificate chain in PEM."`
+}
+
+// NextHops is the table [next-hop].
+type NextHops struct {
+	Inbound  *Hop `toml:"inbound" doc:"For inbound mail: the company's mail server."`
+	Outbound *Hop `toml:"outbound" doc:"For outbound mail: the relay that keeps the queue."`
+}
+
+// Hop is a table of [next-hop].
+type Hop struct {
+	Address  string `toml:"address" need:"yes" form:"dial" doc:"Host and port."`
+	Protocol string `toml:"protocol" default:"smtp" enum:"smtp|lmtp" doc:"smtp (RFC 5321), or lmtp (RFC 2033)."`
+	TLS      string `toml:"tls" enum:"off|may|encrypt|verify" doc:"off: in clear. may: TLS where it is offered. encrypt: TLS with any certificate, or the mail waits. verify: TLS with a certificate that is trusted and names the host, or the mail waits. Default: verify; off where the host is localhost or a loopback address."`
+	Name     string `toml:"name" form:"domain" doc:"Name that verify wants in the certificate. Default: the host of address."`
+	CAFile   string `toml:"ca-file" form:"path" doc:"Certificates in PEM that verify trusts. Default: those of the system."`
+}
+
+// Domain is a table of [domain].
+type Domain struct {
+	Sign     string `toml:"sign" default:"always" enum:"always|never" doc:"always: outbound mail of the domain is signed, or refused where no identity can sign it."`
+	Internal string `toml:"internal" default:"plain" enum:"plain" doc:"Protection of mail inside the company: plain, none end to end."`
+}
+
+// Partner is a table of [partner].
+type Partner struct {
+	Protect   string   `toml:"protect" enum:"none|optional|require" doc:"End-to-end encryption. none: never. optional: where a usable certificate is known. require: always, or the mail is refused. Default: protect in [default]."`
+	Transport string   `toml:"transport" enum:"next-hop|may|encrypt|verify|dane|dane-only|pin" later:"may|encrypt|verify|dane|dane-only|pin" doc:"Security of the way to the partner. next-hop: left to the next hop. Default: transport in [default]."`
+	Pins      []string `toml:"pins" form:"pin" later:"*" doc:"SHA-256 of the partner's public keys, as sha256: and 64 hexadecimal digits."`
+	Min       string   `toml:"min" form:"tls-version" later:"*" doc:"Lowest TLS version, 1.2 or 1.3."`
+	PFS       bool     `toml:"pfs" later:"*" doc:"Forward secrecy only."`
+	Inbound   string   `toml:"inbound" default:"any" enum:"any|force" later:"force" doc:"Security of the way from the partner. any: as it comes."`
+}
+
+// Recipient is a table of [recipient].
+type Recipient struct {
+	Protect string `toml:"protect" need:"yes" enum:"none|optional|require" doc:"End-to-end encryption, with the words of [partner]."`
+}
+
+// Default is the table [default].
+type Default struct {
+	Protect       string `toml:"protect" default:"optional" enum:"none|optional|require" doc:"End-to-end encryption, with the words of [partner]."`
+	Transport     string `toml:"transport" default:"next-hop" enum:"next-hop|may|encrypt|verify|dane|dane-only|pin" later:"may|encrypt|verify|dane|dane-only|pin" doc:"Security of the way to partners. next-hop: left to the next hop."`
+	NoKey         string `toml:"no-key" default:"reject" enum:"reject" doc:"What becomes of mail that must be protected and cannot be. reject: it is refused with 550 5.7.3."`
+	Undecryptable string `toml:"undecryptable" default:"mark" enum:"mark|reject" doc:"What becomes of sealed mail that does not open. mark: it is delivered as it came, and marked. reject: it is refused, with one text for every cause."`
+}
+
+// Limits is the table [limits].
+type Limits struct {
+	MessageSize  Size `toml:"message-size" default:"50MiB" min:"64KiB" max:"1GiB" doc:"Largest mail; the SMTP extension SIZE tells it (RFC 1870)."`
+	Recipients   int  `toml:"recipients" default:"1000" min:"100" max:"100000" doc:"Recipients of one mail; RFC 5321 §4.5.3.1.8 asks for 100 at least."`
+	InFlight     int  `toml:"in-flight" default:"64" min:"1" max:"10000" doc:"Mails between DATA and the answer of the next hop. Further ones are deferred."`
+	SpoolMemory  Size `toml:"spool-memory" default:"256KiB" min:"4KiB" max:"64MiB" doc:"Bytes of one mail that are held in memory; what is larger goes to spool-dir."`
+	MIMEDepth    int  `toml:"mime-depth" default:"32" min:"1" max:"100" doc:"Multiparts and messages inside each other."`
+	MIMEParts    int  `toml:"mime-parts" default:"2000" min:"1" max:"100000" doc:"Parts of one mail."`
+	HeaderFields int  `toml:"header-fields" default:"1000" min:"50" max:"100000" doc:"Fields in the header of a mail or a part."`
+	HeaderBytes  Size `toml:"header-bytes" default:"256KiB" min:"4KiB" max:"16MiB" doc:"Size of the header of a mail or a part."`
+	Connections  int  `toml:"connections" default:"1000" min:"1" max:"100000" doc:"Connections at once on each listener that has no max-connections."`
+}
+
+// loopback may send through an outbound listener that says nothing else.
+var loopback = []Network{{netip.MustParsePrefix("127.0.0.0/8")}, {netip.MustParsePrefix("::1/128")}}
+
+// check fills in what depends on other fields, and finds what does not fit together.
+func (c *Filterd) check(r *reading) {
+	set := func(v *string, d string) {
+		if *v == "" {
+			*v = d
+		}
+	}
+	set(&c.Keyring, c.State+"/keyring.db")
+	set(&c.SpoolDir, c.State+"/spool")
+	if c.Key.Socket == c.Key.Keep {
+		r.wrong(r.line("key", "keep"), "key.keep: is the path of key.socket too", "operators have a socket of their own")
+	}
+	if int64(c.Limits.SpoolMemory) > int64(c.Limits.MessageSize) {
+		r.wrong(r.line("limits", "spool-memory"), fmt.Sprintf("limits.spool-memory = %q: more than message-size", c.Limits.SpoolMemory), "")
+	}
+	c.checkHop(r, "inbound", c.NextHop.Inbound)
+	c.checkHop(r, "outbound", c.NextHop.Outbound)
+	c.checkListeners(r)
+
+	if len(c.Domains) == 0 {
+		r.wrong(1, "no [domain] says which mail is ours", `add [domain."company1.example"]`)
+	}
+	c.Domains = lowerDomains(r, "domain", c.Domains)
+	c.Partners = lowerDomains(r, "partner", c.Partners)
+	c.Recipients = lowerDomains(r, "recipient", c.Recipients)
+	for d, p := range c.Partners {
+		if _, ours := c.Domains[d]; ours {
+			r.wrong(r.line("partner", d), fmt.Sprintf("partner.%s: is one of our own domains", quote(d)), "a rule for one address of ours goes to [recipient]")
+		}
+		set(&p.Protect, c.Default.Protect)
+		set(&p.Transport, c.Default.Transport)
+		c.Partners[d] = p
+	}
+}
+
+// lowerDomains gives every key the spelling of its domain that rules are found by.
+func lowerDomains[T any](r *reading, table string, m map[string]T) map[string]T {
+	lower := make(map[string]T, len(m))
+	n := r.root.keys[table]
+	if n == nil {
+		return lower
+	}
+	for _, k := range n.order {
+		local, domain, ok := cutLast(k, "@")
+		key := strings.ToLower(k)
+		if ok {
+			key = local + "@" + strings.ToLower(domain)
+		}
+		if _, twice := lower[key]; twice {
+			r.wrong(n.keys[k].line, fmt.Sprintf("%s.%s: stands here twice", table, quote(k)), "capital and small letters make no difference in a domain")
+		}
+		lower[key] = m[k]
+	}
+	return lower
+}
+
+func (c *Filterd) checkHop(r *reading, direction string, h *Hop) {
+	if h == nil {
+		return
+	}
+	host, _, err := net.SplitHostPort(h.Address)
+	if err != nil {
+		return // was found already
+	}
+	if h.TLS == "" {
+		h.TLS = "verify"
+		if isLoopback(host) {
+			h.TLS = "off"
+		}
+	}
+	at := "next-hop." + direction
+	for _, f := range []struct{ name, value string }{{"name", h.Name}, {"ca-file", h.CAFile}} {
+		if f.value != "" && h.TLS != "verify" {
+			r.wrong(r.line("next-hop", direction, f.name), fmt.Sprintf("%s.%s: has no effect with tls = %q", at, f.name, h.TLS), `set tls = "verify"`)
+		}
+	}
+	if h.Name == "" && h.TLS == "verify" {
+		h.Name = host
+	}
+	for _, l := range c.Listeners {
+		if meets(l.Address, h.Address) {
+			r.wrong(r.line("next-hop", direction, "address"), fmt.Sprintf("%s.address = %q: is listener %q itself", at, h.Address, l.Name), "mail would come back for ever")
+		}
+	}
+}
+
+// meets reports whether who dials surely reaches a listener.
+func meets(listen, dial string) bool {
+	lh, lp, err := net.SplitHostPort(listen)
+	dh, dp, err2 := net.SplitHostPort(dial)
+	if err != nil || err2 != nil || lp != dp || lp == "0" {
+		return false
+	}
+	if dh == "localhost" {
+		dh = "127.0.0.1"
+	}
+	la, err := netip.ParseAddr(lh)
+	if lh == "" || err == nil && la.IsUnspecified() {
+		return isLoopback(dh)
+	}
+	da, err2 := netip.ParseAddr(dh)
+	return err == nil && err2 == nil && la.Unmap() == da.Unmap()
+}
+
+func (c *Filterd) checkListeners(r *reading) {
+	if len(c.Listeners) == 0 {
+		r.wrong(1, "no [[listener]] takes mail", `add one with name, address and direction`)
+	}
+	names, addresses := map[string]bool{}, map[string]string{}
+	for i := range c.Listeners {
+		l := &c.Listeners[i]
+		line := func(field string) int { return r.line("listener", i, field) }
+		if l.Name != "" && names[l.Name] {
+			r.wrong(line("name"), fmt.Sprintf("listener.name = %q: another listener has it", l.Name), "")
+		}
+		names[l.Name] = true
+		if other, taken := addresses[l.Address]; taken && l.Address != "" && !strings.HasSuffix(l.Address, ":0") {
+			r.wrong(line("address"), fmt.Sprintf("listener.address = %q: listener %q has it", l.Address, other), "")
+		}
+		addresses[l.Address] = l.Name
+		if l.MaxConnections == 0 {
+			l.MaxConnections = c.Limits.Connections
+		}
+		switch l.Direction {
+		case "inbound":
+			c.wants(r, i, c.NextHop.Inbound)
+		case "outbound":
+			c.wants(r, i, c.NextHop.Outbound)
+			if len(l.Allow) == 0 {
+				l.Allow = loopback
+			}
+			for _, n := range l.Allow {
+				if n.IsValid() && n.Bits() < 8 && !n.Addr().IsPrivate() {
+					r.wrong(line("allow"), fmt.Sprintf("listener.allow: %s on an outbound listener would make an open relay", n), "name the networks of the company")
+				}
+			}
+		}
+	}
+}
+
+// wants makes sure that the mail of listener i has a next hop.
+func (c *Filterd) wants(r *reading, i int, h *Hop) {
+	if l := c.Listeners[i]; h == nil {
+		r.wrong(r.line("listener", i), fmt.Sprintf("listener %q: there is no [next-hop.%s]", l.Name, l.Direction), "")
+	}
+}

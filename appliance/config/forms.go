@@ -1,0 +1,127 @@
+package config
+
+import (
+	"encoding/hex"
+	"net"
+	"net/netip"
+	"path"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"unicode"
+)
+
+// form says what is wrong with the syntax of s, or "".
+func form(name, s string) string {
+	switch name {
+	case "path", "socket":
+		switch {
+		case strings.ContainsFunc(s, unicode.IsControl):
+			return "want a path without control characters"
+		case !filepath.IsAbs(s):
+			return "want an absolute path"
+		case filepath.Clean(s) != s:
+			return "want " + filepath.Clean(s)
+		case name == "socket" && len(s) > 107: // sun_path of unix(7) has 108 bytes, with the last for NUL
+			return "want at most 107 bytes"
+		}
+	case "listen":
+		host, port, err := net.SplitHostPort(s)
+		if err != nil || !isPort(port, 0) || host != "" && !isIP(host) {
+			return "want address:port such as 192.0.2.1:25, [2001:db8::1]:25 or :25"
+		}
+	case "dial":
+		host, port, err := net.SplitHostPort(s)
+		if err != nil || !isPort(port, 1) || !isIP(host) && !isDomain(host) {
+			return "want host:port such as mail.company1.example:25"
+		}
+	case "domain":
+		if !isDomain(s) {
+			return "want a domain such as company1.example"
+		}
+	case "partner":
+		if !isDomain(strings.TrimPrefix(s, "*.")) {
+			return "want a domain such as partner.example, or *.partner.example for every name below it"
+		}
+	case "address":
+		local, domain, ok := cutLast(s, "@")
+		if !ok || local == "" || len(local) > 64 || !isDomain(domain) || strings.ContainsFunc(local, func(r rune) bool {
+			return unicode.IsControl(r) || unicode.IsSpace(r) || strings.ContainsRune(`"(),:;<>@[\]`, r)
+		}) {
+			return "want an address such as someone@partner.example"
+		}
+	case "name":
+		if s == "" || len(s) > 32 || strings.Trim(s, "abcdefghijklmnopqrstuvwxyz0123456789-") != "" {
+			return "want a name of small letters, digits and hyphens"
+		}
+	case "pin":
+		digits, ok := strings.CutPrefix(s, "sha256:")
+		if b, err := hex.DecodeString(digits); !ok || err != nil || len(b) != 32 {
+			return "want sha256: and 64 hexadecimal digits"
+		}
+	case "label":
+		if s == "" || len(s) > 32 || strings.TrimSpace(s) != s || strings.ContainsFunc(s, unicode.IsControl) {
+			return "want 1 to 32 bytes without space around them"
+		}
+	case "pattern":
+		if _, err := path.Match(s, ""); err != nil || s == "" {
+			return "want a pattern such as dkim/*"
+		}
+	case "group":
+		if s == "" || len(s) > 32 || strings.Trim(s, "abcdefghijklmnopqrstuvwxyz0123456789_-") != "" || s[0] == '-' {
+			return "want the name or number of a group"
+		}
+	case "tls-version":
+		if s != "1.2" && s != "1.3" {
+			return "want 1.2 or 1.3"
+		}
+	case "text":
+		if strings.ContainsRune(s, 0) {
+			return "want a text without NUL"
+		}
+	}
+	return ""
+}
+
+func cutLast(s, sep string) (before, after string, ok bool) {
+	i := strings.LastIndex(s, sep)
+	if i < 0 {
+		return s, "", false
+	}
+	return s[:i], s[i+len(sep):], true
+}
+
+func isPort(s string, least uint64) bool {
+	n, err := strconv.ParseUint(s, 10, 16)
+	return err == nil && n >= least
+}
+
+func isIP(s string) bool {
+	_, err := netip.ParseAddr(s)
+	return err == nil
+}
+
+// isDomain takes letters, digits and hyphens (RFC 1123 §2.1), letters of any
+// script (RFC 5890 §2.3.2.1), and one label as well as many.
+func isDomain(s string) bool {
+	if s == "" || len(s) > 253 {
+		return false
+	}
+	for label := range strings.SplitSeq(s, ".") {
+		if label == "" || len(label) > 63 || strings.HasPrefix(label, "-") || strings.HasSuffix(label, "-") {
+			return false
+		}
+		if strings.ContainsFunc(label, func(r rune) bool {
+			return r != '-' && !unicode.IsLetter(r) && !unicode.IsDigit(r) && !unicode.IsMark(r)
+		}) {
+			return false
+		}
+	}
+	return true
+}
+
+// isLoopback reports whether host names this machine itself.
+func isLoopback(host string) bool {
+	a, err := netip.ParseAddr(host)
+	return strings.EqualFold(host, "localhost") || err == nil && a.Unmap().IsLoopback()
+}

@@ -1,0 +1,111 @@
+package config
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"math"
+	"net/netip"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// Duration is written "1h30m" or "250ms".
+type Duration time.Duration
+
+// UnmarshalText reads what time.ParseDuration reads.
+func (d *Duration) UnmarshalText(b []byte) error {
+	v, err := time.ParseDuration(string(b))
+	if err != nil {
+		return fmt.Errorf("%s: want a duration such as 250ms, 10s or 1h30m", quote(string(b)))
+	}
+	*d = Duration(v)
+	return nil
+}
+
+// String prints it without empty parts: 1h, not 1h0m0s.
+func (d Duration) String() string {
+	s := time.Duration(d).String()
+	if strings.HasSuffix(s, "m0s") {
+		s = strings.TrimSuffix(s, "0s")
+	}
+	if strings.HasSuffix(s, "h0m") {
+		s = strings.TrimSuffix(s, "0m")
+	}
+	return s
+}
+
+// Size is a number of bytes, written "256KiB", "50MiB", "1GiB", or as a number.
+type Size int64
+
+var units = []struct {
+	name string
+	size int64
+}{{"GiB", 1 << 30}, {"MiB", 1 << 20}, {"KiB", 1 << 10}, {"", 1}}
+
+// UnmarshalText reads a whole number and a unit.
+func (s *Size) UnmarshalText(b []byte) error {
+	for _, u := range units {
+		digits, ok := strings.CutSuffix(string(b), u.name)
+		if !ok {
+			continue
+		}
+		n, err := strconv.ParseUint(digits, 10, 63)
+		if err != nil || int64(n) > math.MaxInt64/u.size {
+			break
+		}
+		*s = Size(int64(n) * u.size)
+		return nil
+	}
+	return fmt.Errorf("%s: want a size such as 256KiB, 50MiB or 1GiB", quote(string(b)))
+}
+
+// String prints the largest unit that leaves a whole number.
+func (s Size) String() string {
+	for _, u := range units {
+		if int64(s)%u.size == 0 && s != 0 {
+			return strconv.FormatInt(int64(s)/u.size, 10) + u.name
+		}
+	}
+	return "0"
+}
+
+// Mode is the permission of a socket, written in octal: "0660".
+type Mode fs.FileMode
+
+// UnmarshalText reads octal digits.
+func (m *Mode) UnmarshalText(b []byte) error {
+	v, err := strconv.ParseUint(string(b), 8, 32)
+	if err != nil || v > 0o777 {
+		return fmt.Errorf("%s: want an octal mode such as 0660", quote(string(b)))
+	}
+	*m = Mode(v)
+	return nil
+}
+
+// String prints four octal digits.
+func (m Mode) String() string { return fmt.Sprintf("%04o", uint32(m)) }
+
+// Network is a range of addresses, written "10.0.0.0/8", or one address.
+type Network struct{ netip.Prefix }
+
+var errNetwork = errors.New("want a network such as 10.0.0.0/8, or an address")
+
+// UnmarshalText reads a network without host bits, or one address.
+func (n *Network) UnmarshalText(b []byte) error {
+	if a, err := netip.ParseAddr(string(b)); err == nil && a.Zone() == "" {
+		a = a.Unmap()
+		n.Prefix = netip.PrefixFrom(a, a.BitLen())
+		return nil
+	}
+	p, err := netip.ParsePrefix(string(b))
+	switch {
+	case err != nil || p.Addr().Is4In6():
+		return fmt.Errorf("%s: %w", quote(string(b)), errNetwork)
+	case p != p.Masked():
+		return fmt.Errorf("%s: has bits beyond its length, want %s", quote(string(b)), p.Masked())
+	}
+	n.Prefix = p
+	return nil
+}
