@@ -108,13 +108,11 @@ func cause(err error) string {
 	return err.Error()
 }
 
-// decode fills c from data and applies the rules of the tags. What they find
-// is kept in the reading, for the check of what must fit together finds more.
+// decode fills c from data and applies the rules of the tags. What must fit
+// together is for the caller to check, in the reading.
 func decode(path string, data []byte, c any) (*reading, error) {
-	// A copy with no spare capacity: go-toml finds positions by it.
-	data = bytes.Clone(data)
-	var any map[string]any
-	if err := toml.Unmarshal(data, &any); err != nil {
+	var sound map[string]any
+	if err := toml.Unmarshal(data, &sound); err != nil {
 		return nil, decodeError(path, err)
 	}
 	root, err := outline(data)
@@ -131,5 +129,5 @@ func decode(path string, data []byte, c any) (*reading, error) {
 		return nil, decodeError(path, err)
 	}
 	r.rules(root, v, nil)
-	return r, nil
+	return r, r.first()
 }

@@ -143,7 +143,8 @@ func isScalar(t reflect.Type) bool {
 }
 
 func (p *printer) scalar(f field, said, full reflect.Value) {
-	if !p.docs && said.IsZero() {
+	empty := said.IsZero() || said.Kind() == reflect.Slice && said.Len() == 0
+	if !p.docs && empty {
 		return
 	}
 	if p.docs {
@@ -151,7 +152,7 @@ func (p *printer) scalar(f field, said, full reflect.Value) {
 		p.comment(f.Tag.Get("doc"))
 	}
 	mark := ""
-	if said.IsZero() && !p.all {
+	if empty && !p.all {
 		mark = "# "
 	}
 	p.line(mark + f.name + " = " + literal(full))
@@ -193,10 +194,13 @@ func (p *printer) tables(f field, said, full reflect.Value, path []string) {
 }
 
 func (p *printer) one(brackets, doc string, said, full reflect.Value, path []string) {
-	p.gap()
-	p.comment(doc)
 	// A table of tables only has no line of its own.
-	if slices.ContainsFunc(fields(said.Type()), func(f field) bool { return isScalar(f.Type) }) {
+	head := slices.ContainsFunc(fields(said.Type()), func(f field) bool { return isScalar(f.Type) })
+	if head || p.docs {
+		p.gap()
+	}
+	p.comment(doc)
+	if head {
 		p.line(strings.Replace(brackets, "*", display(path), 1))
 	}
 	p.table(said, full, path)

@@ -122,9 +122,6 @@ func (c *Filterd) check(r *reading) {
 	if c.Key.Socket == c.Key.Keep {
 		r.wrong(r.line("key", "keep"), "key.keep: is the path of key.socket too", "operators have a socket of their own")
 	}
-	if int64(c.Limits.SpoolMemory) > int64(c.Limits.MessageSize) {
-		r.wrong(r.line("limits", "spool-memory"), fmt.Sprintf("limits.spool-memory = %q: more than message-size", c.Limits.SpoolMemory), "")
-	}
 	c.checkHop(r, "inbound", c.NextHop.Inbound)
 	c.checkHop(r, "outbound", c.NextHop.Outbound)
 	c.checkListeners(r)
@@ -170,10 +167,7 @@ func (c *Filterd) checkHop(r *reading, direction string, h *Hop) {
 	if h == nil {
 		return
 	}
-	host, _, err := net.SplitHostPort(h.Address)
-	if err != nil {
-		return // was found already
-	}
+	host, _, _ := net.SplitHostPort(h.Address) // has its form already
 	if h.TLS == "" {
 		h.TLS = "verify"
 		if isLoopback(host) {
@@ -198,9 +192,9 @@ func (c *Filterd) checkHop(r *reading, direction string, h *Hop) {
 
 // meets reports whether who dials surely reaches a listener.
 func meets(listen, dial string) bool {
-	lh, lp, err := net.SplitHostPort(listen)
-	dh, dp, err2 := net.SplitHostPort(dial)
-	if err != nil || err2 != nil || lp != dp || lp == "0" {
+	lh, lp, _ := net.SplitHostPort(listen)
+	dh, dp, _ := net.SplitHostPort(dial)
+	if lp != dp {
 		return false
 	}
 	if dh == "localhost" {
@@ -222,11 +216,11 @@ func (c *Filterd) checkListeners(r *reading) {
 	for i := range c.Listeners {
 		l := &c.Listeners[i]
 		line := func(field string) int { return r.line("listener", i, field) }
-		if l.Name != "" && names[l.Name] {
+		if names[l.Name] {
 			r.wrong(line("name"), fmt.Sprintf("listener.name = %q: another listener has it", l.Name), "")
 		}
 		names[l.Name] = true
-		if other, taken := addresses[l.Address]; taken && l.Address != "" && !strings.HasSuffix(l.Address, ":0") {
+		if other, taken := addresses[l.Address]; taken && !strings.HasSuffix(l.Address, ":0") {
 			r.wrong(line("address"), fmt.Sprintf("listener.address = %q: listener %q has it", l.Address, other), "")
 		}
 		addresses[l.Address] = l.Name
@@ -242,7 +236,7 @@ func (c *Filterd) checkListeners(r *reading) {
 				l.Allow = loopback
 			}
 			for _, n := range l.Allow {
-				if n.IsValid() && n.Bits() < 8 && !n.Addr().IsPrivate() {
+				if n.Bits() < 8 && !n.Addr().IsPrivate() {
 					r.wrong(line("allow"), fmt.Sprintf("listener.allow: %s on an outbound listener would make an open relay", n), "name the networks of the company")
 				}
 			}

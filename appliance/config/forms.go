@@ -21,7 +21,7 @@ func form(name, s string) string {
 		case !filepath.IsAbs(s):
 			return "want an absolute path"
 		case filepath.Clean(s) != s:
-			return "want " + filepath.Clean(s)
+			return "want it without detours, " + filepath.Clean(s)
 		case name == "socket" && len(s) > 107: // sun_path of unix(7) has 108 bytes, with the last for NUL
 			return "want at most 107 bytes"
 		}

@@ -90,7 +90,7 @@ func (c *Keyd) check(r *reading, credentials string) {
 	}
 	labels := map[string]bool{}
 	for i, rule := range c.Rules {
-		if labels[rule.Label] && rule.Label != "" {
+		if labels[rule.Label] {
 			r.wrong(r.line("rule", i, "label"), fmt.Sprintf("rule.label = %q: another rule has it", rule.Label), "the first one decides")
 		}
 		labels[rule.Label] = true
@@ -100,7 +100,7 @@ func (c *Keyd) check(r *reading, credentials string) {
 		case !slices.Contains(variables, k):
 			r.wrong(r.line("environment", k), fmt.Sprintf("environment.%s: no variable of a module", quoteKey(k)), "known: "+strings.Join(variables, ", "))
 		case v == "" || strings.ContainsRune(v, 0):
-			r.wrong(r.line("environment", k), fmt.Sprintf("environment.%s: want a text without NUL", quoteKey(k)), "")
+			r.wrong(r.line("environment", k), fmt.Sprintf("environment.%s: want a text, not empty and without NUL", quoteKey(k)), "")
 		}
 	}
 }

@@ -79,6 +79,10 @@ func (r *reading) fits(n *node, t reflect.Type, path []string) {
 	default:
 		if want := mismatch(n, t); want != "" {
 			r.wrong(n.line, display(path)+": want "+want, "")
+		} else if u, ok := reflect.New(t).Interface().(encoding.TextUnmarshaler); ok && n.kind == unstable.String {
+			if err := u.UnmarshalText([]byte(n.text)); err != nil {
+				r.wrong(n.line, display(path)+" = "+err.Error(), "")
+			}
 		}
 	}
 }
