@@ -186,7 +186,7 @@ func TestExampleLoads(t *testing.T) {
 func printed(t *testing.T, c any) string {
 	t.Helper()
 	var b bytes.Buffer
-	if err := Print(&b, c); err != nil {
+	if err := write(&b, c); err != nil {
 		t.Fatal(err)
 	}
 	return b.String()
@@ -194,12 +194,11 @@ func printed(t *testing.T, c any) string {
 
 // What is printed loads as what it was printed from.
 func TestPrintRoundTrips(t *testing.T) {
-	f, k := Box("/tmp/box")
-	f.AuthservID = "gw.company1.example"
+	f, k := sampleFilterd(), sampleKeyd()
+	f.State = "/tmp/box"
 	f.Listeners = []Listener{{Name: "outside", Address: "127.0.0.1:2525", Direction: "inbound"}}
 	f.NextHop.Inbound = &Hop{Address: "127.0.0.1:2526"}
-	f.Domains = map[string]Domain{"company1.example": {}}
-	k.Module, k.Environment = "/m.so", map[string]string{"SOFTHSM2_CONF": `/tmp/"box\`}
+	k.Environment = map[string]string{"SOFTHSM2_CONF": `/tmp/"box\`}
 	k.Rules = []Rule{{Label: "dkim/*", UIDs: []uint32{1, 2}}}
 	k.Budget.Window, k.Socket.Use.Mode = Duration(90*time.Minute), 0o600
 	for daemon, c := range map[string]any{"filterd": f, "keyd": k} {

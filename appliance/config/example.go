@@ -69,18 +69,18 @@ func example(w io.Writer, daemon string, all bool) error {
 	return p.w.Flush()
 }
 
-// Print writes a *Filterd or *Keyd as a file, only the fields that are set.
-func Print(w io.Writer, c any) error {
+// write writes a *Filterd or *Keyd as a file, only the fields that are set.
+func write(w io.Writer, c any) error {
 	p := printer{w: bufio.NewWriter(w)}
 	v := reflect.ValueOf(c).Elem()
 	p.table(v, v, nil)
 	return p.w.Flush()
 }
 
-// complete is said with the defaults, by reading what Print makes of it.
+// complete is said with the defaults, by reading what write makes of it.
 func complete(said any) (any, error) {
 	var b bytes.Buffer
-	if err := Print(&b, said); err != nil {
+	if err := write(&b, said); err != nil {
 		return nil, err
 	}
 	if _, ok := said.(*Filterd); ok {
