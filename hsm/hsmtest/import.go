@@ -72,7 +72,7 @@ func (f *Fixture) create(label string, usage hsm.Usage, priv crypto.PrivateKey, 
 		Attr{pkcs11.CKA_TOKEN, true}, Attr{pkcs11.CKA_PRIVATE, true},
 		Attr{pkcs11.CKA_ID, cka}, Attr{pkcs11.CKA_LABEL, label},
 		Attr{pkcs11.CKA_SENSITIVE, true}, Attr{pkcs11.CKA_EXTRACTABLE, false}, Attr{pkcs11.CKA_MODIFIABLE, false},
-		Attr{pkcs11.CKA_SIGN, usage == hsm.Sign}, Attr{pkcs11.CKA_DECRYPT, usage == hsm.Unwrap && rsaKey},
+		Attr{pkcs11.CKA_SIGN, usage == hsm.Sign}, Attr{pkcs11.CKA_SIGN_RECOVER, false}, Attr{pkcs11.CKA_DECRYPT, usage == hsm.Unwrap && rsaKey},
 		Attr{pkcs11.CKA_DERIVE, usage == hsm.Unwrap && !rsaKey}, Attr{pkcs11.CKA_UNWRAP, false})
 	private = append(private, extra...)
 	for _, e := range extra { // one name, so that the halves find each other

@@ -14,6 +14,9 @@
  *   C_Sign 0x32           every call does
  *   C_Sign delay 2000     every call is forwarded 2000 ms late
  *   C_Sign delay 2000 1   the next one is
+ *   C_GetTokenInfo flags 0x40000
+ *                         the answer of the module gets these flags besides
+ *                         (CKF_USER_PIN_LOCKED); only for this function
  *   * 0x32                every function but C_Initialize and C_Finalize
  *   # words               a comment; a changed file starts all counts anew
  *
@@ -48,8 +51,8 @@ struct function_list {
 
 struct rule {
 	char name[40];
-	int delay;           /* a delay, not a code */
-	unsigned long value; /* code, or milliseconds */
+	enum { CODE, DELAY, FLAGS } kind;
+	unsigned long value; /* code, milliseconds, or flags */
 	long count;          /* calls that are still hit, -1: all */
 	long skip;           /* calls that are let pass first */
 };
@@ -77,7 +80,11 @@ static void parse(const char *text)
 		if (strcmp(what, "delay") == 0) {
 			if (sscanf(line, "%*s %*s %lu %ld %ld", &r->value, &a, &b) < 1)
 				continue;
-			r->delay = 1;
+			r->kind = DELAY;
+		} else if (strcmp(what, "flags") == 0) {
+			if (sscanf(line, "%*s %*s %li %ld %ld", (long *)&r->value, &a, &b) < 1)
+				continue;
+			r->kind = FLAGS;
 		} else {
 			r->value = strtoul(what, NULL, 0);
 			(void)!sscanf(line, "%*s %*s %ld %ld", &a, &b);
@@ -101,8 +108,11 @@ static void record(const char *control, const char *name)
 	close(fd);
 }
 
-/* due says what is to happen to this call: the code to answer, or 0. */
-static word due(const char *name)
+/*
+ * due says what is to happen to this call: the code to answer, or 0, and in
+ * flags what a token's are to have besides.
+ */
+static word due(const char *name, word *flags)
 {
 	const char *control = getenv("POSTERN_SHIM_CONTROL");
 	char text[CONTROL] = "";
@@ -133,14 +143,20 @@ static word due(const char *name)
 			r->skip--;
 			continue;
 		}
-		if (r->count == 0 || (code && !r->delay))
+		if (r->count == 0 || (code && r->kind == CODE))
 			continue;
 		if (r->count > 0)
 			r->count--;
-		if (r->delay)
+		switch (r->kind) {
+		case DELAY:
 			wait += r->value;
-		else
+			break;
+		case FLAGS:
+			*flags |= r->value;
+			break;
+		default:
 			code = r->value;
+		}
 	}
 	pthread_mutex_unlock(&lock);
 	if (wait) {
@@ -152,7 +168,7 @@ static word due(const char *name)
 
 #define GO(n, proto, args, name) \
 	static word shim_##n proto { \
-		word code = due(#name); \
+		word flags = 0, code = due(#name, &flags); \
 		return code ? code : ((word (*) proto)real->call[n]) args; \
 	}
 #define F1(n, name) GO(n, (word a), (a), name)
@@ -163,10 +179,22 @@ static word due(const char *name)
 #define F6(n, name) GO(n, (word a, word b, word c, word d, word e, word f), (a, b, c, d, e, f), name)
 #define F8(n, name) GO(n, (word a, word b, word c, word d, word e, word f, word g, word h), (a, b, c, d, e, f, g, h), name)
 
+/* The flags of CK_TOKEN_INFO stand after its four names: 32+32+16+16 bytes. */
+#define FToken(n, name) \
+	static word shim_##n(word slot, word info) \
+	{ \
+		word flags = 0, code = due(#name, &flags); \
+		if (!code) \
+			code = ((word (*)(word, word))real->call[n])(slot, info); \
+		if (!code && info) \
+			*(word *)(info + 96) |= flags; \
+		return code; \
+	}
+
 /* The order of CK_FUNCTION_LIST, PKCS#11 v2.40 §3.6. */
 #define EACH \
 	X(1, 0, C_Initialize) X(1, 1, C_Finalize) X(1, 2, C_GetInfo) \
-	X(3, 4, C_GetSlotList) X(2, 5, C_GetSlotInfo) X(2, 6, C_GetTokenInfo) \
+	X(3, 4, C_GetSlotList) X(2, 5, C_GetSlotInfo) X(Token, 6, C_GetTokenInfo) \
 	X(3, 7, C_GetMechanismList) X(3, 8, C_GetMechanismInfo) X(4, 9, C_InitToken) \
 	X(3, 10, C_InitPIN) X(5, 11, C_SetPIN) X(5, 12, C_OpenSession) \
 	X(1, 13, C_CloseSession) X(1, 14, C_CloseAllSessions) X(2, 15, C_GetSessionInfo) \

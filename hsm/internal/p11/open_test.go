@@ -2,6 +2,7 @@ package p11
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -18,7 +19,7 @@ import (
 func TestOpenNoModule(t *testing.T) {
 	dir := t.TempDir()
 	text := filepath.Join(dir, "text.so")
-	if err := os.WriteFile(text, []byte("no library"), 0o600); err != nil {
+	if err := os.WriteFile(text, []byte(strings.Repeat("no library\n", 100)), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	build := func(name, source string) string {
@@ -219,6 +220,9 @@ func TestLoginOnce(t *testing.T) {
 		tok.Close()
 	}
 }
+
+// flagRule makes the shim add a flag to what the token says of itself.
+func flagRule(flag uint) string { return fmt.Sprintf("C_GetTokenInfo flags 0x%x", flag) }
 
 // A token that says it is locked is not tried at all.
 func TestLoginLockedFlag(t *testing.T) {

@@ -180,7 +180,7 @@ func (m *module) find(want string) error {
 		if err != nil {
 			return fault("look at token", err)
 		}
-		if info.Flags&pkcs11.CKF_TOKEN_INITIALIZED == 0 {
+		if info.Flags&pkcs11.CKF_TOKEN_INITIALIZED == 0 && !m.profile.officerFirst {
 			continue
 		}
 		if info.Label != want && info.SerialNumber != want {

@@ -35,7 +35,7 @@ type profile struct {
 	rawRSA       bool            // CKM_RSA_X_509 decryption is used where it is offered
 	copyable     bool            // takes CKA_COPYABLE in templates
 	usageBits    bool            // takes usage bits in private-key templates; otherwise the first byte of CKA_ID holds the usage
-	officerFirst bool            // made by C_InitPIN as the officer with an empty PIN, without C_InitToken
+	officerFirst bool            // made by C_InitPIN as the officer with an empty PIN, without C_InitToken; has its label before CKF_TOKEN_INITIALIZED
 	unreliable   []uint          // attributes it reports wrongly, not judged by the audit
 	xKeyGen      uint            // mechanism that generates X25519
 	xKeyType     uint            // key type of X25519
