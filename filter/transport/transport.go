@@ -1,31 +1,31 @@
 // Package transport is SMTP on both sides of the gateway: the server behind
 // its guard, and the client towards the next hop. It knows envelopes and
 // replies, and nothing of what a mail says.
+//
+// Where it departs from RFC 5321: source routes are refused rather than
+// ignored, lines that end otherwise than in CRLF end the connection, and so
+// does every error inside DATA. CHUNKING (RFC 3030) and AUTH are not offered.
 package transport
 
 import (
 	"context"
+	"crypto/rand"
 	"crypto/tls"
 	"errors"
 	"io"
 	"net/netip"
+	"strings"
+	"time"
 
 	"postern/filter/message"
 )
 
-// ErrTooMany is a recipient beyond the server's limit.
-var ErrTooMany = errors.New("too many recipients")
-
-// Reply is an SMTP reply (RFC 5321 §4.2, RFC 3463). It is an error, so that a
-// next hop's own words travel up unchanged.
-type Reply struct {
-	Code     int
-	Enhanced [3]int
-	Text     string // one line, printable ASCII
-}
-
-func (r Reply) String() string { return "" }
-func (r Reply) Error() string  { return r.String() }
+// The ways in which a session or a next hop fails.
+var (
+	ErrTooMany = errors.New("too many recipients")
+	ErrNextHop = errors.New("next hop in trouble") // not reached, not safe enough, or lost on the way
+	ErrPanic   = errors.New("handler panicked")
+)
 
 // Envelope is what MAIL and RCPT said, and who said it.
 type Envelope struct {
@@ -56,7 +56,8 @@ type Recipient struct {
 type Handler interface {
 	// Recipient says whether one recipient may follow those of e; nil, or a Reply.
 	Recipient(ctx context.Context, e *Envelope, to Recipient) error
-	// Data takes one mail. The answer is the sender's.
+	// Data takes one mail. The answer is the sender's. A body that ends before
+	// its time ends in an error, never in io.EOF.
 	Data(ctx context.Context, e *Envelope, body io.Reader) Reply
 	// Refuse words an error of the server itself.
 	Refuse(e *Envelope, err error) Reply
@@ -69,8 +70,41 @@ type Result struct {
 	TLS     string  // as Carried
 }
 
-// Carried words how a connection was protected: version and cipher, or "clear".
-func Carried(s *tls.ConnectionState) string { return "clear" }
+// Timeouts of a session (RFC 5321 §4.5.3.2). Zero fields mean the defaults.
+type Timeouts struct {
+	Connect   time.Duration // to reach the next hop: 30 s
+	Handshake time.Duration // of TLS: 1 min
+	Command   time.Duration // for one command line, or the reply to it: 5 min
+	Block     time.Duration // for each block of the mail, rolling: 3 min
+	Final     time.Duration // for the reply to the final dot: 10 min
+	Whole     time.Duration // from MAIL to the end of the mail: 1 h
+	Idle      time.Duration // for an unused connection to the next hop: 30 s
+}
 
-// NewTrace makes the id of a mail: 16 characters that stand in logs, replies and headers.
-func NewTrace() string { return "" }
+func (t Timeouts) filled() Timeouts {
+	for _, d := range []struct {
+		is *time.Duration
+		or time.Duration
+	}{
+		{&t.Connect, 30 * time.Second}, {&t.Handshake, time.Minute}, {&t.Command, 5 * time.Minute},
+		{&t.Block, 3 * time.Minute}, {&t.Final, 10 * time.Minute}, {&t.Whole, time.Hour}, {&t.Idle, 30 * time.Second},
+	} {
+		if *d.is == 0 {
+			*d.is = d.or
+		}
+	}
+	return t
+}
+
+// Carried words how a connection was protected: version and cipher, or "clear".
+func Carried(s *tls.ConnectionState) string {
+	if s == nil {
+		return "clear"
+	}
+	return strings.ReplaceAll(tls.VersionName(s.Version), " ", "v") + ":" + tls.CipherSuiteName(s.CipherSuite)
+}
+
+// NewTrace makes the id of a mail: 16 characters that stand in logs, replies
+// and headers, 80 bits of chance in the alphabet of RFC 4648 §6, which leaves
+// out what looks like something else.
+func NewTrace() string { return rand.Text()[:16] }

@@ -1,0 +1,174 @@
+package transport
+
+import (
+	"context"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"sync"
+	"time"
+)
+
+// Level says how safe the way to the next hop must be.
+type Level string
+
+// The levels. Below the level nothing of a mail is said.
+const (
+	TLSOff     Level = "off"
+	TLSMay     Level = "may"     // TLS where it works, without a look at the certificate; else clear
+	TLSEncrypt Level = "encrypt" // TLS, without a look at the certificate
+	TLSVerify  Level = "verify"  // TLS with a certificate for ServerName
+)
+
+// maxUses is how many mails one connection carries.
+const maxUses = 100
+
+// Hop is one next hop. Address and Name are needed; every other zero field
+// means its default. It must not be copied or changed once it is used.
+type Hop struct {
+	Address    string // host:port
+	Name       string // for EHLO
+	TLS        Level  // off by default
+	ServerName string // host of Address by default
+	RootCAs    *x509.CertPool
+	LMTP       bool // RFC 2033: a reply for each recipient
+	MaxIdle    int  // connections kept for the next mail: 8; -1: none
+	Timeouts   Timeouts
+
+	dial   func(ctx context.Context) (net.Conn, error)
+	mutex  sync.Mutex
+	idle   []*link
+	closed bool
+}
+
+// Deliver hands one mail to the next hop. Its size is exact; a mail that turns
+// out longer or shorter is broken off, by closing and never by a dot. Replies
+// are the next hop's own, but for the refusals that say what it can't take. What concerns
+// the way and not the mail is an error that wraps ErrNextHop.
+func (h *Hop) Deliver(ctx context.Context, e *Envelope, size int64, mail io.WriterTo) Result {
+	if len(e.Recipients) == 0 {
+		return Result{Err: errors.New("deliver mail: no recipients")}
+	}
+	l, err := h.take(ctx)
+	if err != nil {
+		return Result{Err: err}
+	}
+	// From here on there is no second try: the next hop may have acted.
+	res := l.deliver(ctx, e, size, mail)
+	res.TLS = Carried(l.tls)
+	h.give(l)
+	return res
+}
+
+// Greet goes as far as a mail would before MAIL, and takes leave. It says how
+// the connection was protected, as Carried.
+func (h *Hop) Greet(ctx context.Context) (string, error) {
+	l, err := h.connect(ctx)
+	if err != nil {
+		return "", err
+	}
+	defer l.close()
+	defer l.bind(ctx)()
+	if _, err := l.ask("QUIT", h.timeouts().Command); err != nil {
+		return "", trouble("take leave", err)
+	}
+	return Carried(l.tls), nil
+}
+
+// Close ends the idle connections, and keeps none from now on.
+func (h *Hop) Close() error {
+	h.mutex.Lock()
+	idle := h.idle
+	h.idle, h.closed = nil, true
+	h.mutex.Unlock()
+	for _, l := range idle {
+		l.retire.Stop()
+		l.quit()
+	}
+	return nil
+}
+
+func (h *Hop) timeouts() Timeouts { return h.Timeouts.filled() }
+
+func (h *Hop) serverName() string {
+	if h.ServerName != "" {
+		return h.ServerName
+	}
+	host, _, err := net.SplitHostPort(h.Address)
+	if err != nil {
+		return h.Address
+	}
+	return host
+}
+
+// take gives an idle connection that still answers, or a new one.
+func (h *Hop) take(ctx context.Context) (*link, error) {
+	for {
+		h.mutex.Lock()
+		var l *link
+		if n := len(h.idle); n > 0 {
+			l, h.idle = h.idle[n-1], h.idle[:n-1]
+		}
+		h.mutex.Unlock()
+		if l == nil {
+			return h.connect(ctx)
+		}
+		l.retire.Stop()
+		release := l.bind(ctx)
+		r, err := l.ask("RSET", h.timeouts().Connect)
+		release()
+		if err == nil && r.ok() && !l.broken {
+			return l, nil
+		}
+		l.close()
+		if ctx.Err() != nil {
+			return nil, trouble("reach next hop", ctx.Err())
+		}
+	}
+}
+
+// give keeps l for the next mail, if it is in order.
+func (h *Hop) give(l *link) {
+	l.uses++
+	keep := h.MaxIdle
+	if keep == 0 {
+		keep = 8
+	}
+	h.mutex.Lock()
+	if l.broken || h.closed || len(h.idle) >= keep || l.uses >= maxUses || l.reader.Buffered() > 0 {
+		h.mutex.Unlock()
+		l.quit()
+		return
+	}
+	l.retire = time.AfterFunc(h.timeouts().Idle, func() { h.expire(l) })
+	h.idle = append(h.idle, l)
+	h.mutex.Unlock()
+}
+
+func (h *Hop) expire(old *link) {
+	h.mutex.Lock()
+	found := false
+	for i, l := range h.idle {
+		if l == old {
+			h.idle = append(h.idle[:i], h.idle[i+1:]...)
+			found = true
+			break
+		}
+	}
+	h.mutex.Unlock()
+	if found { // otherwise it carries a mail
+		old.quit()
+	}
+}
+
+// trouble is an error of the way. A reply in cause is only told of: it was not
+// about the mail, and must not become the mail's.
+func trouble(what string, cause error) error {
+	var r Reply
+	if errors.As(cause, &r) {
+		return fmt.Errorf("%s: %w: %v", what, ErrNextHop, cause)
+	}
+	return fmt.Errorf("%s: %w: %w", what, ErrNextHop, cause)
+}

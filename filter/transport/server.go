@@ -1,0 +1,229 @@
+package transport
+
+import (
+	"context"
+	"crypto/tls"
+	"io"
+	"log/slog"
+	"net"
+	"net/netip"
+	"sync"
+	"time"
+
+	"github.com/emersion/go-smtp"
+)
+
+// Server takes mail in. Name and Handler are needed; every other zero field
+// means its default. It must not be copied or changed once it serves.
+type Server struct {
+	Name            string // greets, and answers EHLO
+	Domain          string // of <postmaster>; Name by default
+	Handler         Handler
+	MaxSize         int64       // bytes of a mail: 50 MiB
+	MaxRecipients   int         // of a mail: 1,000
+	MaxConns        int         // at once: 1,000
+	MaxPerClient    int         // at once from one IPv4 address or IPv6 /64: 50
+	TLS             *tls.Config // nil: STARTTLS is not offered
+	RequireTLS      bool        // MAIL only after STARTTLS
+	OfferRequireTLS bool        // REQUIRETLS (RFC 8689): only where the next hop is verified and takes it
+	Timeouts        Timeouts
+	Log             *slog.Logger // slog.DiscardHandler where nil
+
+	once   sync.Once
+	smtp   *smtp.Server
+	ctx    context.Context
+	cancel context.CancelFunc
+
+	mutex     sync.Mutex
+	closed    bool
+	listeners []net.Listener
+	guards    map[*guard]bool
+	clients   map[netip.Prefix]int
+	count     int
+}
+
+func (s *Server) open() {
+	s.once.Do(func() {
+		if s.Domain == "" {
+			s.Domain = s.Name
+		}
+		for _, n := range []struct {
+			is *int
+			or int
+		}{{&s.MaxRecipients, 1000}, {&s.MaxConns, 1000}, {&s.MaxPerClient, 50}} {
+			if *n.is == 0 {
+				*n.is = n.or
+			}
+		}
+		if s.MaxSize == 0 {
+			s.MaxSize = 50 << 20
+		}
+		if s.Log == nil {
+			s.Log = slog.New(slog.DiscardHandler)
+		}
+		s.Timeouts = s.Timeouts.filled()
+		s.ctx, s.cancel = context.WithCancel(context.Background())
+		s.guards, s.clients = map[*guard]bool{}, map[netip.Prefix]int{}
+		// The guard holds every limit; those of go-smtp are off.
+		s.smtp = smtp.NewServer(smtp.BackendFunc(func(c *smtp.Conn) (smtp.Session, error) {
+			return session{c.Conn().(*guard)}, nil
+		}))
+		s.smtp.Domain = s.Name
+		s.smtp.MaxLineLength = 0
+		s.smtp.ErrorLog = slog.NewLogLogger(s.Log.Handler(), slog.LevelWarn)
+	})
+}
+
+// Serve takes connections from l until Shutdown or Close, which it takes for nil.
+func (s *Server) Serve(l net.Listener) error {
+	s.open()
+	s.mutex.Lock()
+	if s.closed {
+		s.mutex.Unlock()
+		l.Close()
+		return nil
+	}
+	s.listeners = append(s.listeners, l)
+	s.mutex.Unlock()
+	err := s.smtp.Serve(door{l, s})
+	s.mutex.Lock()
+	defer s.mutex.Unlock()
+	if s.closed {
+		return nil
+	}
+	return err
+}
+
+// Shutdown takes no new connections, dismisses the sessions that wait for a
+// command with 421, and waits for mails inside DATA. When ctx ends first they
+// are cut off, and its error is returned.
+func (s *Server) Shutdown(ctx context.Context) error {
+	for _, g := range s.stop() {
+		g.dismiss()
+	}
+	err := s.smtp.Shutdown(ctx)
+	if err == smtp.ErrServerClosed {
+		err = nil
+	}
+	s.Close()
+	return err
+}
+
+// Close cuts every session off.
+func (s *Server) Close() error {
+	open := s.stop()
+	s.cancel()
+	for _, g := range open {
+		g.Conn.Close()
+	}
+	if err := s.smtp.Close(); err != smtp.ErrServerClosed {
+		return err
+	}
+	return nil
+}
+
+// stop closes the doors, and lists who is inside.
+func (s *Server) stop() []*guard {
+	s.open()
+	s.mutex.Lock()
+	defer s.mutex.Unlock()
+	s.closed = true
+	for _, l := range s.listeners {
+		l.Close()
+	}
+	s.listeners = nil
+	var open []*guard
+	for g := range s.guards {
+		open = append(open, g)
+	}
+	return open
+}
+
+// door lets connections in behind a guard, or turns them away.
+type door struct {
+	net.Listener
+	s *Server
+}
+
+func (d door) Accept() (net.Conn, error) {
+	for {
+		c, err := d.Listener.Accept()
+		if err != nil {
+			return nil, err
+		}
+		g := newGuard(d.s, c)
+		if d.s.admit(g) {
+			return g, nil
+		}
+		c.SetWriteDeadline(time.Now().Add(time.Second))
+		io.WriteString(c, crowded.String()+"\r\n")
+		c.Close()
+	}
+}
+
+// admit gives g a place. In a full house whoever has idled longest loses his:
+// many slow clients keep nobody out.
+func (s *Server) admit(g *guard) bool {
+	s.mutex.Lock()
+	defer s.mutex.Unlock()
+	from := network(g.client)
+	if s.closed || g.client.IsValid() && s.clients[from] >= s.MaxPerClient {
+		return false
+	}
+	if s.count >= s.MaxConns {
+		idle := s.idlest()
+		if idle == nil {
+			return false
+		}
+		s.release(idle)
+		idle.dismiss()
+	}
+	g.counted = true
+	s.count++
+	s.clients[from]++
+	s.guards[g] = true
+	return true
+}
+
+func (s *Server) idlest() (found *guard) {
+	var since time.Time
+	for g := range s.guards {
+		g.mutex.Lock()
+		if g.free && g.counted && (found == nil || g.waiting.Before(since)) {
+			found, since = g, g.waiting
+		}
+		g.mutex.Unlock()
+	}
+	return found
+}
+
+// release gives a place back; s.mutex is held.
+func (s *Server) release(g *guard) {
+	if !g.counted {
+		return
+	}
+	g.counted = false
+	s.count--
+	from := network(g.client)
+	if s.clients[from]--; s.clients[from] == 0 {
+		delete(s.clients, from)
+	}
+}
+
+func (s *Server) gone(g *guard) {
+	s.mutex.Lock()
+	defer s.mutex.Unlock()
+	s.release(g)
+	delete(s.guards, g)
+}
+
+// network is who counts as one client.
+func network(a netip.AddrPort) netip.Prefix {
+	ip := a.Addr().Unmap()
+	bits := ip.BitLen()
+	if bits == 128 {
+		bits = 64
+	}
+	p, _ := ip.Prefix(bits)
+	return p
+}

@@ -1,0 +1,245 @@
+package transport
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"runtime/debug"
+	"strings"
+	"time"
+
+	"github.com/emersion/go-smtp"
+
+	"postern/filter/message"
+)
+
+// command answers one command line, or hands it to go-smtp in its own words.
+func (g *guard) command(line string) {
+	verb, arg, _ := strings.Cut(strings.TrimRight(line, " "), " ")
+	verb = strings.ToUpper(verb)
+	if refused := g.refuses(verb, arg, line); refused != nil {
+		g.say(*refused)
+		if refused.Code != 503 {
+			g.errors++
+		}
+		if g.errors >= maxErrors && !g.ended {
+			g.say(tooManyErrors)
+			g.ended = true
+		}
+	}
+	if g.idling++; g.idling > maxIdling+2*g.server.MaxRecipients && !g.ended {
+		g.out = nil
+		g.say(tooManyErrors)
+		g.ended = true
+	}
+}
+
+func (g *guard) pass(verb, line string) *Reply {
+	g.asked, g.out = verb, []byte(line+"\r\n")
+	return nil
+}
+
+// refuses checks a command by itself, then in its order (RFC 5321 §4.1.4).
+func (g *guard) refuses(verb, arg, line string) *Reply {
+	for _, c := range []byte(line) {
+		if c < ' ' || c == 0x7f {
+			return &badCharacter
+		}
+	}
+	s := g.server
+	switch verb {
+	case "MAIL", "RCPT":
+	default:
+		if !ascii(line) {
+			return &badCharacter
+		}
+	}
+	switch verb {
+	case "DATA", "RSET", "QUIT", "STARTTLS":
+		if arg != "" {
+			return &noArgument
+		}
+	}
+	switch verb {
+	case "QUIT", "NOOP":
+		return g.pass(verb, verb)
+	case "EHLO", "HELO":
+		if !hello(arg) {
+			return &badHello
+		}
+		g.hello = arg
+		return g.pass(verb, verb+" "+arg)
+	case "STARTTLS":
+		switch {
+		case s.TLS == nil:
+			return &notOffered
+		case g.tls != nil:
+			return &secondTLS
+		case g.hello == "":
+			return &needHello
+		}
+		g.startTLS()
+		return nil
+	}
+	known := verb == "MAIL" || verb == "RCPT" || verb == "DATA" || verb == "RSET" || verb == "VRFY"
+	switch {
+	case verb == "BDAT" || verb == "AUTH":
+		g.ended = true // what follows may be no command
+		return &notOffered
+	case verb == "EXPN" || verb == "HELP" || verb == "LHLO" || verb == "ETRN" || verb == "TURN":
+		return &notOffered
+	case !known:
+		if g.hello == "" {
+			g.ended = true // another protocol, or somebody speaking through a browser
+		}
+		return &unknown
+	case s.RequireTLS && g.tls == nil:
+		return &needTLS
+	}
+	t := terms{domain: s.Domain, requireTLS: g.offersRequireTLS(), utf8: g.env != nil && g.env.UTF8}
+	switch verb {
+	case "MAIL":
+		if g.hello == "" {
+			return &needHello
+		}
+		if g.env != nil {
+			return &nested
+		}
+		e, refused := parseMail(arg, t)
+		if refused != nil {
+			return refused
+		}
+		e.Trace, e.Client, e.Hello, e.TLS = NewTrace(), g.client, g.hello, g.tls
+		g.offer = e
+		path := ""
+		if !e.Null {
+			path = e.From.String()
+		}
+		return g.pass(verb, "MAIL FROM:<"+path+">")
+	case "RCPT":
+		if g.env == nil {
+			return &needMail
+		}
+		to, refused := parseRcpt(arg, t)
+		if refused != nil {
+			return refused
+		}
+		g.offerTo = to
+		return g.pass(verb, "RCPT TO:<"+to.Address.String()+">")
+	case "DATA":
+		if g.env == nil || len(g.env.Recipients) == 0 {
+			return &needRecipient
+		}
+		return g.pass(verb, verb)
+	case "VRFY":
+		return g.pass(verb, "VRFY")
+	}
+	return g.pass(verb, verb) // RSET
+}
+
+// session is what go-smtp calls. It takes the envelope from the guard, which
+// has read it, and not from go-smtp.
+type session struct{ g *guard }
+
+// Reset forgets the transaction.
+func (s session) Reset() { s.g.env = nil }
+
+// Logout has nothing to free.
+func (s session) Logout() error { return nil }
+
+// Mail begins a transaction.
+func (s session) Mail(string, *smtp.MailOptions) error {
+	e := s.g.offer
+	if e.Size > s.g.server.MaxSize {
+		return spoken(s.g.server.words(&e, message.ErrTooBig))
+	}
+	s.g.env, s.g.whole = &e, time.Now().Add(s.g.server.Timeouts.Whole)
+	return nil
+}
+
+// Rcpt asks the handler for one recipient.
+func (s session) Rcpt(string, *smtp.RcptOptions) error {
+	g := s.g
+	if len(g.env.Recipients) >= g.server.MaxRecipients {
+		return spoken(g.server.words(g.env, ErrTooMany))
+	}
+	err := g.server.recipient(g.env, g.offerTo)
+	if err == nil {
+		g.env.Recipients = append(g.env.Recipients, g.offerTo)
+		return nil
+	}
+	var r Reply
+	if !errors.As(err, &r) {
+		r = g.server.words(g.env, err)
+	}
+	g.hangUp = g.hangUp || errors.Is(err, ErrPanic)
+	return spoken(r)
+}
+
+// Data hands the mail to the handler. It says yes only to a mail that was read
+// to its end.
+func (s session) Data(body io.Reader) error {
+	g := s.g
+	r, err := g.server.data(g.env, body)
+	if r.ok() {
+		if _, err := io.Copy(io.Discard, body); err != nil {
+			r = g.server.words(g.env, err)
+		}
+	}
+	if r.ok() {
+		g.errors, g.idling = 0, 0
+	}
+	if g.hangUp = g.hangUp || err != nil; g.failed != nil {
+		g.log(g.failed.Error())
+	}
+	return spoken(r)
+}
+
+// spoken is r for go-smtp. What is no reply to a mail is a deferral.
+func spoken(r Reply) error {
+	if !r.ok() && !r.no() {
+		r = Reply{451, [3]int{4, 3, 0}, "internal trouble, try again later"}
+	}
+	code := smtp.NoEnhancedCode
+	if r.Enhanced != [3]int{} {
+		code = smtp.EnhancedCode(r.Enhanced)
+	}
+	return &smtp.SMTPError{Code: r.Code, EnhancedCode: code, Message: printable(r.Text, maxReply-20)}
+}
+
+// recipient calls the handler, and survives it.
+func (s *Server) recipient(e *Envelope, to Recipient) (err error) {
+	defer s.survive(e, &err)
+	return s.Handler.Recipient(s.ctx, e, to)
+}
+
+// data calls the handler, and survives it. The error is that of a panic only.
+func (s *Server) data(e *Envelope, body io.Reader) (r Reply, err error) {
+	defer func() {
+		if err != nil {
+			r = s.words(e, err)
+		}
+	}()
+	defer s.survive(e, &err)
+	return s.Handler.Data(s.ctx, e, body), nil
+}
+
+// words asks the handler how to say err.
+func (s *Server) words(e *Envelope, err error) (r Reply) {
+	var panicked error
+	defer func() {
+		if panicked != nil {
+			r = Reply{451, [3]int{4, 3, 0}, "internal trouble, try again later"}
+		}
+	}()
+	defer s.survive(e, &panicked)
+	return s.Handler.Refuse(e, err)
+}
+
+func (s *Server) survive(e *Envelope, err *error) {
+	if v := recover(); v != nil {
+		*err = fmt.Errorf("serve mail: %w: %v", ErrPanic, v)
+		s.Log.LogAttrs(s.ctx, slog.LevelError, "panic", slog.String("trace", e.Trace), slog.String("stack", string(debug.Stack())))
+	}
+}
