@@ -243,6 +243,11 @@ func TestOrphan(t *testing.T) {
 		if got := findingOf(findings, k.Label); got.Served != (a == hsm.RSA2048) {
 			t.Errorf("%s without its public half: got %+v", a, got)
 		}
+		if a == hsm.RSA2048 {
+			if err := exercise(tok, k); err != nil {
+				t.Errorf("%s without its public half: %v", a, err)
+			}
+		}
 	}
 }
 

@@ -52,7 +52,7 @@ func (m *module) sign(k *key, alg hsm.SignAlg, digest []byte) (sig []byte, err e
 	if err := suits(k, alg, digest); err != nil {
 		return nil, err
 	}
-	if m.house != nil && alg != hsm.PureEdDSA {
+	if m.house != nil && k.pub != 0 && alg != hsm.PureEdDSA { // crypto11 finds no key without its public half
 		if err := m.pool.enter(); err != nil {
 			return nil, err
 		}
