@@ -127,6 +127,8 @@ func secretKind(data []byte) string {
 		return "an OpenPGP private key"
 	case len(data) > 7 && data[0] == 0x30 && bytes.Contains(data[:min(len(data), 12)], []byte{0x02, 0x01, 0x03, 0x30}): // PFX version 3, RFC 7292 §4
 		return "a PKCS#12 file"
+	case len(data) > 7 && data[0] == 0x30 && (bytes.Contains(data[:7], []byte{0x02, 0x01, 0x00}) || bytes.Contains(data[:7], []byte{0x02, 0x01, 0x01})): // PKCS#8, PKCS#1, SEC 1: a version stands first
+		return "a private key"
 	}
 	return ""
 }

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"slices"
 	"strings"
 	"text/tabwriter"
 
@@ -121,6 +122,8 @@ func judge(err error) *failure {
 		f.hint = "see `postern cert list` and `postern identity list`"
 	case errors.Is(err, keyring.ErrAmbiguous):
 		f.hint = "give more digits of the fingerprint"
+	case errors.Is(err, keyring.ErrInvalid):
+		f.hint = "a fingerprint is named by 8 digits or more of its beginning, see `postern cert list`"
 	case errors.Is(err, keyring.ErrNoStore):
 		f.hint = "there is no keyring yet; `postern cert import` or `postern identity create` makes it"
 	case errors.Is(err, keyring.ErrVersion):
@@ -142,7 +145,9 @@ func (a *App) Run(ctx context.Context, args []string) int {
 		return judge(err).status
 	}
 	if c.on["help"] {
-		fmt.Fprint(a.Stdout, c.cmd.usage())
+		if err := c.print(page{c.cmd.usage()}); err != nil {
+			return ExitNo
+		}
 		return ExitDone
 	}
 	result, err := c.cmd.run(ctx, c)
@@ -163,12 +168,9 @@ func (a *App) Run(ctx context.Context, args []string) int {
 }
 
 func wantsJSON(args []string) bool {
-	for _, s := range args {
-		if s == "--json" || s == "-json" {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(args, func(s string) bool {
+		return slices.Contains([]string{"--json", "-json", "--json=true", "-json=true"}, s)
+	})
 }
 
 // errSaid is an exit status without words: the output has said it.
@@ -185,7 +187,7 @@ func (a *App) complain(f *failure, asJSON bool) {
 	}
 	fmt.Fprintf(a.Stderr, "postern: %s\n", printable(message))
 	if f.hint != "" {
-		fmt.Fprintf(a.Stderr, "hint: %s\n", f.hint)
+		fmt.Fprintf(a.Stderr, "hint: %s\n", printable(f.hint))
 	}
 }
 
@@ -291,7 +293,8 @@ func (a *App) parse(args []string) (*call, error) {
 		return nil, misuse(cmd.synopsis(), "%s wants %s", cmd.name(), cmd.args)
 	}
 	if cmd.max >= 0 && len(c.args) > cmd.max {
-		return nil, misuse(cmd.synopsis(), "%s: one argument too many: %.40q", cmd.name(), c.args[cmd.max])
+		// what was too much is not shown: it may be a PIN
+		return nil, misuse(cmd.synopsis(), "%s takes %s, and was given %d argument(s)", cmd.name(), cmpOr(cmd.args, "no arguments"), len(c.args))
 	}
 	return c, nil
 }

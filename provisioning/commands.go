@@ -53,7 +53,7 @@ func (a *App) commands() []command {
 
 		{noun: "identity", verb: "create", about: "make a certificate for keys of the token, and bind it",
 			more: "Uses the openpgp keys of the owner, and generates them when there are none. The token signs the certificate.",
-			flags: []option{{name: "format", value: "openpgp", about: "kind of certificate"}, optDomain, optAddress,
+			flags: []option{{name: "format", value: "openpgp", about: "kind of certificate; openpgp is the only one, and the default"}, optDomain, optAddress,
 				{name: "name", value: "N", about: "name in the user id"}, optAlgorithm,
 				{name: "lifetime", value: "T", about: "2y (default), 18m, 90d; 0 is for ever"},
 				{name: "v6", about: "version 6 certificate (RFC 9580)"},

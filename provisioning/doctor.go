@@ -72,6 +72,7 @@ func doctor(ctx context.Context, c *call) (any, error) {
 	c.examineClock(ctx, e)
 	keys, keysKnown := c.examineKeys(ctx, e, site)
 	c.examineKeyring(ctx, e, site, keys, keysKnown)
+	examineNames(e, site, keys, keysKnown)
 	examineFiles(e, site, keys, keysKnown, c.now())
 	c.examineHops(ctx, e, site)
 	e.Verdict = fine
@@ -241,6 +242,27 @@ func (c *call) examineKeyring(ctx context.Context, e *examined, site Site, keys 
 		}
 		for _, s := range list {
 			e.say("policy", concern, "", "%s", s)
+		}
+	}
+}
+
+// examineNames looks for the keys of the listeners' TLS names.
+func examineNames(e *examined, site Site, keys []hsm.Key, keysKnown bool) {
+	for _, n := range site.Names {
+		name := "tls name " + n
+		base, err := label("tls", owner{domain: n}, hsm.Sign)
+		if err != nil {
+			e.broke(name, err)
+			continue
+		}
+		key, ok := newest(keys, base)
+		switch {
+		case !keysKnown:
+			e.say(name, unknown, "", "whether its key is in the token is not known")
+		case !ok:
+			e.say(name, broken, "`postern key generate --use tls --domain "+n+"`", "no key %s in the token", base)
+		default:
+			e.say(name, fine, "", "key %s, %s", key.Label, hsm.AlgorithmOf(key.Public))
 		}
 	}
 }

@@ -49,7 +49,9 @@ func (l identityList) text(w io.Writer) {
 		fmt.Fprintln(w)
 	}
 	if len(l.Identities) == 0 {
-		fmt.Fprintln(w, "no identities")
+		if len(l.Generated) == 0 {
+			fmt.Fprintln(w, "no identities")
+		}
 		return
 	}
 	if l.DryRun {
@@ -117,8 +119,7 @@ func parseLifetime(s string, from time.Time) (time.Duration, error) {
 func identityCreate(ctx context.Context, c *call) (any, error) {
 	switch f := c.get("format"); f {
 	case string(keyring.OpenPGP):
-	case "":
-		return nil, misuse("formats: openpgp", "identity create wants --format")
+	case "": // the one there is
 	default:
 		return nil, misuse("formats: openpgp", "no format %.40q to create", f)
 	}
@@ -311,6 +312,7 @@ func (c *call) named(ctx context.Context, store *keyring.Store, name string) ([]
 	if err != nil {
 		return nil, err
 	}
+	var domain string
 	fingerprint := keyring.CanonicalFingerprint(name)
 	var match func(keyring.Identity) bool
 	if hex := strings.Trim(fingerprint, "0123456789ABCDEF") == ""; hex && len(fingerprint) >= 8 {
@@ -320,9 +322,13 @@ func (c *call) named(ctx context.Context, store *keyring.Store, name string) ([]
 		if err != nil {
 			return nil, err
 		}
-		match = o.is
+		match, domain = o.is, o.address.Domain
 	}
+	served := slices.ContainsFunc(list, func(i keyring.Identity) bool { return domain != "" && i.Domain == domain })
 	list = slices.DeleteFunc(list, func(i keyring.Identity) bool { return !match(i) })
+	if len(list) == 0 && served {
+		return nil, no("the domain's serves it: name "+domain, "identity %.80q: it has none of its own", name)
+	}
 	if len(list) == 0 {
 		return nil, fmt.Errorf("identity %.80q: %w", name, keyring.ErrNotFound)
 	}
@@ -334,12 +340,13 @@ type exported struct {
 	Fingerprint string `json:"fingerprint"`
 	Owner       string `json:"owner"`
 	File        string `json:"file,omitempty"`
+	DryRun      bool   `json:"dry_run,omitempty"`
 	Cert        string `json:"cert"`
 }
 
 func (e exported) text(w io.Writer) {
 	if e.File != "" {
-		fmt.Fprintf(w, "done: write %s to %s\n", e.Fingerprint, printable(e.File))
+		did{Done: []string{"write " + e.Fingerprint + " to " + e.File}, DryRun: e.DryRun}.text(w)
 		return
 	}
 	io.WriteString(w, e.Cert)
@@ -362,7 +369,7 @@ func identityExport(ctx context.Context, c *call) (any, error) {
 	if err := openpgp.Armor(&b, id.Cert); err != nil {
 		return nil, fmt.Errorf("export %s: %w", id.Fingerprint, err)
 	}
-	e := exported{Fingerprint: id.Fingerprint, Owner: ownerOf(id).String(), File: c.get("out"), Cert: b.String()}
+	e := exported{Fingerprint: id.Fingerprint, Owner: ownerOf(id).String(), File: c.get("out"), DryRun: c.dry(), Cert: b.String()}
 	if e.File != "" && !c.dry() {
 		if err := writeFile(e.File, 0o644, func(w io.Writer) error { _, err := w.Write(b.Bytes()); return err }); err != nil {
 			return nil, fmt.Errorf("export %s: %w", id.Fingerprint, err)

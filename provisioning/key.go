@@ -64,7 +64,12 @@ func algorithmFor(name string, use string, u hsm.Usage) (hsm.Algorithm, error) {
 			return hsm.RSA2048, nil
 		}
 		return hsm.RSA3072, nil
-	case hsm.RSA3072, hsm.RSA4096, hsm.P256, hsm.P384, hsm.P521:
+	case hsm.P256, hsm.P384, hsm.P521:
+		if use == "dkim" {
+			return "", misuse("take rsa-2048 or ed25519", "%s: DKIM does not know it (RFC 8301, RFC 8463)", a)
+		}
+		return a, nil
+	case hsm.RSA3072, hsm.RSA4096:
 		return a, nil
 	case hsm.RSA2048:
 		if use == "openpgp" || use == "smime" {
@@ -328,6 +333,9 @@ func keyRetire(ctx context.Context, c *call) (any, error) {
 	k, key, err := c.namedKey(ctx)
 	if err != nil {
 		return nil, err
+	}
+	if key.Retired {
+		return did{Done: []string{"retire nothing: " + key.Label + " is retired already"}, DryRun: c.dry()}, nil
 	}
 	if !c.dry() {
 		if err := k.Retire(ctx, key.ID); err != nil {

@@ -122,6 +122,13 @@ func process(ctx context.Context, c *call) (_ any, err error) {
 		dir = "."
 	}
 	if c.dry() {
+		d := did{DryRun: true}
+		for _, one := range p.Copies {
+			d.Done = append(d.Done, "write "+filepath.Join(dir, one.Name))
+		}
+		if !c.on["json"] {
+			d.text(c.Stderr)
+		}
 		return nil, nil
 	}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
@@ -136,7 +143,7 @@ func process(ctx context.Context, c *call) (_ any, err error) {
 			return nil, fmt.Errorf("write mail: %w", err)
 		}
 		if !c.on["json"] {
-			fmt.Fprintln(c.Stderr, "wrote", path)
+			fmt.Fprintln(c.Stderr, "wrote", printable(path))
 		}
 	}
 	return nil, nil

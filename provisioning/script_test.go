@@ -3,6 +3,7 @@ package provisioning
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -11,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -22,7 +24,9 @@ import (
 )
 
 // TestScripts runs testdata/*.txtar: a script, then "-- name --" and the
-// content of each file it finds in its folder. Its lines:
+// content of each file it finds in its folder, beside the other files of
+// testdata. Whatever a line says, a command with -n must leave token and
+// folder as they were, and with --json must write JSON only. The lines:
 //
 //	postern ARG…             must exit 0
 //	exit N postern ARG…      must exit N
@@ -64,6 +68,22 @@ type script struct {
 
 func newScript(t *testing.T) *script {
 	dir := t.TempDir()
+	files, err := filepath.Glob("testdata/*")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range files {
+		if strings.HasSuffix(f, ".txtar") {
+			continue
+		}
+		b, err := os.ReadFile(f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(dir, filepath.Base(f)), b, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
 	t.Chdir(dir)
 	return &script{t: t, dir: dir, token: hsmtest.Memory(t), state: "ready", now: time.Now(), vars: map[string]string{"WORK": dir}}
 }
@@ -147,8 +167,15 @@ func (s *script) step(words []string) error {
 		for _, w := range words[1:] {
 			args = append(args, s.expand(w))
 		}
+		before := s.world()
 		if got := s.postern(args); got != want {
 			return fmt.Errorf("got exit %d, want %d", got, want)
+		}
+		if after := s.world(); slices.Contains(args, "-n") && after != before {
+			return fmt.Errorf("a dry run changed something:\n%s\nwas\n%s", after, before)
+		}
+		if slices.Contains(args, "--json") && args[0] != "process" && s.stdout.Len() > 0 && !json.Valid(s.stdout.Bytes()) {
+			return errors.New("--json wrote something else")
 		}
 		return s.forEveryError(want)
 	case "stdout", "stderr":
@@ -197,6 +224,32 @@ func (s *script) step(words []string) error {
 	return nil
 }
 
+// world is all that a command could change: the files and the keys. The
+// write-ahead log's index is the reader's own.
+func (s *script) world() string {
+	var b strings.Builder
+	err := filepath.WalkDir(s.dir, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() || strings.HasSuffix(path, "-shm") || strings.HasSuffix(path, "-wal") {
+			return err
+		}
+		content, err := os.ReadFile(path)
+		fmt.Fprintf(&b, "%s %x\n", path, sha256.Sum256(content))
+		return err
+	})
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	keys, err := s.token.Keys(s.t.Context())
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	slices.SortFunc(keys, func(a, b hsm.Key) int { return strings.Compare(a.ID.String(), b.ID.String()) })
+	for _, k := range keys {
+		fmt.Fprintf(&b, "%s %s retired %v\n", k.ID, k.Label, k.Retired)
+	}
+	return b.String()
+}
+
 // forEveryError holds the form of errors: one line, then at most one hint.
 func (s *script) forEveryError(status int) error {
 	if status == ExitDone || s.stderr.Len() == 0 || strings.HasPrefix(s.stderr.String(), "{") {
@@ -232,10 +285,7 @@ func (s *script) postern(args []string) int {
 			}
 			return nil
 		},
-		ConfigDoc: func(w io.Writer, daemon string) error {
-			_, err := fmt.Fprintf(w, "# %s.toml\n", daemon)
-			return err
-		},
+		ConfigDoc: configDocStub,
 	}
 	if len(s.pins) > 0 && s.pins[0] != "none" {
 		pins := s.pins
@@ -251,6 +301,11 @@ func (s *script) postern(args []string) int {
 	status := app.Run(context.Background(), args)
 	s.stdin = nil
 	return status
+}
+
+func configDocStub(w io.Writer, daemon string) error {
+	_, err := fmt.Fprintf(w, "# %s.toml\n", daemon)
+	return err
 }
 
 // config reads a Site as JSON; the default one is a small company.
@@ -303,6 +358,20 @@ func (k keeper) Keys(ctx context.Context) ([]hsm.Key, error) {
 	return k.Keeper.Keys(ctx)
 }
 
+func (k keeper) Probe(ctx context.Context) ([]hsm.Probe, error) {
+	if err := k.refusal(); err != nil {
+		return nil, err
+	}
+	return k.Keeper.Probe(ctx)
+}
+
+func (k keeper) Audit(ctx context.Context) ([]hsm.Finding, error) {
+	if err := k.refusal(); err != nil {
+		return nil, err
+	}
+	return k.Keeper.Audit(ctx)
+}
+
 func (k keeper) Init(_ context.Context, so, pin string) error { return k.try(pin) }
 
 func (k keeper) Unlock(_ context.Context, pin string) error { return k.try(pin) }
@@ -323,9 +392,6 @@ func (mailPath) Process(_ context.Context, r ProcessRequest, mail io.Reader) (Pr
 	if err != nil {
 		return Processed{}, err
 	}
-	if bytes.Contains(bytes.ReplaceAll(b, []byte("\r\n"), nil), []byte("\n")) {
-		return Processed{Decision: map[string]string{"action": "reject"}, Action: "reject", Explain: []string{"bare LF"}}, nil
-	}
 	p := Processed{Action: "relay", Explain: []string{"It goes from " + r.From + " at " + r.At.UTC().Format(time.RFC3339) + ".", "The rule that decided: default."}}
 	for i, to := range r.To {
 		local, _, _ := strings.Cut(to, "@")
@@ -340,15 +406,13 @@ func (mailPath) Process(_ context.Context, r ProcessRequest, mail io.Reader) (Pr
 	return p, nil
 }
 
-var errNoFile = fs.ErrNotExist
-
 // TestNoConfiguration: a box without filterd.toml has the default paths; a
 // file that was asked for must be there.
 func TestNoConfiguration(t *testing.T) {
 	var out, complaint bytes.Buffer
 	var socket string
 	a := &App{Stdin: strings.NewReader(""), Stdout: &out, Stderr: &complaint,
-		Config: func(string) (Site, error) { return Site{}, errNoFile },
+		Config: func(string) (Site, error) { return Site{}, fs.ErrNotExist },
 		Keeper: func(_ context.Context, s string) (hsm.Keeper, error) { socket = s; return hsmtest.Memory(t), nil }}
 	if got := a.Run(t.Context(), []string{"key", "list"}); got != ExitDone || socket != DefaultSocket {
 		t.Errorf("got exit %d, socket %q, want 0 and %q: %s", got, socket, DefaultSocket, &complaint)
