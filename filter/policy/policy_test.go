@@ -1,6 +1,9 @@
 package policy
 
 import (
+	"maps"
+	"math/rand/v2"
+	"slices"
 	"testing"
 
 	"postern/filter/keyring"
@@ -133,6 +136,118 @@ func TestStricterRulesNeverProtectLess(t *testing.T) {
 				}
 				last = got
 			}
+		}
+	}
+}
+
+// Over random sites and mails: making any one rule stricter never takes
+// protection from any recipient, and whatever is decided, each recipient
+// stands in exactly one plan, sealed with a certificate of his own, where his
+// rule asks for it.
+func TestAnyStricterRuleProtectsNoLess(t *testing.T) {
+	random := rand.New(rand.NewPCG(2, 3))
+	levels := []Protect{None, Optional, Require}
+	pick := func() Protect { return levels[random.IntN(len(levels))] }
+	people := []message.Address{alice, bob, carol, dave, addr("x", "other.example"), addr("y", "partner.example")}
+	formats := []keyring.Format{keyring.OpenPGP, keyring.SMIME}
+	for range 20_000 {
+		p := &Policy{Domains: map[string]Sign{"company1.example": []Sign{SignAlways, SignNever}[random.IntN(2)]}, Recipients: map[string]Protect{}, Partners: map[string]Protect{}, Default: pick(), Undecryptable: Mark}
+		for _, a := range people {
+			if random.IntN(3) == 0 {
+				p.Recipients[a.Key()] = pick()
+			}
+			if random.IntN(3) == 0 {
+				p.Partners[a.Domain] = pick()
+			}
+		}
+		if random.IntN(2) == 0 {
+			p.Partners["*.wild.example"] = pick()
+		}
+		f := Facts{Direction: Outbound, Author: []message.Address{alice, dave, {}}[random.IntN(3)], Layer: []protect.Layer{protect.None, protect.Sealed, protect.Signed}[random.IntN(3)]}
+		for _, i := range random.Perm(len(formats))[:random.IntN(3)] {
+			f.Signing = append(f.Signing, formats[i])
+		}
+		for _, i := range random.Perm(len(people))[:1+random.IntN(4)] {
+			r := Recipient{Address: people[i], Hidden: random.IntN(4) == 0}
+			for _, j := range random.Perm(len(formats))[:random.IntN(3)] {
+				r.Certs = append(r.Certs, keyring.Cert{Format: formats[j], Fingerprint: people[i].Key()})
+			}
+			f.Recipients = append(f.Recipients, r)
+		}
+		before := p.Decide(f)
+		sound(t, p, f, before)
+		// One rule, one step or two up.
+		stricter := func(v Protect) Protect { return levels[min(strictness(v)+1+random.IntN(2), 2)] }
+		q := *p
+		q.Recipients, q.Partners = maps.Clone(p.Recipients), maps.Clone(p.Partners)
+		rules := []string{"default"}
+		for k := range p.Recipients {
+			rules = append(rules, "r"+k)
+		}
+		for k := range p.Partners {
+			rules = append(rules, "p"+k)
+		}
+		slices.Sort(rules)
+		switch rule := rules[random.IntN(len(rules))]; rule[0] {
+		case 'd':
+			q.Default = stricter(q.Default)
+		case 'r':
+			q.Recipients[rule[1:]] = stricter(q.Recipients[rule[1:]])
+		case 'p':
+			q.Partners[rule[1:]] = stricter(q.Partners[rule[1:]])
+		}
+		after := q.Decide(f)
+		sound(t, &q, f, after)
+		for _, r := range f.Recipients {
+			if was, is := protection(before, r.Address), protection(after, r.Address); is < was {
+				t.Fatalf("%v: got %d with the stricter rule, %d before\nfacts %+v\nsite %+v\nstricter %+v", r.Address, is, was, f, p, q)
+			}
+		}
+	}
+}
+
+// protection of a recipient: 0 in clear, 1 sealed, 2 not sent.
+func protection(d Decision, a message.Address) int {
+	if d.Action != Relay {
+		return 2
+	}
+	for _, plan := range d.Plans {
+		if slices.Contains(plan.Recipients, a) && !plan.Encrypt {
+			return 0
+		}
+	}
+	return 1
+}
+
+func sound(t *testing.T, p *Policy, f Facts, d Decision) {
+	t.Helper()
+	if d.Action != Relay {
+		if len(d.Plans) > 0 {
+			t.Fatalf("got plans with %v", d.Action)
+		}
+		return
+	}
+	for _, r := range f.Recipients {
+		var mine []Plan
+		for _, plan := range d.Plans {
+			if slices.Contains(plan.Recipients, r.Address) {
+				mine = append(mine, plan)
+			}
+		}
+		level, rule := p.Protection(r.Address)
+		switch {
+		case len(mine) != 1:
+			t.Fatalf("%v stands in %d plans", r.Address, len(mine))
+		case level == Require && !mine[0].Encrypt:
+			t.Fatalf("%v gets clear text in spite of %s", r.Address, rule)
+		case mine[0].Encrypt && !slices.ContainsFunc(mine[0].Certs, func(c keyring.Cert) bool { return c.Fingerprint == r.Address.Key() && c.Format == mine[0].Format }):
+			t.Fatalf("%v gets a copy that is not sealed to him: %+v", r.Address, mine[0])
+		case mine[0].Encrypt && len(mine[0].Certs) != len(mine[0].Recipients), !mine[0].Encrypt && len(mine[0].Certs) > 0:
+			t.Fatalf("plan %+v: want a certificate for each recipient, or none", mine[0])
+		case mine[0].Encrypt && r.Hidden && len(mine[0].Recipients) > 1:
+			t.Fatalf("%v is hidden, and shares a copy", r.Address)
+		case mine[0].Sign && !slices.Contains(f.Signing, mine[0].Format):
+			t.Fatalf("plan %+v is to be signed with an identity that is not there", mine[0])
 		}
 	}
 }
