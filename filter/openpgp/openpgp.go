@@ -1,38 +1,56 @@
 // Package openpgp opens, verifies, signs and seals OpenPGP mail (RFC 9580,
 // RFC 3156) with keys that stay in the token.
+//
+// Session keys go to the token wrapped, as they stand in the mail; signatures
+// are asked for by digest. Packets are framed and their grammar is held here
+// (packets.go, unwrap.go, payload.go); packet contents, certificates and
+// ciphers are go-crypto's.
+//
+// Departures from the standards: messages without integrity protection (RFC
+// 9580 §5.7), LibrePGP's packet 20 and passwords are not opened; signatures
+// with MD5, SHA-1 or RIPEMD-160, and by DSA or short RSA keys, are not
+// verified; a signature made around an encrypted message gives no claim.
 package openpgp
 
 import (
-	"context"
-	"io"
-	"time"
+	"github.com/ProtonMail/go-crypto/openpgp/packet"
 
 	"postern/filter/keyring"
 	"postern/filter/message"
+	"postern/filter/protect"
 	"postern/hsm"
 )
 
-// CertSpec asks for a certificate of our own.
-type CertSpec struct {
-	Name            string // of the user id, may be empty
-	Address         message.Address
-	Domain          string  // a domain's certificate, when Address is zero
-	Primary, Subkey hsm.Key // sign, unwrap
-	Created         time.Time
-	Lifetime        time.Duration // 0: for ever
-	V6              bool
+// config is what go-crypto is always called with: with nil it panics for some
+// recipients. It is only read.
+var config = &packet.Config{
+	MinRSABits:                            minRSA,
+	AEADConfig:                            &packet.AEADConfig{},
+	NonDeterministicSignaturesViaNotation: new(bool),
+	CheckIntendedRecipients:               new(bool),
 }
 
-// Create makes the certificate; the token signs it.
-func Create(ctx context.Context, token hsm.Token, s CertSpec) (keyring.Cert, error) {
-	return keyring.Cert{}, nil
+// Config is all that a Protector needs; there is no other state.
+type Config struct {
+	Token  hsm.Token
+	Limits message.Limits // of opened payloads
+	// MaxRatio is how many bytes one compressed byte may become beyond the
+	// first MiB; 0 means 200. Text reaches 20, and bombs 1000.
+	MaxRatio int64
 }
 
-// Read reads certificates, binary or armoured.
-func Read(data []byte) ([]keyring.Cert, error) { return nil, nil }
+// Protector is the OpenPGP way to protect mail.
+type Protector struct{ Config }
 
-// Armor writes a certificate for people.
-func Armor(w io.Writer, c keyring.Cert) error { return nil }
+var _ protect.Protector = (*Protector)(nil)
 
-// Describe says in lines what a certificate holds.
-func Describe(c keyring.Cert) (string, error) { return "", nil }
+// New gives a Protector for c.
+func New(c Config) *Protector {
+	if c.MaxRatio == 0 {
+		c.MaxRatio = 200
+	}
+	return &Protector{Config: c}
+}
+
+// Format is keyring.OpenPGP.
+func (*Protector) Format() keyring.Format { return keyring.OpenPGP }

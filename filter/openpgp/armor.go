@@ -1,0 +1,313 @@
+package openpgp
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+
+	"postern/filter/keyring"
+)
+
+// Labels of armour (RFC 9580 §6.2).
+const (
+	labelMessage   = "PGP MESSAGE"
+	labelSignature = "PGP SIGNATURE"
+	labelCert      = "PGP PUBLIC KEY BLOCK"
+)
+
+// maxArmorLine is the longest line of armour, in bytes; those of mail are shorter (RFC 5322 §2.1.1).
+const maxArmorLine = 1000
+
+// errArmor is text that is not exactly one armoured block.
+var errArmor = errors.New("armour malformed")
+
+// unarmor reads one armoured block (RFC 9580 §6.2) as it comes. Before and
+// behind it stand blank lines only: what else a mail says must not vanish with
+// the ciphertext. The checksum is not looked at (RFC 9580 §6.1.1).
+type unarmor struct {
+	in      *bufio.Reader
+	label   string
+	Charset string // of the header field with that name
+	line    []byte // base64 of the present line that is not handed out
+	end     error  // why there is no more
+	decoder io.Reader
+}
+
+// newUnarmor finds the beginning of the block.
+func newUnarmor(r io.Reader, label string) (*unarmor, error) {
+	a := &unarmor{in: bufio.NewReaderSize(r, 32<<10), label: label}
+	line, err := a.text()
+	for err == nil && line == "" {
+		line, err = a.text()
+	}
+	if err != nil || line != "-----BEGIN "+label+"-----" {
+		return nil, armorError(err)
+	}
+	for n := 0; ; n++ {
+		line, err := a.text()
+		if err != nil || n > 32 {
+			return nil, armorError(err)
+		}
+		if line == "" {
+			break
+		}
+		name, value, ok := strings.Cut(line, ":")
+		if !ok {
+			return nil, errArmor
+		}
+		if strings.EqualFold(name, "Charset") {
+			a.Charset = strings.TrimSpace(value)
+		}
+	}
+	a.decoder = base64.NewDecoder(base64.StdEncoding, base64Lines{a})
+	return a, nil
+}
+
+// armorError keeps an error of the reader below, which is not about the text.
+func armorError(err error) error {
+	if err == nil || err == io.EOF || errors.Is(err, bufio.ErrBufferFull) {
+		return errArmor
+	}
+	return err
+}
+
+// text is the next line without its end and white space behind.
+func (a *unarmor) text() (string, error) {
+	line, err := a.raw()
+	return string(line), err
+}
+
+// raw is text without a copy: it stands until the next call.
+func (a *unarmor) raw() ([]byte, error) {
+	line, err := a.in.ReadSlice('\n')
+	if err == io.EOF && len(line) > 0 {
+		err = nil
+	}
+	if err == nil && len(line) > maxArmorLine {
+		err = errArmor
+	}
+	return bytes.TrimRight(line, " \t\r\n"), err
+}
+
+func (a *unarmor) Read(p []byte) (int, error) {
+	n, err := a.decoder.Read(p)
+	var corrupt base64.CorruptInputError
+	if errors.As(err, &corrupt) || errors.Is(err, io.ErrUnexpectedEOF) {
+		err = errArmor
+	}
+	return n, err
+}
+
+// base64Lines hands out what stands between the lines of the block.
+type base64Lines struct{ *unarmor }
+
+func (b base64Lines) Read(p []byte) (int, error) {
+	for len(b.line) == 0 {
+		if b.end == nil {
+			b.end = b.advance()
+		}
+		if b.end != nil {
+			return 0, b.end
+		}
+	}
+	n := copy(p, b.line)
+	b.line = b.line[n:]
+	return n, nil
+}
+
+// advance reads the next line of the block; io.EOF is its regular end.
+func (a *unarmor) advance() error {
+	line, err := a.raw()
+	if err != nil {
+		return armorError(err)
+	}
+	if len(line) == 0 || line[0] != '-' && line[0] != '=' {
+		a.line = line
+		return nil
+	}
+	text := string(line)
+	if text[0] == '=' { // the checksum
+		if text, err = a.text(); err != nil {
+			return armorError(err)
+		}
+	}
+	if text != "-----END "+a.label+"-----" {
+		return errArmor
+	}
+	for {
+		text, err := a.text()
+		if err == io.EOF {
+			return io.EOF
+		}
+		if err != nil || text != "" {
+			return armorError(err)
+		}
+	}
+}
+
+// dearmorCerts gives the binary form of certificates; blocks may follow each
+// other with any text between them, as people keep them.
+func dearmorCerts(data []byte) ([]byte, error) {
+	if len(data) == 0 || data[0]&0x80 != 0 {
+		return data, nil
+	}
+	if bytes.Contains(data, []byte("-----BEGIN PGP PRIVATE KEY BLOCK-----")) {
+		return nil, ErrSecret
+	}
+	begin, end := []byte("-----BEGIN "+labelCert+"-----"), []byte("-----END "+labelCert+"-----")
+	var binary []byte
+	for n := 0; ; n++ {
+		from := bytes.Index(data, begin)
+		if from < 0 {
+			break
+		}
+		to := bytes.Index(data, end)
+		if to < from || n >= maxCerts {
+			return nil, ErrCert
+		}
+		a, err := newUnarmor(bytes.NewReader(data[from:to+len(end)]), labelCert)
+		if err != nil {
+			return nil, ErrCert
+		}
+		block, err := io.ReadAll(a)
+		if err != nil {
+			return nil, ErrCert
+		}
+		binary = append(binary, block...)
+		data = data[to+len(end):]
+	}
+	if binary == nil {
+		return nil, ErrCert
+	}
+	return binary, nil
+}
+
+// armorer writes armour with CRLF, lines of 64 characters and, if asked, the
+// checksum: the standard calls it optional, but old programs miss it (RFC 9580 §6.1).
+type armorer struct {
+	w     io.Writer
+	label string
+	sum   *crc24
+	have  [armorBytes]byte // input that does not fill a line yet
+	n     int
+	lines []byte
+}
+
+// armorBytes is what one line holds.
+const armorBytes = 48
+
+func newArmorer(w io.Writer, label string, checksum bool) (*armorer, error) {
+	a := &armorer{w: w, label: label}
+	if checksum {
+		a.sum = newCRC24()
+	}
+	_, err := io.WriteString(w, "-----BEGIN "+label+"-----\r\n\r\n")
+	return a, err
+}
+
+func (a *armorer) Write(p []byte) (int, error) {
+	if a.sum != nil {
+		a.sum.add(p)
+	}
+	total := len(p)
+	if a.n > 0 {
+		n := copy(a.have[a.n:], p)
+		a.n += n
+		p = p[n:]
+		if a.n < armorBytes {
+			return total, nil
+		}
+		if err := a.flush(a.have[:]); err != nil {
+			return 0, err
+		}
+		a.n = 0
+	}
+	whole := len(p) / armorBytes * armorBytes
+	if err := a.flush(p[:whole]); err != nil {
+		return 0, err
+	}
+	a.n = copy(a.have[:], p[whole:])
+	return total, nil
+}
+
+// flush writes p in lines; only the last may be short.
+func (a *armorer) flush(p []byte) error {
+	for len(p) > 0 {
+		part := p[:min(len(p), 256*armorBytes)]
+		p = p[len(part):]
+		a.lines = a.lines[:0]
+		for len(part) > 0 {
+			line := part[:min(len(part), armorBytes)]
+			part = part[len(line):]
+			a.lines = append(base64.StdEncoding.AppendEncode(a.lines, line), '\r', '\n')
+		}
+		if _, err := a.w.Write(a.lines); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Close writes the end of the block.
+func (a *armorer) Close() error {
+	if err := a.flush(a.have[:a.n]); err != nil {
+		return err
+	}
+	tail := ""
+	if a.sum != nil {
+		tail = "=" + base64.StdEncoding.EncodeToString(a.sum.bytes()) + "\r\n"
+	}
+	_, err := io.WriteString(a.w, tail+"-----END "+a.label+"-----\r\n")
+	return err
+}
+
+// crc24 is the checksum of RFC 9580 §6.1.
+type crc24 struct {
+	table [256]uint32
+	value uint32
+}
+
+func newCRC24() *crc24 {
+	c := &crc24{value: 0xb704ce}
+	for i := range c.table {
+		v := uint32(i) << 16
+		for range 8 {
+			if v <<= 1; v&0x1000000 != 0 {
+				v ^= 0x1864cfb
+			}
+		}
+		c.table[i] = v
+	}
+	return c
+}
+
+func (c *crc24) add(p []byte) {
+	v := c.value
+	for _, b := range p {
+		v = v<<8 ^ c.table[byte(v>>16)^b]
+	}
+	c.value = v & 0xffffff
+}
+
+func (c *crc24) bytes() []byte {
+	return []byte{byte(c.value >> 16), byte(c.value >> 8), byte(c.value)}
+}
+
+// Armor writes a certificate for people.
+func Armor(w io.Writer, c keyring.Cert) error {
+	a, err := newArmorer(w, labelCert, len(c.Fingerprint) == 40)
+	if err != nil {
+		return fmt.Errorf("armor certificate: %w", err)
+	}
+	if _, err := a.Write(c.Raw); err != nil {
+		return fmt.Errorf("armor certificate: %w", err)
+	}
+	if err := a.Close(); err != nil {
+		return fmt.Errorf("armor certificate: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,166 @@
+package openpgp
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+
+	"postern/filter/message"
+)
+
+// maxEntityHeader bounds the header of an opened payload, in bytes.
+const maxEntityHeader = 256 << 10
+
+// ofMIME reports whether a header field describes the body (RFC 2045 §3).
+func ofMIME(name string) bool {
+	name = strings.ToLower(name)
+	return name == "mime-version" || strings.HasPrefix(name, "content-")
+}
+
+// writeOuter writes the header of m but for the fields that describe its
+// body, and announces those of another.
+func writeOuter(w io.Writer, m *message.Message) error {
+	if _, err := w.Write(m.Top); err != nil {
+		return err
+	}
+	for _, f := range m.Root.Header {
+		if ofMIME(f.Name) || slices.Contains(m.Drop, f.Whole) {
+			continue
+		}
+		if _, err := io.Copy(w, message.SectionReader(m.Source, f.Whole)); err != nil {
+			return err
+		}
+	}
+	_, err := io.WriteString(w, "MIME-Version: 1.0\r\n")
+	return err
+}
+
+// entityWriter takes the MIME entity that was sealed, and writes it as the
+// rest of a mail whose outer header is written already. Of the entity's header
+// it keeps what describes the body: another From or Subject in there would
+// make a mail with two, and no reader knows which one counts. Line ends become
+// CRLF; NUL can't travel and is an error.
+type entityWriter struct {
+	w      io.Writer
+	header []byte
+	body   bool
+	cr     bool // the last byte was a CR
+	out    []byte
+}
+
+func newEntityWriter(w io.Writer) *entityWriter { return &entityWriter{w: w} }
+
+// plainText says that no entity follows, but text in the charset that its
+// armour named.
+func (e *entityWriter) plainText(charset string) error {
+	if charset == "" || len(charset) > 40 || strings.ContainsFunc(charset, func(r rune) bool {
+		return !('a' <= r && r <= 'z' || 'A' <= r && r <= 'Z' || '0' <= r && r <= '9' || r == '-' || r == '_' || r == '.')
+	}) {
+		charset = "utf-8"
+	}
+	e.body = true
+	_, err := fmt.Fprintf(e.w, "Content-Type: text/plain; charset=%s\r\nContent-Transfer-Encoding: 8bit\r\n\r\n", charset)
+	return err
+}
+
+func (e *entityWriter) Write(p []byte) (int, error) {
+	if bytes.IndexByte(p, 0) >= 0 {
+		return 0, errPacket
+	}
+	e.out = e.out[:0]
+	for rest := p; len(rest) > 0; {
+		if e.cr {
+			e.cr = false
+			if rest[0] == '\n' {
+				rest = rest[1:]
+			}
+			continue
+		}
+		end := bytes.IndexAny(rest, "\r\n")
+		if end < 0 {
+			e.out = append(e.out, rest...)
+			break
+		}
+		e.out = append(append(e.out, rest[:end]...), '\r', '\n')
+		e.cr = rest[end] == '\r'
+		rest = rest[end+1:]
+	}
+	if err := e.pass(e.out); err != nil {
+		return 0, err
+	}
+	return len(p), nil
+}
+
+// pass writes what has CRLF already, and holds the header back until it is whole.
+func (e *entityWriter) pass(p []byte) error {
+	if e.body {
+		_, err := e.w.Write(p)
+		return err
+	}
+	from := max(0, len(e.header)-3)
+	e.header = append(e.header, p...)
+	end := bytes.Index(e.header[from:], []byte("\r\n\r\n")) + from + 4
+	switch {
+	case bytes.HasPrefix(e.header, []byte("\r\n")):
+		end = 2
+	case end < from+4:
+		if len(e.header) > maxEntityHeader {
+			return errPacket
+		}
+		return nil
+	}
+	return e.begin(end)
+}
+
+// begin writes the header, which ends at end with its blank line, and what is
+// there of the body.
+func (e *entityWriter) begin(end int) error {
+	e.body = true
+	kept, err := mimeFields(e.header[:end-2])
+	if err != nil {
+		return err
+	}
+	if _, err := e.w.Write(append(kept, "\r\n"...)); err != nil {
+		return err
+	}
+	_, err = e.w.Write(e.header[end:])
+	e.header = nil
+	return err
+}
+
+// close ends the entity; one without a body is a header alone.
+func (e *entityWriter) close() error {
+	if e.body {
+		return nil
+	}
+	if len(e.header) > 0 && !bytes.HasSuffix(e.header, []byte("\r\n")) {
+		e.header = append(e.header, "\r\n"...)
+	}
+	e.header = append(e.header, "\r\n"...)
+	return e.begin(len(e.header))
+}
+
+// mimeFields are the fields of a header that describe a body, as they stand.
+func mimeFields(header []byte) ([]byte, error) {
+	var kept []byte
+	keep := false
+	for line := range bytes.Lines(header) {
+		if line[0] == ' ' || line[0] == '\t' {
+			if keep {
+				kept = append(kept, line...)
+			}
+			continue
+		}
+		name, _, ok := bytes.Cut(line, []byte(":"))
+		if !ok || len(bytes.TrimSpace(name)) == 0 {
+			return nil, errPacket
+		}
+		field := string(bytes.TrimRight(name, " \t"))
+		if keep = ofMIME(field) && !strings.EqualFold(field, "MIME-Version"); keep {
+			kept = append(kept, line...)
+		}
+	}
+	return kept, nil
+}

@@ -1,0 +1,297 @@
+package openpgp
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"crypto/rand"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"io"
+	"mime/quotedprintable"
+	"strings"
+
+	"github.com/ProtonMail/go-crypto/openpgp/packet"
+
+	"postern/filter/message"
+	"postern/filter/protect"
+	"postern/hsm"
+)
+
+// form is how a mail carries OpenPGP at its root.
+type form uint8
+
+const (
+	none form = iota
+	mimeSealed
+	mimeSigned
+	inlineSealed
+	inlineSigned
+)
+
+// Bounds on what is looked at before a mail is opened.
+const (
+	maxPreamble = 256      // a line for readers without MIME, before the first part
+	maxVersion  = 1 << 10  // of the version part
+	maxLead     = 64 << 10 // of a body, to see whether it is armour
+)
+
+// Detect tells by structure whether the root of a mail is OpenPGP's, and
+// nothing but it: PGP/MIME (RFC 3156 §4, §5), or one part of plain text that
+// begins as armour. What else a mail holds beside the ciphertext would change
+// its meaning unseen, so such a mail is none (R7, R10).
+func (p *Protector) Detect(m *message.Message) protect.Layer {
+	switch formOf(m) {
+	case mimeSealed, inlineSealed:
+		return protect.Sealed
+	case mimeSigned, inlineSigned:
+		return protect.Signed
+	}
+	return protect.None
+}
+
+func formOf(m *message.Message) form {
+	root := m.Root
+	protocol := strings.ToLower(root.Params["protocol"])
+	switch root.Type {
+	case "multipart/encrypted":
+		if protocol == "application/pgp-encrypted" && pair(m, root, "application/pgp-encrypted", "application/octet-stream") && versionOne(m, root.Parts[0]) {
+			return mimeSealed
+		}
+	case "multipart/signed":
+		if protocol == "application/pgp-signature" && pair(m, root, "", "application/pgp-signature") {
+			return mimeSigned
+		}
+	case "text/plain":
+		switch lead := leadOf(m, root); {
+		case strings.HasPrefix(lead, "-----BEGIN "+labelMessage+"-----"):
+			return inlineSealed
+		case strings.HasPrefix(lead, "-----BEGIN "+labelClear+"-----"):
+			return inlineSigned
+		}
+	}
+	return none
+}
+
+// pair reports whether a multipart has exactly two parts of these types, and
+// nothing readable around them but a line for old readers.
+func pair(m *message.Message, p *message.Part, first, second string) bool {
+	if len(p.Parts) != 2 || first != "" && p.Parts[0].Type != first || p.Parts[1].Type != second {
+		return false
+	}
+	return p.Preamble.Len() <= maxPreamble && blank(m.Source, p.Epilogue)
+}
+
+// blank reports whether a span holds white space only.
+func blank(src message.Source, s message.Span) bool {
+	if s.Len() > maxVersion {
+		return false
+	}
+	text, err := io.ReadAll(message.SectionReader(src, s))
+	return err == nil && len(bytes.TrimSpace(text)) == 0
+}
+
+// versionOne reports whether the first part says "Version: 1" (RFC 3156 §4).
+func versionOne(m *message.Message, p *message.Part) bool {
+	text, err := io.ReadAll(io.LimitReader(decoded(m.Source, p), maxVersion))
+	if err != nil {
+		return false
+	}
+	for line := range strings.Lines(string(text)) {
+		if name, value, ok := strings.Cut(line, ":"); ok && strings.EqualFold(strings.TrimSpace(name), "version") {
+			return strings.TrimSpace(value) == "1"
+		}
+	}
+	return false
+}
+
+// leadOf is the first line of a body that is not blank.
+func leadOf(m *message.Message, p *message.Part) string {
+	in := bufio.NewReader(io.LimitReader(decoded(m.Source, p), maxLead))
+	for {
+		line, err := in.ReadString('\n')
+		if line = strings.TrimRight(line, " \t\r\n"); line != "" || err != nil {
+			return line
+		}
+	}
+}
+
+// decoded is the body of a part without its transfer encoding (RFC 2045 §6).
+// An encoding that is not known is read as it stands, and fails as armour.
+func decoded(src message.Source, p *message.Part) io.Reader {
+	body := message.SectionReader(src, p.Body)
+	switch p.Encoding {
+	case "base64":
+		return base64.NewDecoder(base64.StdEncoding, body)
+	case "quoted-printable":
+		return quotedprintable.NewReader(body)
+	}
+	return body
+}
+
+// Open takes off the layer that Detect saw. See protect.Protector.
+func (p *Protector) Open(ctx context.Context, r protect.OpenRequest) (*message.Message, protect.Finding, error) {
+	v := newVerifier(r.Certs, r.At)
+	author, _ := r.Message.Author() // none: then no certificate of a domain speaks for it
+	switch form := formOf(r.Message); form {
+	case mimeSealed, inlineSealed:
+		return p.openSealed(ctx, r, v, author, form)
+	case mimeSigned:
+		claims, err := v.multipart(r.Message, r.Message.Root)
+		if err != nil {
+			return nil, protect.Finding{}, err
+		}
+		return r.Message, finding(claims, author), nil
+	case inlineSigned:
+		f, err := v.clear(r.Message, author)
+		return r.Message, f, err
+	}
+	return r.Message, finding(nil, author), nil
+}
+
+// openSealed decrypts into a new spool. What is wrong with the ciphertext is
+// protect.ErrCannotOpen, bare; what is wrong with the token, a spool or the
+// disk is told as it is, since it says nothing of the ciphertext.
+func (p *Protector) openSealed(ctx context.Context, r protect.OpenRequest, v *verifier, author message.Address, form form) (*message.Message, protect.Finding, error) {
+	root := r.Message.Root
+	part := root
+	if form == mimeSealed {
+		part = root.Parts[1]
+	}
+	source := &watched{Source: r.Message.Source}
+	fail := func(err error) (*message.Message, protect.Finding, error) {
+		return nil, protect.Finding{}, source.verdict(err)
+	}
+	ciphertext, charset, err := sealedBody(decoded(source, part))
+	if err != nil {
+		return fail(err)
+	}
+	d, err := readData(ciphertext)
+	if err != nil {
+		return fail(err)
+	}
+	key, by, err := unwrap(ctx, p.Token, d.attempts(r.Identities))
+	if err != nil {
+		return nil, protect.Finding{}, err
+	}
+	defer clear(key.Key)
+	v.recipient = by.entity.PrimaryKey.Fingerprint
+
+	out := &sink{spool: r.NewSpool()}
+	if err := writeOuter(out, r.Message); err != nil {
+		return nil, protect.Finding{}, fmt.Errorf("write header: %w", err)
+	}
+	entity := newEntityWriter(out)
+	if form == inlineSealed {
+		if err := entity.plainText(charset); err != nil {
+			return nil, protect.Finding{}, fmt.Errorf("write header: %w", err)
+		}
+	}
+	content := &payload{out: entity, ratio: p.MaxRatio, verifier: v}
+	err = d.decrypt(key, content.read)
+	if err == nil {
+		err = entity.close()
+	}
+	if out.err != nil && !errors.Is(out.err, message.ErrTooBig) {
+		return nil, protect.Finding{}, fmt.Errorf("write plaintext: %w", out.err)
+	}
+	if err != nil {
+		return fail(err)
+	}
+	opened, err := message.Parse(out.spool, p.Limits)
+	if err != nil {
+		return fail(err)
+	}
+	claims := content.claims
+	if len(claims) == 0 && formOf(opened) == mimeSigned {
+		if claims, err = v.multipart(opened, opened.Root); err != nil {
+			return nil, protect.Finding{}, err
+		}
+	}
+	f := finding(claims, author)
+	f.Opened = true
+	return opened, f, nil
+}
+
+// sealedBody finds the packets: armour, or what a mailer put into base64 without it.
+func sealedBody(r io.Reader) (packets io.Reader, charset string, err error) {
+	in := bufio.NewReaderSize(r, 32<<10)
+	if first, err := in.Peek(1); err == nil && first[0]&0x80 != 0 {
+		return in, "", nil
+	}
+	a, err := newUnarmor(in, labelMessage)
+	if err != nil {
+		return nil, "", err
+	}
+	return a, a.Charset, nil
+}
+
+// decrypt hands the plaintext to read, and knows only at the end whether it
+// was whole: nil means that it was, to the last byte, and that nothing stands
+// behind it. A wrong session key and a plaintext that makes no sense go the
+// same way to the end of the ciphertext, so that the time does not tell them apart (R2).
+func (d *data) decrypt(key hsm.SessionKey, read func(io.Reader) error) error {
+	cipher := packet.CipherFunction(key.Cipher)
+	if d.Version == 2 {
+		cipher = d.Cipher
+	}
+	secret := key.Key
+	if !cipher.IsSupported() || cipher.KeySize() != len(secret) {
+		if d.Version == 1 {
+			cipher = packet.CipherAES256
+		}
+		secret = make([]byte, cipher.KeySize())
+		rand.Read(secret)
+	}
+	plain, err := d.Decrypt(cipher, secret)
+	if err != nil {
+		return errPacket
+	}
+	err = read(plain)
+	if err != nil {
+		_, _ = io.Copy(io.Discard, plain) // it has failed already
+	}
+	if integrity := plain.Close(); integrity != nil && err == nil {
+		err = errPacket
+	}
+	if _, _, end := d.in.next(); end != io.EOF && err == nil { // armour behind the data is looked at as well
+		err = errPacket
+	}
+	return err
+}
+
+// watched remembers the errors of the spool below, which are no property of the mail.
+type watched struct {
+	message.Source
+	err error
+}
+
+func (w *watched) ReadAt(p []byte, off int64) (int, error) {
+	n, err := w.Source.ReadAt(p, off)
+	if err != nil && err != io.EOF {
+		w.err = err
+	}
+	return n, err
+}
+
+func (w *watched) verdict(error) error {
+	if w.err != nil {
+		return fmt.Errorf("read mail: %w", w.err)
+	}
+	return protect.ErrCannotOpen
+}
+
+// sink remembers the errors of the spool that plaintext goes to.
+type sink struct {
+	spool *message.Spool
+	err   error
+}
+
+func (s *sink) Write(p []byte) (int, error) {
+	n, err := s.spool.Write(p)
+	if err != nil {
+		s.err = err
+	}
+	return n, err
+}

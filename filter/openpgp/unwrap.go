@@ -1,0 +1,258 @@
+package openpgp
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+
+	"github.com/ProtonMail/go-crypto/openpgp/packet"
+	pgp "github.com/ProtonMail/go-crypto/openpgp/v2"
+
+	"postern/filter/keyring"
+	"postern/filter/protect"
+	"postern/hsm"
+)
+
+// Bounds on what stands before the encrypted data.
+const (
+	maxSessionKeys     = 16      // looked at; more are read over (R4)
+	maxSessionKeyBytes = 4 << 10 // of one: RSA-16384 needs 2 KiB
+	maxIdentities      = 16      // whose keys are compared
+)
+
+// wrappedKey is a public-key encrypted session key packet (RFC 9580 §5.1).
+type wrappedKey struct {
+	v6          bool
+	keyID       uint64 // version 3; 0 is anybody
+	fingerprint []byte // version 6; nil is anybody
+	algorithm   packet.PublicKeyAlgorithm
+	rest        []byte // the algorithm's fields
+}
+
+func parseWrappedKey(data []byte) (w wrappedKey, ok bool) {
+	f := &fields{rest: data, ok: true}
+	switch f.octet() {
+	case 3:
+		if id := f.take(8); f.ok {
+			w.keyID = binary.BigEndian.Uint64(id)
+		}
+	case 6:
+		w.v6 = true
+		if n := f.octet(); n != 0 {
+			f.octet() // version of the key
+			w.fingerprint = f.take(n - 1)
+			if len(w.fingerprint) != 20 && len(w.fingerprint) != 32 {
+				return w, false
+			}
+		}
+	default:
+		return w, false
+	}
+	w.algorithm = packet.PublicKeyAlgorithm(f.octet())
+	w.rest = f.rest
+	return w, f.ok
+}
+
+// names reports whether the packet is for the key by name.
+func (w wrappedKey) names(k *packet.PublicKey) bool {
+	if w.v6 {
+		return bytes.Equal(w.fingerprint, k.Fingerprint)
+	}
+	return w.keyID == k.KeyId && w.keyID != 0
+}
+
+// anonymous reports whether the packet names no key (RFC 9580 §5.1.8).
+func (w wrappedKey) anonymous() bool {
+	if w.v6 {
+		return w.fingerprint == nil
+	}
+	return w.keyID == 0
+}
+
+// wrapped copies the fields for the key daemon; false when the packet can't be for such a key.
+func (w wrappedKey) wrapped(k *packet.PublicKey, m keyMaterial, d *data) (hsm.Wrapped, bool) {
+	isRSA := func(a packet.PublicKeyAlgorithm) bool {
+		return a == packet.PubKeyAlgoRSA || a == packet.PubKeyAlgoRSAEncryptOnly
+	}
+	f := &fields{rest: w.rest, ok: true}
+	out := hsm.Wrapped{V6: w.v6}
+	if w.v6 {
+		out.Size = d.keySize()
+	}
+	switch {
+	case isRSA(w.algorithm) && isRSA(k.PubKeyAlgo):
+		out.Scheme = hsm.OpenPGPRSA
+		out.Ciphertext = f.mpi()
+	case w.algorithm == packet.PubKeyAlgoECDH && k.PubKeyAlgo == packet.PubKeyAlgoECDH:
+		out.Scheme = hsm.OpenPGPECDH
+		out.Ephemeral = f.mpi()
+		out.Ciphertext = f.take(f.octet())
+		if bytes.Equal(m.oid, oidCurve25519) {
+			if len(out.Ephemeral) != 33 || out.Ephemeral[0] != 0x40 {
+				return out, false
+			}
+			out.Ephemeral = out.Ephemeral[1:]
+		}
+		out.Fingerprint, out.CurveOID, out.KDFHash, out.KDFCipher = k.Fingerprint, m.oid, m.kdfHash, m.kdfCipher
+	case w.algorithm == packet.PubKeyAlgoX25519 && k.PubKeyAlgo == packet.PubKeyAlgoX25519:
+		out.Scheme = hsm.OpenPGPX25519
+		out.Ephemeral = f.take(32)
+		n := f.octet()
+		if !w.v6 {
+			out.Cipher = uint8(f.octet())
+			n--
+		}
+		out.Ciphertext = f.take(n)
+	default:
+		return out, false
+	}
+	return out, f.whole() && len(out.Ciphertext) > 0
+}
+
+// data is the encrypted data packet (RFC 9580 §5.13) behind its session keys.
+type data struct {
+	packet.SymmetricallyEncrypted
+	keys []wrappedKey
+	in   *packetReader
+}
+
+// keySize is the length of the session key, where it is told outside.
+func (d *data) keySize() int {
+	if d.Version == 2 {
+		return d.Cipher.KeySize()
+	}
+	return 0
+}
+
+// readData reads up to the ciphertext: session keys, then one packet of
+// encrypted data with integrity protection. Old encrypted data without it
+// (R5) and LibrePGP's packet 20 are errPacket like everything else.
+func readData(r io.Reader) (*data, error) {
+	d := &data{in: newPacketReader(r)}
+	for {
+		tag, body, err := d.in.next()
+		if err != nil {
+			return nil, cut(err)
+		}
+		switch {
+		case filler(tag), tag == tagPassword:
+		case tag == tagSessionKey && len(d.keys) < maxSessionKeys:
+			content, err := body.all(maxSessionKeyBytes)
+			if err != nil {
+				return nil, err
+			}
+			w, _ := parseWrappedKey(content) // one that can't be read counts, and fits no key
+			d.keys = append(d.keys, w)
+		case tag == tagSessionKey:
+		case tag == tagIntegrity:
+			return d, d.header(body)
+		default:
+			return nil, errPacket
+		}
+	}
+}
+
+// header reads what stands before the ciphertext.
+func (d *data) header(body *packetBody) error {
+	version, err := body.ReadByte()
+	if err != nil {
+		return cut(err)
+	}
+	d.Version, d.IntegrityProtected, d.Contents = int(version), true, body
+	switch version {
+	case 1:
+		return nil
+	case 2:
+		var fixed [3]byte
+		if _, err := io.ReadFull(body, fixed[:]); err != nil {
+			return cut(err)
+		}
+		d.Cipher, d.Mode, d.ChunkSizeByte = packet.CipherFunction(fixed[0]), packet.AEADMode(fixed[1]), fixed[2]
+		if d.Cipher < packet.CipherAES128 || d.Cipher > packet.CipherAES256 || d.Mode < packet.AEADModeEAX || d.Mode > packet.AEADModeGCM || d.ChunkSizeByte > 16 {
+			return errPacket
+		}
+		_, err := io.ReadFull(body, d.Salt[:])
+		return cut(err)
+	}
+	return errPacket
+}
+
+// attempt is a session key that a key of ours may open.
+type attempt struct {
+	identity *keyring.Identity
+	entity   *pgp.Entity
+	id       hsm.KeyID
+	wrapped  hsm.Wrapped
+}
+
+// attempts pairs session keys with the keys of the identities, best first:
+// packets that name a key, then those that name none. Version 3 belongs to
+// version 1 of the data and 6 to 2 (RFC 9580 §10.3.2.1).
+func (d *data) attempts(identities []keyring.Identity) []attempt {
+	var named, unnamed []attempt
+	for i := range identities[:min(len(identities), maxIdentities)] {
+		id := &identities[i]
+		if id.Format != keyring.OpenPGP {
+			continue
+		}
+		e, err := entityOf(id.Raw)
+		if err != nil {
+			continue
+		}
+		keys := []*packet.PublicKey{e.PrimaryKey}
+		for _, s := range e.Subkeys {
+			keys = append(keys, s.PublicKey)
+		}
+		for _, k := range keys {
+			m, ok := materialOf(k)
+			if !ok || !slices.Contains(id.KeyIDs, m.id) { // only keys that are validly bound stand there
+				continue
+			}
+			for _, w := range d.keys {
+				if w.v6 != (d.Version == 2) || !w.names(k) && !w.anonymous() {
+					continue
+				}
+				if wrapped, ok := w.wrapped(k, m, d); ok {
+					a := attempt{identity: id, entity: e, id: m.id, wrapped: wrapped}
+					if w.names(k) {
+						named = append(named, a)
+					} else {
+						unnamed = append(unnamed, a)
+					}
+				}
+			}
+		}
+	}
+	return append(named, unnamed...)
+}
+
+// unwrap has the token open the session key: one operation for a mail, so that
+// nobody can drive the token with a mail of a thousand session keys. Of
+// several that may be ours the first is taken: one that names a key of ours,
+// newest certificate first, and only without such a one a packet that names
+// none. A key that the token does not hold costs no operation and leads on to
+// the next; when there is no other, our configuration is broken, which is no
+// property of the mail: the error is hsm.ErrNoKey, and defers it.
+func unwrap(ctx context.Context, token hsm.Token, attempts []attempt) (hsm.SessionKey, *attempt, error) {
+	var missing error
+	for i := range attempts {
+		a := &attempts[i]
+		key, err := token.Unwrap(ctx, a.id, a.wrapped)
+		if errors.Is(err, hsm.ErrNoKey) {
+			missing = err
+			continue
+		}
+		if err != nil {
+			return hsm.SessionKey{}, nil, fmt.Errorf("unwrap session key with %s: %w", a.id, err)
+		}
+		return key, a, nil
+	}
+	if missing != nil {
+		return hsm.SessionKey{}, nil, fmt.Errorf("unwrap session key with %s: %w", attempts[0].id, missing)
+	}
+	return hsm.SessionKey{}, nil, protect.ErrCannotOpen
+}
