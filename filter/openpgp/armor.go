@@ -33,6 +33,7 @@ type unarmor struct {
 	label   string
 	Charset string // of the header field with that name
 	line    []byte // base64 of the present line that is not handed out
+	padded  bool   // base64 has ended; the decoder would begin anew
 	end     error  // why there is no more
 	decoder io.Reader
 }
@@ -126,7 +127,10 @@ func (a *unarmor) advance() error {
 		return armorError(err)
 	}
 	if len(line) == 0 || line[0] != '-' && line[0] != '=' {
-		a.line = line
+		if a.padded && len(line) > 0 {
+			return errArmor
+		}
+		a.line, a.padded = line, a.padded || bytes.HasSuffix(line, []byte("="))
 		return nil
 	}
 	text := string(line)
