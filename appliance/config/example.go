@@ -64,7 +64,8 @@ func example(w io.Writer, daemon string, all bool) error {
 		return fmt.Errorf("print configuration: %w", err)
 	}
 	p := printer{w: bufio.NewWriter(w), docs: true, all: all}
-	p.line("# " + daemon + ".toml: what is a comment here is the default.")
+	p.line("# " + daemon + ".toml, printed by `postern config doc " + daemon + "`.")
+	p.line("# What is a comment here is the default.")
 	p.table(reflect.ValueOf(said).Elem(), reflect.ValueOf(full).Elem(), nil)
 	return p.w.Flush()
 }

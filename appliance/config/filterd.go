@@ -17,7 +17,7 @@ type Filterd struct {
 	Key        Key                  `toml:"key" doc:"How to reach the key daemon."`
 	Listeners  []Listener           `toml:"listener" doc:"Where mail comes in, one table for each. Its direction decides what is done with a mail, never its content."`
 	NextHop    NextHops             `toml:"next-hop" doc:"Where mail goes. A sender hears 250 only after the next hop has said it."`
-	Domains    map[string]Domain    `toml:"domain" form:"domain" doc:"Our own domains: inbound mail to any other is refused. Names below a domain are not part of it."`
+	Domains    map[string]Domain    `toml:"domain" form:"ours" doc:"Our own domains: inbound mail to any other is refused. Names below a domain are not part of it. An international name is written in its own letters."`
 	Partners   map[string]Partner   `toml:"partner" form:"partner" doc:"Rules for mail to one domain, or with *. to every name below it. The nearest name decides."`
 	Recipients map[string]Recipient `toml:"recipient" form:"address" doc:"Rules for mail to one address; they go before those of its domain."`
 	Default    Default              `toml:"default" doc:"The rules where no other one fits."`

@@ -39,7 +39,13 @@ func form(name, s string) string {
 		if !isDomain(s) {
 			return "want a domain such as company1.example"
 		}
-	case "partner":
+	case "ours", "partner":
+		if l := strings.ToLower(s); strings.HasPrefix(l, "xn--") || strings.Contains(l, ".xn--") {
+			return "want the name in its own letters" // as mail addresses are looked up
+		}
+		if name == "ours" {
+			return form("domain", s)
+		}
 		if !isDomain(strings.TrimPrefix(s, "*.")) {
 			return "want a domain such as partner.example, or *.partner.example for every name below it"
 		}
