@@ -151,6 +151,7 @@ func (g *Gateway) envelope(ctx context.Context, p *passage) error {
 func (g *Gateway) recipient(ctx context.Context, p *passage, to message.Address) error {
 	if p.listener.Direction == policy.Inbound {
 		if !g.Policy.Ours(to.Domain) {
+			p.decision = policy.Decision{Action: policy.Refuse, Reason: policy.ReasonNotOurs, Rule: "domain"}
 			return fmt.Errorf("recipient %s is not ours: %w", to.Key(), ErrPolicy)
 		}
 		return nil
@@ -161,6 +162,7 @@ func (g *Gateway) recipient(ctx context.Context, p *passage, to message.Address)
 			return err
 		}
 		if len(certs) == 0 {
+			p.decision = policy.Decision{Action: policy.Refuse, Reason: policy.ReasonNoCert, Rule: rule}
 			return fmt.Errorf("recipient %s, rule %s: %w", to.Key(), rule, ErrMustProtect)
 		}
 	}
@@ -204,7 +206,8 @@ func (g *Gateway) parse(_ context.Context, p *passage) error {
 //
 // What would refuse the mail for what was found inside (a bomb, a structure
 // beyond limits) is "cannot be opened" like every other cause: a reply of its
-// own would tell the sender that the ciphertext did open.
+// own would tell the sender that the ciphertext did open. So is a wrapped key
+// that keyd calls malformed: that is the mail's fault, and would stay so.
 func (g *Gateway) open(ctx context.Context, p *passage) error {
 	p.finding, p.read = protect.Finding{Reason: protect.ReasonNone}, p.msg
 	if p.listener.Direction != policy.Inbound || p.layer == protect.None {
@@ -237,7 +240,7 @@ func (g *Gateway) open(ctx context.Context, p *passage) error {
 				NewSpool: func() *message.Spool { return g.spoolFor(p) },
 			})
 			switch {
-			case errors.Is(err, protect.ErrCannotOpen), err != nil && refusal(err):
+			case errors.Is(err, protect.ErrCannotOpen), errors.Is(err, hsm.ErrInvalid), err != nil && refusal(err):
 				p.failed = true
 				if !p.finding.Opened {
 					p.finding = protect.Finding{Format: p.protector.Format(), Reason: protect.ReasonNotOpened}

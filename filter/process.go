@@ -88,6 +88,12 @@ func (p *passage) verdict(answer transport.Reply, err error) Verdict {
 	if p.listener.Direction == policy.Inbound && p.read != nil {
 		v.Verified, v.Reason = p.verified(p.read, p.finding)
 	}
+	if err != nil { // a mail that is not delivered is not delivered verified
+		v.Verified, v.Reason = false, wordOf(err)
+		if p.decision.Action != policy.Relay && p.decision.Reason != "" {
+			v.Reason = p.decision.Reason
+		}
+	}
 	if v.Verified {
 		v.Signer = p.author.Key()
 	}

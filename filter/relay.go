@@ -100,11 +100,9 @@ func (g *Gateway) log(ctx context.Context, p *passage, r transport.Reply, err er
 	if p.msg != nil {
 		attrs = append(attrs, slog.Int64("size", p.msg.Source.Size()))
 	}
-	if p.decision.Rule != "" {
-		v := p.verdict(r, err)
-		attrs = append(attrs, slog.String("action", v.Action), slog.String("rule", v.Rule), slog.String("reason", v.Reason),
-			slog.Any("opened", v.Opened), slog.Bool("verified", v.Verified), slog.String("onward", p.carried))
-	}
+	v := p.verdict(r, err)
+	attrs = append(attrs, slog.String("action", v.Action), slog.String("rule", v.Rule), slog.String("reason", v.Reason),
+		slog.Any("opened", v.Opened), slog.Bool("verified", v.Verified), slog.String("onward", p.carried))
 	level := slog.LevelInfo
 	if err != nil {
 		level = slog.LevelWarn

@@ -26,6 +26,7 @@ var (
 // The page appliance/docs/replies.md is printed from it.
 type Row struct {
 	When  string
+	Word  string // in the log and the decision object, where the decision has none
 	Reply transport.Reply
 	Look  string // where an operator looks first
 	is    func(error) bool
@@ -49,43 +50,43 @@ func reply(code int, enhanced [3]int, text string) transport.Reply {
 // Replies is the table, first match first. The last row takes everything that
 // was not foreseen, and defers.
 var Replies = []Row{
-	{"token or key daemon away", reply(451, [3]int{4, 7, 5}, "cryptographic service not available, try again later"),
+	{"token or key daemon away", "token-away", reply(451, [3]int{4, 7, 5}, "cryptographic service not available, try again later"),
 		"`postern token status`; the mail comes back by itself",
 		is(hsm.ErrAway, hsm.ErrLocked, hsm.ErrEmpty, hsm.ErrBudget, hsm.ErrBusy, hsm.ErrPIN, hsm.ErrOpaque)},
-	{"own configuration broken", reply(451, [3]int{4, 3, 5}, "gateway not configured for this mail, try again later"),
+	{"own configuration broken", "configuration", reply(451, [3]int{4, 3, 5}, "gateway not configured for this mail, try again later"),
 		"`postern policy check` and `postern key audit`",
 		is(ErrConfig, hsm.ErrNoKey, hsm.ErrRefused, hsm.ErrInvalid)},
-	{"next hop away, or not as safe as it must be", reply(451, [3]int{4, 4, 1}, "next hop not reachable, try again later"),
+	{"next hop away, or not as safe as it must be", "next-hop", reply(451, [3]int{4, 4, 1}, "next hop not reachable, try again later"),
 		"`postern doctor`; whoever had his copy already does not get it again",
 		is(transport.ErrNextHop)},
-	{"too much in flight", reply(451, [3]int{4, 3, 2}, "gateway busy, try again later"),
+	{"too much in flight", "overload", reply(451, [3]int{4, 3, 2}, "gateway busy, try again later"),
 		"how long the next hop takes to answer",
 		is(ErrOverload, context.DeadlineExceeded)},
-	{"message too big", reply(552, [3]int{5, 3, 4}, "message too big"),
+	{"message too big", "too-big", reply(552, [3]int{5, 3, 4}, "message too big"),
 		"the size limit in filterd.toml",
 		is(message.ErrTooBig)},
-	{"too many recipients", reply(452, [3]int{4, 5, 3}, "too many recipients"),
+	{"too many recipients", "too-many", reply(452, [3]int{4, 5, 3}, "too many recipients"),
 		"nothing: the sender splits the mail",
 		is(transport.ErrTooMany)},
-	{"bare CR or LF", reply(554, [3]int{5, 6, 0}, "line ends other than CRLF"),
+	{"bare CR or LF", "line-ends", reply(554, [3]int{5, 6, 0}, "line ends other than CRLF"),
 		"the program that sent it",
 		is(message.ErrLineEnds)},
-	{"hopeless MIME", reply(554, [3]int{5, 6, 0}, "message structure beyond limits"),
+	{"hopeless MIME", "structure", reply(554, [3]int{5, 6, 0}, "message structure beyond limits"),
 		"the program that sent it",
 		is(message.ErrLimit, message.ErrHeaderLimit, message.ErrSigned8Bit)},
-	{"cannot be opened, and `undecryptable = \"reject\"`", reply(554, [3]int{5, 7, 5}, "message cannot be accepted as protected"),
+	{"cannot be opened, and `undecryptable = \"reject\"`", "undecryptable", reply(554, [3]int{5, 7, 5}, "message cannot be accepted as protected"),
 		"the log has no cause either: whether a mail opens is told to nobody outside",
 		is(ErrUndecryptable)},
-	{"must be protected, no usable certificate", reply(550, [3]int{5, 7, 3}, "no certificate to protect mail to this recipient"),
+	{"must be protected, no usable certificate", "no-cert", reply(550, [3]int{5, 7, 3}, "no certificate to protect mail to this recipient"),
 		"`postern cert find ADDRESS`",
 		is(ErrMustProtect, protect.ErrNoCert)},
-	{"policy says no", reply(550, [3]int{5, 7, 1}, "refused by policy"),
+	{"policy says no", "policy", reply(550, [3]int{5, 7, 1}, "refused by policy"),
 		"`postern explain` names the rule",
 		is(ErrPolicy)},
-	{"mail loop", reply(554, [3]int{5, 4, 6}, "mail loop"),
+	{"mail loop", "loop", reply(554, [3]int{5, 4, 6}, "mail loop"),
 		"the Received fields of the mail",
 		is(ErrLoop)},
-	{"anything not foreseen", reply(451, [3]int{4, 3, 0}, "internal trouble, try again later"),
+	{"anything not foreseen", "unforeseen", reply(451, [3]int{4, 3, 0}, "internal trouble, try again later"),
 		"the log line with the trace id",
 		func(error) bool { return true }},
 }
@@ -104,6 +105,15 @@ func replyTo(err error, trace string) transport.Reply {
 	}
 	r.Text += " " + trace
 	return r
+}
+
+// wordOf is the reason why a mail did not pass, in a word.
+func wordOf(err error) string {
+	var r transport.Reply
+	if errors.As(err, &r) {
+		return "next-hop"
+	}
+	return rowOf(err).Word
 }
 
 // rowOf is the row of the table for err.

@@ -132,6 +132,7 @@ const (
 	ReasonSealed        = "sealed"           // sealed for every recipient that has a certificate
 	ReasonOpened        = "opened"           // inbound, see the finding
 	ReasonNotOpened     = "not-opened"       // inbound, delivered as it came
+	ReasonNotOurs       = "not-ours"         // inbound, to a domain that is none of ours
 	ReasonNoCert        = "no-cert"          // protection is required and there is no usable certificate
 	ReasonNoIdentity    = "no-identity"      // signing is asked for and there is no identity
 	ReasonNoAuthor      = "no-author"        // signing is asked for and From does not name one address
