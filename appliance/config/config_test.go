@@ -14,7 +14,7 @@ import (
 	"time"
 )
 
-var update = flag.Bool("update", false, "write the pages, and what is said of each bad file")
+var update = flag.Bool("update", false, "write what is said of each bad file")
 
 // load reads a file as the daemon would, and names it by its last element.
 func load(daemon, name string, data []byte) (any, error) {

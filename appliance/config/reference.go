@@ -9,26 +9,25 @@ import (
 	"strings"
 )
 
-// Reference prints the fields of a daemon's file as Markdown, one list for
-// each table: for the manual.
+// Reference prints the fields of a daemon's file as Markdown without a title,
+// one list for each table: for the manual.
 func Reference(w io.Writer, daemon string) error {
 	c, err := sample(daemon)
 	if err != nil {
 		return err
 	}
 	b := bufio.NewWriter(w)
-	fmt.Fprintf(b, "## %s.toml\n", daemon)
-	if reference(b, reflect.TypeOf(c).Elem(), "") {
+	if reference(b, reflect.TypeOf(c).Elem(), "", "") {
 		b.WriteString("\n¹ not available in this version: the file is refused.\n")
 	}
 	return b.Flush()
 }
 
-// reference prints one table, and reports whether the footnote is wanted.
-func reference(w *bufio.Writer, t reflect.Type, at string) (later bool) {
+// reference prints one table after gap, and reports whether the footnote is wanted.
+func reference(w *bufio.Writer, t reflect.Type, at, gap string) (later bool) {
 	all := fields(t)
 	if slices.ContainsFunc(all, func(f field) bool { return isScalar(f.Type) }) {
-		w.WriteString("\n| field | value | default | meaning |\n|---|---|---|---|\n")
+		w.WriteString(gap + "| field | value | default | meaning |\n|---|---|---|---|\n")
 	}
 	for _, f := range all {
 		if isScalar(f.Type) {
@@ -61,7 +60,7 @@ func reference(w *bufio.Writer, t reflect.Type, at string) (later bool) {
 		}
 		fmt.Fprintf(w, "\n### `%s`\n\n%s\n", title, f.Tag.Get("doc"))
 		if isTable(inner) {
-			later = reference(w, inner, path) || later
+			later = reference(w, inner, path, "\n") || later
 		}
 	}
 	return later

@@ -1,6 +1,6 @@
 // Package e2e judges the house as a whole: who may import whom, and what the
 // programs do together.
-package e2e
+package e2e_test
 
 import (
 	"fmt"

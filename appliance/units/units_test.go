@@ -247,7 +247,7 @@ func TestSockets(t *testing.T) {
 // nobody is yet.
 func TestUsersAreMade(t *testing.T) {
 	root := t.TempDir()
-	conf, err := filepath.Abs("postern.sysusers")
+	conf, err := filepath.Abs("sysusers.conf")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -270,7 +270,7 @@ func TestUsersAreMade(t *testing.T) {
 			}
 		}
 	}
-	folders, err := os.ReadFile("postern.tmpfiles")
+	folders, err := os.ReadFile("tmpfiles.conf")
 	if err != nil {
 		t.Fatal(err)
 	}
