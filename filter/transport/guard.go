@@ -63,8 +63,7 @@ type guard struct {
 	waiting  time.Time
 	free     bool // waiting outside a transaction: may be sent away
 	leave    bool
-	counted  bool // by the server
-	closed   bool
+	counted  bool      // by the server
 	deadline time.Time // of the command line
 }
 

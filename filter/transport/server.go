@@ -3,6 +3,7 @@ package transport
 import (
 	"context"
 	"crypto/tls"
+	"errors"
 	"io"
 	"log/slog"
 	"net"
@@ -143,6 +144,14 @@ func (s *Server) stop() []*guard {
 type door struct {
 	net.Listener
 	s *Server
+}
+
+// Close may be called twice: by us, and by go-smtp.
+func (d door) Close() error {
+	if err := d.Listener.Close(); !errors.Is(err, net.ErrClosed) {
+		return err
+	}
+	return nil
 }
 
 func (d door) Accept() (net.Conn, error) {

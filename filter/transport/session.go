@@ -239,7 +239,7 @@ func (s *Server) words(e *Envelope, err error) (r Reply) {
 
 func (s *Server) survive(e *Envelope, err *error) {
 	if v := recover(); v != nil {
-		*err = fmt.Errorf("serve mail: %w: %v", ErrPanic, v)
+		*err = fmt.Errorf("serve mail: %w: %T", ErrPanic, v)
 		s.Log.LogAttrs(s.ctx, slog.LevelError, "panic", slog.String("trace", e.Trace), slog.String("stack", string(debug.Stack())))
 	}
 }
