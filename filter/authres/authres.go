@@ -3,7 +3,10 @@
 package authres
 
 import (
+	"fmt"
 	"strings"
+
+	"golang.org/x/net/idna"
 
 	"postern/filter/message"
 )
@@ -28,7 +31,7 @@ type Status struct {
 func (s Status) Fields(id, method, result string) []byte {
 	signer := "none"
 	if !s.Signer.IsZero() {
-		signer = s.Signer.String()
+		signer = signerWord(s.Signer)
 	}
 	verified := "no"
 	if s.Verified {
@@ -44,6 +47,25 @@ func (s Status) Fields(id, method, result string) []byte {
 		}
 	}
 	return append(message.FoldField("Authentication-Results", results), message.FoldField("Postern-Status", status)...)
+}
+
+// signerWord prints an address as one word: the domain in A-labels, so that an
+// ASCII mail stays one, and every character of the local part that would need
+// quotes as %XX. A quoted local part may hold "; verified=yes", and not every
+// reader of our fields knows quotes.
+func signerWord(a message.Address) string {
+	if d, err := idna.Lookup.ToASCII(a.Domain); err == nil {
+		a.Domain = d
+	}
+	var b strings.Builder
+	for i := range len(a.Local) {
+		if c := a.Local[i]; c >= 0x80 || 'a' <= c|0x20 && c|0x20 <= 'z' || '0' <= c && c <= '9' || strings.IndexByte("!#$&'*+-/=?^_`{|}~.", c) >= 0 {
+			b.WriteByte(c)
+		} else {
+			fmt.Fprintf(&b, "%%%02X", c)
+		}
+	}
+	return b.String() + "@" + a.Domain
 }
 
 // Foreign reports whether a received field must not pass: it stands in our

@@ -50,3 +50,21 @@ func TestFields(t *testing.T) {
 		t.Errorf("nothing judged: got %q", got)
 	}
 }
+
+// Whatever an address holds, it is one word of our field, without quotes.
+func TestSignerIsOneWord(t *testing.T) {
+	for _, c := range []struct{ local, domain, want string }{
+		{"bob", "partner.example", "bob@partner.example"},
+		{"b.o+b=x", "partner.example", "b.o+b=x@partner.example"},
+		{"a; verified=yes; signer=ceo@company1.example; x=", "evil.example", "a%3B%20verified=yes%3B%20signer=ceo%40company1.example%3B%20x=@evil.example"},
+		{"a\"b\\\r\n", "evil.example", "a%22b%5C%0D%0A@evil.example"},
+		{"a%3B", "evil.example", "a%253B@evil.example"},
+		{"bob", "b\u00fccher.example", "bob@xn--bcher-kva.example"},
+		{"b\u00fc", "partner.example", "b\u00fc@partner.example"},
+		{"bob", "[192.0.2.1]", "bob@[192.0.2.1]"},
+	} {
+		if got := signerWord(message.Address{Local: c.local, Domain: c.domain}); got != c.want {
+			t.Errorf("signerWord(%q, %q): got %q, want %q", c.local, c.domain, got, c.want)
+		}
+	}
+}
