@@ -203,6 +203,13 @@ func (c *call) importOne(ctx context.Context, store *keyring.Store, cert keyring
 	if !cert.Expires.IsZero() && cert.Expires.Before(c.now()) {
 		note += "; has expired"
 	}
+	if site, err := c.site(); err == nil && site.Policy != nil {
+		for _, a := range cert.Addresses {
+			if site.Policy.Ours(a.Domain) {
+				note += "; names " + a.Key() + ", which is ours"
+			}
+		}
+	}
 	if len(cert.Addresses) == 0 && len(cert.Domains) == 0 {
 		note += "; names no address: nothing will be sealed to it without --domain"
 	}
