@@ -286,16 +286,13 @@ func TestCommentsAreCounted(t *testing.T) {
 // What filterd is linked from, by the go command itself: what it imports from
 // other modules counts too.
 func TestFilterdHasNoCgo(t *testing.T) {
-	all := readTree(t, os.DirFS(root)) // and go test asks again when a source changes
+	readTree(t, os.DirFS(root)) // so that go test asks again when a source changes
 	for _, name := range []string{"go.mod", "go.sum"} {
 		if _, err := os.ReadFile(path.Join(root, name)); err != nil {
 			t.Fatal(err)
 		}
 	}
 	for _, program := range []string{"filterd", "postern", "trial"} {
-		if all["cmd/"+program] == nil {
-			continue
-		}
 		cmd := exec.Command("go", "list", "-deps", "./cmd/"+program)
 		cmd.Dir, cmd.Env = root, append(os.Environ(), "CGO_ENABLED=0")
 		var stderr strings.Builder
