@@ -221,8 +221,11 @@ func (c caller) Unlock(ctx context.Context, pin string) (err error) {
 // Probe implements hsm.Keeper.
 func (c caller) Probe(ctx context.Context) (probes []hsm.Probe, err error) {
 	defer c.begin(ctx, "probe", hsm.KeyID{}).end(&err)
-	c.k.making.Lock()
-	defer c.k.making.Unlock()
+	leave, err := c.k.alone(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer leave()
 	if err := c.k.usable(); err != nil {
 		return nil, err
 	}
@@ -244,8 +247,11 @@ func (c caller) Generate(ctx context.Context, s hsm.KeySpec) (key hsm.Key, err e
 	if err := sensible(s); err != nil {
 		return hsm.Key{}, err
 	}
-	c.k.making.Lock()
-	defer c.k.making.Unlock()
+	leave, err := c.k.alone(ctx)
+	if err != nil {
+		return hsm.Key{}, err
+	}
+	defer leave()
 	if err := c.k.usable(); err != nil {
 		return hsm.Key{}, err
 	}
@@ -276,8 +282,11 @@ func (c caller) Generate(ctx context.Context, s hsm.KeySpec) (key hsm.Key, err e
 func (c caller) Retire(ctx context.Context, id hsm.KeyID) (err error) {
 	r := c.begin(ctx, "retire", id)
 	defer r.end(&err)
-	c.k.making.Lock()
-	defer c.k.making.Unlock()
+	leave, err := c.k.alone(ctx)
+	if err != nil {
+		return err
+	}
+	defer leave()
 	key, err := c.known(id)
 	if err != nil {
 		return err
@@ -290,8 +299,11 @@ func (c caller) Retire(ctx context.Context, id hsm.KeyID) (err error) {
 func (c caller) Destroy(ctx context.Context, id hsm.KeyID) (err error) {
 	r := c.begin(ctx, "destroy", id)
 	defer r.end(&err)
-	c.k.making.Lock()
-	defer c.k.making.Unlock()
+	leave, err := c.k.alone(ctx)
+	if err != nil {
+		return err
+	}
+	defer leave()
 	key, err := c.known(id)
 	if err != nil {
 		return err
@@ -323,6 +335,19 @@ func (c caller) known(id hsm.KeyID) (hsm.Key, error) {
 		}
 	}
 	return hsm.Key{}, hsm.ErrNoKey
+}
+
+// alone waits for the turn of an operation that must be the only one of its
+// kind. Who stopped waiting gets none: a key is not made for a caller that left.
+func (k *Keyd) alone(ctx context.Context) (leave func(), err error) {
+	if ctx.Err() == nil {
+		select {
+		case k.making <- struct{}{}:
+			return func() { <-k.making }, nil
+		case <-ctx.Done():
+		}
+	}
+	return nil, fmt.Errorf("%w: %w", hsm.ErrAway, ctx.Err())
 }
 
 // taken reports whether a key in the token has the label, served or not.

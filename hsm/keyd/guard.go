@@ -121,16 +121,23 @@ func (g *guard) step(t time.Time) int64 { return t.UnixNano() / int64(g.budget.W
 
 // failures counts those still in the window and forgets the others.
 func (g *guard) failures(t *tally) int {
-	oldest := g.step(g.now()) - steps
-	sum := 0
+	now := g.step(g.now())
+	sum, ahead := 0, 0
 	for s, n := range t.fails {
-		if s <= oldest {
+		switch {
+		case s <= now-steps:
 			delete(t.fails, s)
-			continue
+		case s > now: // the clock was set back: they count from now, not until then
+			delete(t.fails, s)
+			ahead += n
+		default:
+			sum += n
 		}
-		sum += n
 	}
-	return sum
+	if ahead > 0 {
+		t.fails[now] += ahead
+	}
+	return sum + ahead
 }
 
 // admit takes one operation off the rate of a key; an unwrap also needs what

@@ -485,6 +485,8 @@ func expects(w hsm.Wrapped) (size int, cipher uint8) {
 	case hsm.OpenPGPX25519:
 		if n := cipherKey(w.Cipher); n != 0 {
 			size = n
+		} else if n := len(w.Ciphertext) - 8; size == 0 && (n == 16 || n == 24 || n == 32) {
+			size = n
 		}
 		cipher = w.Cipher
 	case hsm.OpenPGPRSA, hsm.OpenPGPECDH:
