@@ -24,6 +24,7 @@ const (
 	maxErrors = 10               // of syntax, since the last mail
 	maxIdling = 100              // commands since the last mail, besides two for each recipient
 	minRate   = 1024             // bytes a second a mail must come in, on the whole
+	grace     = 10 * time.Second // for a mail to come faster than that, in a full house
 	lingerFor = 30 * time.Second // to let a sender read why he is cut off
 )
 
@@ -58,13 +59,16 @@ type guard struct {
 	ended    bool      // nothing more is read or said
 	hangUp   bool      // after the reply
 
-	mutex    sync.Mutex
-	inner    net.Conn // the socket, or TLS over it
-	waiting  time.Time
-	free     bool // waiting outside a transaction: may be sent away
-	leave    bool
-	counted  bool      // by the server
 	deadline time.Time // of the command line
+
+	mutex   sync.Mutex
+	inner   net.Conn  // the socket, or TLS over it
+	waiting time.Time // for the peer, since when
+	mail    time.Time // waiting inside DATA, which began then
+	read    int64     // of that mail
+	leave   bool      // as soon as a command is waited for
+	now     bool      // even inside DATA
+	counted bool      // by the server
 }
 
 func newGuard(s *Server, c net.Conn) *guard {
@@ -87,7 +91,7 @@ func (p peer) Read(b []byte) (int, error) {
 	inner := p.g.arm()
 	n, err := inner.Read(b)
 	p.g.mutex.Lock()
-	p.g.waiting, p.g.free = time.Time{}, false
+	p.g.waiting = time.Time{}
 	p.g.mutex.Unlock()
 	return n, err
 }
@@ -117,24 +121,41 @@ func (g *guard) arm() net.Conn {
 	}
 	g.mutex.Lock()
 	defer g.mutex.Unlock()
-	if g.body == nil {
-		g.waiting, g.free = now, g.env == nil
-		if g.leave {
-			by = now
-		}
+	g.waiting, g.mail = now, time.Time{}
+	if g.body != nil {
+		g.mail, g.read = g.began, g.body.size
+	}
+	if g.dismissed() {
+		by = now
 	}
 	g.SetReadDeadline(by)
 	return g.inner
 }
 
-// dismiss ends the session as soon as it waits for a command.
-func (g *guard) dismiss() {
+// dismiss ends the session as soon as it waits for a command, or for anything.
+func (g *guard) dismiss(now bool) {
 	g.mutex.Lock()
 	defer g.mutex.Unlock()
-	g.leave = true
-	if !g.waiting.IsZero() {
+	g.leave, g.now = true, g.now || now
+	if !g.waiting.IsZero() && g.dismissed() {
 		g.SetReadDeadline(time.Now())
 	}
+}
+
+func (g *guard) dismissed() bool { return g.leave && (g.mail.IsZero() || g.now) }
+
+// dispensable says since when the session keeps its place without need: it
+// waits for a command, or for a mail that hardly comes.
+func (g *guard) dispensable(now time.Time) (since time.Time, ok bool) {
+	g.mutex.Lock()
+	defer g.mutex.Unlock()
+	if g.waiting.IsZero() || !g.counted {
+		return since, false
+	}
+	if spent := now.Sub(g.mail); !g.mail.IsZero() && (spent < grace || g.read > int64(spent.Seconds()*minRate)) {
+		return since, false
+	}
+	return g.waiting, true
 }
 
 // Read gives go-smtp its next line, or the mail. Its only error outside DATA
@@ -272,7 +293,7 @@ func (g *guard) finish() {
 		return
 	}
 	g.mutex.Lock()
-	g.waiting, g.free = time.Now(), true
+	g.waiting, g.mail = time.Now(), time.Time{}
 	by := g.waiting.Add(lingerFor)
 	if g.leave {
 		by = g.waiting

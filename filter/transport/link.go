@@ -16,6 +16,9 @@ var (
 	errInjected = errors.New("replies sent ahead of TLS")
 )
 
+// block is how much is written at once.
+const block = 32 << 10
+
 // link is one connection to the next hop, past its greeting.
 type link struct {
 	hop        *Hop
@@ -74,15 +77,20 @@ func (h *Hop) open(ctx context.Context, secure bool) (*link, error) {
 
 func (l *link) reset() {
 	l.reader = bufio.NewReader(l.conn)
-	l.writer = bufio.NewWriterSize(output{l}, 32<<10)
+	l.writer = bufio.NewWriterSize(output{l}, block)
 }
 
 // output gives every block that is written its own deadline.
 type output struct{ l *link }
 
-func (o output) Write(p []byte) (int, error) {
-	o.l.arm(o.l.within)
-	return o.l.conn.Write(p)
+func (o output) Write(p []byte) (n int, err error) {
+	for n < len(p) && err == nil {
+		var m int
+		o.l.arm(o.l.within)
+		m, err = o.l.conn.Write(p[n:min(n+block, len(p))])
+		n += m
+	}
+	return n, err
 }
 
 // bind lets the end of ctx end whatever l waits for, until release.

@@ -100,7 +100,7 @@ func (s *Server) Serve(l net.Listener) error {
 // are cut off, and its error is returned.
 func (s *Server) Shutdown(ctx context.Context) error {
 	for _, g := range s.stop() {
-		g.dismiss()
+		g.dismiss(false)
 	}
 	err := s.smtp.Shutdown(ctx)
 	if err == smtp.ErrServerClosed {
@@ -185,7 +185,7 @@ func (s *Server) admit(g *guard) bool {
 			return false
 		}
 		s.release(idle)
-		idle.dismiss()
+		idle.dismiss(true)
 	}
 	g.counted = true
 	s.count++
@@ -195,23 +195,25 @@ func (s *Server) admit(g *guard) bool {
 }
 
 func (s *Server) idlest() (found *guard) {
-	var since time.Time
+	var first time.Time
+	now := time.Now()
 	for g := range s.guards {
-		g.mutex.Lock()
-		if g.free && g.counted && (found == nil || g.waiting.Before(since)) {
-			found, since = g, g.waiting
+		if since, ok := g.dispensable(now); ok && (found == nil || since.Before(first)) {
+			found, first = g, since
 		}
-		g.mutex.Unlock()
 	}
 	return found
 }
 
 // release gives a place back; s.mutex is held.
 func (s *Server) release(g *guard) {
-	if !g.counted {
+	g.mutex.Lock()
+	counted := g.counted
+	g.counted = false
+	g.mutex.Unlock()
+	if !counted {
 		return
 	}
-	g.counted = false
 	s.count--
 	from := network(g.client)
 	if s.clients[from]--; s.clients[from] == 0 {
