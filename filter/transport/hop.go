@@ -11,15 +11,13 @@ import (
 	"time"
 )
 
-// Level says how safe the way to the next hop must be.
-type Level string
-
-// The levels. Below the level nothing of a mail is said.
+// How safe the way to the next hop must be. Below the level nothing of a mail
+// is said.
 const (
-	TLSOff     Level = "off"
-	TLSMay     Level = "may"     // TLS where it works, without a look at the certificate; else clear
-	TLSEncrypt Level = "encrypt" // TLS, without a look at the certificate
-	TLSVerify  Level = "verify"  // TLS with a certificate for ServerName
+	TLSOff     = "off"
+	TLSMay     = "may"     // TLS where it works, without a look at the certificate; else clear
+	TLSEncrypt = "encrypt" // TLS, without a look at the certificate
+	TLSVerify  = "verify"  // TLS with a certificate for ServerName
 )
 
 // maxUses is how many mails one connection carries.
@@ -30,7 +28,7 @@ const maxUses = 100
 type Hop struct {
 	Address    string // host:port
 	Name       string // for EHLO
-	TLS        Level  // off by default
+	TLS        string // a level; off by default
 	ServerName string // host of Address by default
 	RootCAs    *x509.CertPool
 	LMTP       bool // RFC 2033: a reply for each recipient
