@@ -60,19 +60,19 @@ func (h *Hop) Deliver(ctx context.Context, e *Envelope, size int64, mail io.Writ
 	return res
 }
 
-// Greet goes as far as a mail would before MAIL, and takes leave. It says how
-// the connection was protected, as Carried.
-func (h *Hop) Greet(ctx context.Context) (string, error) {
+// Greet goes as far as a mail would before MAIL, TLS by its level included,
+// and takes leave.
+func (h *Hop) Greet(ctx context.Context) error {
 	l, err := h.connect(ctx)
 	if err != nil {
-		return "", err
+		return err
 	}
 	defer l.close()
 	defer l.bind(ctx)()
 	if _, err := l.ask("QUIT", h.timeouts().Command); err != nil {
-		return "", trouble("take leave", err)
+		return trouble("take leave", err)
 	}
-	return Carried(l.tls), nil
+	return nil
 }
 
 // Close ends the idle connections, and keeps none from now on.
