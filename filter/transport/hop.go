@@ -77,14 +77,7 @@ func (h *Hop) Greet(ctx context.Context) error {
 
 // Close ends the idle connections, and keeps none from now on.
 func (h *Hop) Close() error {
-	h.mutex.Lock()
-	idle := h.idle
-	h.idle, h.closed = nil, true
-	h.mutex.Unlock()
-	for _, l := range idle {
-		l.retire.Stop()
-		l.quit()
-	}
+	h.drop(true)
 	return nil
 }
 
@@ -101,29 +94,39 @@ func (h *Hop) serverName() string {
 	return host
 }
 
-// take gives an idle connection that still answers, or a new one.
+// take gives an idle connection that still answers, or a new one. Where one
+// does not answer the others are not asked.
 func (h *Hop) take(ctx context.Context) (*link, error) {
-	for {
-		h.mutex.Lock()
-		var l *link
-		if n := len(h.idle); n > 0 {
-			l, h.idle = h.idle[n-1], h.idle[:n-1]
-		}
-		h.mutex.Unlock()
-		if l == nil {
-			return h.connect(ctx)
-		}
+	h.mutex.Lock()
+	var l *link
+	if n := len(h.idle); n > 0 {
+		l, h.idle = h.idle[n-1], h.idle[:n-1]
+	}
+	h.mutex.Unlock()
+	if l == nil {
+		return h.connect(ctx)
+	}
+	l.retire.Stop()
+	release := l.bind(ctx)
+	r, err := l.ask("RSET", h.timeouts().Connect)
+	release()
+	if err == nil && r.ok() && !l.broken {
+		return l, nil
+	}
+	l.close()
+	h.drop(false)
+	return h.connect(ctx)
+}
+
+// drop closes the idle connections.
+func (h *Hop) drop(last bool) {
+	h.mutex.Lock()
+	idle := h.idle
+	h.idle, h.closed = nil, h.closed || last
+	h.mutex.Unlock()
+	for _, l := range idle {
 		l.retire.Stop()
-		release := l.bind(ctx)
-		r, err := l.ask("RSET", h.timeouts().Connect)
-		release()
-		if err == nil && r.ok() && !l.broken {
-			return l, nil
-		}
-		l.close()
-		if ctx.Err() != nil {
-			return nil, trouble("reach next hop", ctx.Err())
-		}
+		l.quit()
 	}
 }
 
