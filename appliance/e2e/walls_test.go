@@ -34,7 +34,7 @@ var floors = map[string]int{
 	"hsm": ground, "hsm/wire": ground,
 	"filter/message": nouns, "filter/keyring": nouns, "filter/protect": nouns,
 	"filter/openpgp": crafts, "filter/smime": crafts, "filter/cms": crafts, "filter/policy": crafts, "filter/directory": crafts,
-	"filter/dkim": crafts, "filter/transport": crafts, "filter/authres": crafts, "hsm/internal/p11": crafts, "hsm/client": crafts,
+	"filter/dkim": crafts, "filter/transport": crafts, "filter/authres": crafts, "hsm/internal/p11": crafts, "hsm/module": crafts, "hsm/client": crafts,
 	"filter": rooms, "hsm/keyd": rooms,
 }
 
@@ -46,6 +46,7 @@ var neighbours = map[string][]string{
 	"filter/openpgp": {"hsm/client"},
 	"filter/smime":   {"filter/cms", "hsm/client"},
 	"filter/dkim":    {"hsm/client"},
+	"hsm/module":     {"hsm/internal/p11"}, // the door for cmd/keyd: Go lets nothing outside of hsm import it
 }
 
 // floorOf is where a package stands, and in which room.

@@ -21,7 +21,12 @@ import (
 // other process of the same user may attach to it or read /proc/PID/mem. Call
 // it before the first secret is read.
 func Harden() error {
-	if err := unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{}); err != nil {
+	var core unix.Rlimit
+	err := unix.Getrlimit(unix.RLIMIT_CORE, &core)
+	if err == nil && core.Max != 0 { // a unit with LimitCORE=0 may forbid the call itself
+		err = unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{})
+	}
+	if err != nil {
 		return fmt.Errorf("forbid core dumps: %w", err)
 	}
 	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {

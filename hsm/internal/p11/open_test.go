@@ -45,6 +45,9 @@ func TestOpenNoModule(t *testing.T) {
 		if !errors.Is(err, ErrModule) || !strings.Contains(err.Error(), c.cause) {
 			t.Errorf("%s: got %v want %v with %q", c.name, err, ErrModule, c.cause)
 		}
+		if err := New(Config{Module: c.module}).Check(); !errors.Is(err, ErrModule) {
+			t.Errorf("%s: check: got %v want %v", c.name, err, ErrModule)
+		}
 	}
 }
 

@@ -92,6 +92,10 @@ func New(c Config) *Token {
 	return &Token{c: c}
 }
 
+// Check reports ErrModule where the configured library is no PKCS#11 module. It
+// loads the library and calls nothing of it but C_GetFunctionList.
+func (t *Token) Check() error { return check(t.c.Module) }
+
 // Open initialises the module and finds the token by label or serial number.
 // hsm.ErrEmpty: there is none, or it has no user PIN yet; ErrModule: the
 // library is none; hsm.ErrInvalid: the configuration names no or several
