@@ -4,10 +4,12 @@ import (
 	"bufio"
 	"bytes"
 	"encoding/base64"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
 	"strings"
+	"sync"
 
 	"postern/filter/keyring"
 )
@@ -269,36 +271,47 @@ func (a *armorer) Close() error {
 	return err
 }
 
-// crc24 is the checksum of RFC 9580 §6.1.
-type crc24 struct {
-	table [256]uint32
-	value uint32
-}
+// crc24 is the checksum of RFC 9580 §6.1, held in the upper bits of value.
+type crc24 struct{ value uint32 }
 
-func newCRC24() *crc24 {
-	c := &crc24{value: 0xb704ce}
-	for i := range c.table {
-		v := uint32(i) << 16
+// crcTables take eight bytes at a step: byte by byte the checksum would cost
+// more than the encryption.
+var crcTables = sync.OnceValue(func() *[8][256]uint32 {
+	var t [8][256]uint32
+	for i := range t[0] {
+		v := uint32(i) << 24
 		for range 8 {
-			if v <<= 1; v&0x1000000 != 0 {
-				v ^= 0x1864cfb
+			top := v & (1 << 31)
+			if v <<= 1; top != 0 {
+				v ^= 0x864cfb00
 			}
 		}
-		c.table[i] = v
+		t[0][i] = v
 	}
-	return c
-}
+	for k := 1; k < len(t); k++ {
+		for i, v := range t[k-1] {
+			t[k][i] = v<<8 ^ t[0][v>>24]
+		}
+	}
+	return &t
+})
+
+func newCRC24() *crc24 { return &crc24{value: 0xb704ce00} }
 
 func (c *crc24) add(p []byte) {
-	v := c.value
-	for _, b := range p {
-		v = v<<8 ^ c.table[byte(v>>16)^b]
+	t, v := crcTables(), c.value
+	for ; len(p) >= 8; p = p[8:] {
+		v ^= binary.BigEndian.Uint32(p)
+		v = t[7][v>>24] ^ t[6][v>>16&0xff] ^ t[5][v>>8&0xff] ^ t[4][v&0xff] ^ t[3][p[4]] ^ t[2][p[5]] ^ t[1][p[6]] ^ t[0][p[7]]
 	}
-	c.value = v & 0xffffff
+	for _, b := range p {
+		v = v<<8 ^ t[0][byte(v>>24)^b]
+	}
+	c.value = v
 }
 
 func (c *crc24) bytes() []byte {
-	return []byte{byte(c.value >> 16), byte(c.value >> 8), byte(c.value)}
+	return []byte{byte(c.value >> 24), byte(c.value >> 16), byte(c.value >> 8)}
 }
 
 // Armor writes a certificate for people.

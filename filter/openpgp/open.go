@@ -244,7 +244,13 @@ func (d *data) decrypt(key hsm.SessionKey, read func(io.Reader) error) error {
 		secret = make([]byte, cipher.KeySize())
 		rand.Read(secret)
 	}
-	plain, err := d.Decrypt(cipher, secret)
+	var plain io.ReadCloser
+	var err error
+	if d.Version == 1 && isAES(cipher) {
+		plain, err = newOpener(d.Contents, secret)
+	} else {
+		plain, err = d.Decrypt(cipher, secret)
+	}
 	if err != nil {
 		return errPacket
 	}
@@ -259,6 +265,10 @@ func (d *data) decrypt(key hsm.SessionKey, read func(io.Reader) error) error {
 		err = errPacket
 	}
 	return err
+}
+
+func isAES(c packet.CipherFunction) bool {
+	return c == packet.CipherAES128 || c == packet.CipherAES192 || c == packet.CipherAES256
 }
 
 // watched remembers the errors of the spool below, which are no property of the mail.

@@ -218,16 +218,19 @@ func filler(tag int) bool {
 	return tag == tagMarker || tag == tagPadding || tag >= tagFirstOptional
 }
 
+// packetLength is a length in the new format (RFC 9580 §4.2.1).
+func packetLength(n int) []byte {
+	switch {
+	case n < 192:
+		return []byte{byte(n)}
+	case n < 8384:
+		return []byte{byte((n-192)>>8 + 192), byte(n - 192)}
+	}
+	return []byte{255, byte(n >> 24), byte(n >> 16), byte(n >> 8), byte(n)}
+}
+
 // appendPacket appends a packet in the new format to dst.
 func appendPacket(dst []byte, tag int, body []byte) []byte {
-	dst = append(dst, 0xc0|byte(tag))
-	switch n := len(body); {
-	case n < 192:
-		dst = append(dst, byte(n))
-	case n < 8384:
-		dst = append(dst, byte((n-192)>>8+192), byte(n-192))
-	default:
-		dst = append(dst, 255, byte(n>>24), byte(n>>16), byte(n>>8), byte(n))
-	}
+	dst = append(append(dst, 0xc0|byte(tag)), packetLength(len(body))...)
 	return append(dst, body...)
 }

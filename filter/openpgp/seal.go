@@ -149,7 +149,12 @@ func writeSealed(ctx context.Context, w io.Writer, r protect.SealRequest, by *si
 			return fmt.Errorf("wrap session key for %X: %w", to.key.Fingerprint, err)
 		}
 	}
-	sealed, err := packet.SerializeSymmetricallyEncrypted(a, s.cipher, s.aead, packet.CipherSuite{Cipher: s.cipher, Mode: packet.AEADModeOCB}, key, config)
+	var sealed io.WriteCloser
+	if s.aead {
+		sealed, err = packet.SerializeSymmetricallyEncrypted(a, s.cipher, true, packet.CipherSuite{Cipher: s.cipher, Mode: packet.AEADModeOCB}, key, config)
+	} else {
+		sealed, err = newSealer(a, key)
+	}
 	if err != nil {
 		return fmt.Errorf("encrypt: %w", err)
 	}
@@ -190,15 +195,11 @@ func writePayload(ctx context.Context, w io.Writer, r protect.SealRequest, by *s
 		}
 		covered = h
 	}
-	literal, err := packet.SerializeLiteral(stays{w}, true, "", 0)
-	if err != nil {
+	literal := newPartialWriter(w, tagLiteral)
+	if _, err := literal.Write([]byte("b\x00\x00\x00\x00\x00")); err != nil { // binary, no name, no date (RFC 9580 §5.9)
 		return fmt.Errorf("write literal: %w", err)
 	}
-	buffered := bufio.NewWriterSize(literal, 64<<10) // its writes become the partial lengths
-	if err := message.WriteCanonical(io.MultiWriter(buffered, covered), r.Message.Source, r.Message.Root, nil); err != nil {
-		return fmt.Errorf("write entity: %w", err)
-	}
-	if err := buffered.Flush(); err != nil {
+	if err := message.WriteCanonical(io.MultiWriter(literal, covered), r.Message.Source, r.Message.Root, nil); err != nil {
 		return fmt.Errorf("write entity: %w", err)
 	}
 	if err := literal.Close(); err != nil {
@@ -229,11 +230,6 @@ func (s *signer) announce(w io.Writer, sig *packet.Signature) error {
 	}
 	return nil
 }
-
-// stays is a writer that stays open when what writes to it closes.
-type stays struct{ io.Writer }
-
-func (stays) Close() error { return nil }
 
 // suite is how the data is encrypted.
 type suite struct {

@@ -171,4 +171,3 @@ func micalg(h crypto.Hash) string {
 	}
 	return "pgp-sha256"
 }
-

@@ -203,11 +203,7 @@ func (d *data) attempts(identities []keyring.Identity) []attempt {
 		if err != nil {
 			continue
 		}
-		keys := []*packet.PublicKey{e.PrimaryKey}
-		for _, s := range e.Subkeys {
-			keys = append(keys, s.PublicKey)
-		}
-		for _, k := range keys {
+		for _, k := range unwrapKeys(e) {
 			m, ok := materialOf(k)
 			if !ok || !slices.Contains(id.KeyIDs, m.id) { // only keys that are validly bound stand there
 				continue
@@ -228,6 +224,35 @@ func (d *data) attempts(identities []keyring.Identity) []attempt {
 		}
 	}
 	return append(named, unnamed...)
+}
+
+// unwrapKeys are the keys of a certificate that are flagged to be encrypted to.
+// A mail that names another, say our signing key, must not send the token
+// after it: the refusal would look like a broken configuration. Signatures are
+// not verified here; what is validly bound was found out when the certificate
+// was read, and stands in KeyIDs.
+func unwrapKeys(e *pgp.Entity) (keys []*packet.PublicKey) {
+	ofPrimary := e.DirectSignatures
+	for _, id := range e.Identities {
+		ofPrimary = append(ofPrimary, id.SelfCertifications...)
+	}
+	if e.PrimaryKey.PubKeyAlgo.CanEncrypt() && flaggedToEncrypt(ofPrimary) {
+		keys = append(keys, e.PrimaryKey)
+	}
+	for i := range e.Subkeys {
+		if s := &e.Subkeys[i]; s.PublicKey.PubKeyAlgo.CanEncrypt() && flaggedToEncrypt(s.Bindings) {
+			keys = append(keys, s.PublicKey)
+		}
+	}
+	return keys
+}
+
+// flaggedToEncrypt asks any of the signatures: a certificate that was renewed
+// with fewer flags still has old mail.
+func flaggedToEncrypt(sigs []*packet.VerifiableSignature) bool {
+	return slices.ContainsFunc(sigs, func(s *packet.VerifiableSignature) bool {
+		return s.Packet.FlagsValid && (s.Packet.FlagEncryptCommunications || s.Packet.FlagEncryptStorage)
+	})
 }
 
 // unwrap has the token open the session key: one operation for a mail, so that
