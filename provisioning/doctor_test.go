@@ -1,0 +1,174 @@
+package provisioning
+
+import (
+	"bytes"
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"io/fs"
+	"math/big"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"postern/hsm"
+)
+
+var today = time.Date(2026, 11, 24, 12, 0, 0, 0, time.UTC)
+
+// verdictOf is the one check of a kind.
+func verdictOf(t *testing.T, e *examined) string {
+	t.Helper()
+	if len(e.Checks) != 1 {
+		t.Fatalf("got %d checks, want 1", len(e.Checks))
+	}
+	return e.Checks[0].Verdict
+}
+
+func TestDoctorLooksAtTheClock(t *testing.T) {
+	says := func(synchronised, known bool) func(context.Context) (bool, bool) {
+		return func(context.Context) (bool, bool) { return synchronised, known }
+	}
+	for _, c := range []struct {
+		name  string
+		now   time.Time
+		clock func(context.Context) (bool, bool)
+		want  string
+	}{
+		{"good", today, says(true, true), fine},
+		{"adrift", today, says(false, true), concern},
+		{"system does not say", today, says(false, false), unknown},
+		{"nobody to ask", today, nil, unknown},
+		{"before the program", today.AddDate(-1, 0, 0), says(true, true), broken},
+	} {
+		e := &examined{}
+		a := &call{App: &App{Now: func() time.Time { return c.now }, Built: today.AddDate(0, -1, 0), Clock: c.clock}}
+		a.examineClock(t.Context(), e)
+		if got := verdictOf(t, e); got != c.want {
+			t.Errorf("%s: got %s, want %s", c.name, got, c.want)
+		}
+	}
+	SystemClock(t.Context()) // whatever it says here
+}
+
+func TestDoctorLooksAtCertificateFiles(t *testing.T) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	id, err := hsm.IDOf(&key.PublicKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	held := []hsm.Key{{ID: id, Public: &key.PublicKey, Usage: hsm.Sign}}
+	for _, c := range []struct {
+		name     string
+		from, to time.Time
+		keys     []hsm.Key
+		known    bool
+		want     string
+	}{
+		{"good", today.AddDate(0, -1, 0), today.AddDate(1, 0, 0), held, true, fine},
+		{"keys not known", today.AddDate(0, -1, 0), today.AddDate(1, 0, 0), nil, false, fine},
+		{"ends soon", today.AddDate(0, -1, 0), today.AddDate(0, 0, 20), held, true, concern},
+		{"ended", today.AddDate(-1, 0, 0), today.AddDate(0, 0, -1), held, true, broken},
+		{"not yet", today.AddDate(0, 0, 1), today.AddDate(1, 0, 0), held, true, broken},
+		{"key elsewhere", today.AddDate(0, -1, 0), today.AddDate(1, 0, 0), nil, true, broken},
+	} {
+		template := &x509.Certificate{SerialNumber: big.NewInt(1), NotBefore: c.from, NotAfter: c.to}
+		der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		path := filepath.Join(t.TempDir(), "cert.pem")
+		if err := os.WriteFile(path, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		e := &examined{}
+		examineFiles(e, Site{Certs: []CertFile{{Use: "tls mx", Path: path}}}, c.keys, c.known, today)
+		if got := verdictOf(t, e); got != c.want {
+			t.Errorf("%s: got %s (%s), want %s", c.name, got, e.Checks[0].Detail, c.want)
+		}
+	}
+}
+
+// sick is a token with a key that could leave it, and a key daemon whose use
+// socket this user may not open.
+type sick struct{ hsm.Keeper }
+
+func (sick) Audit(context.Context) ([]hsm.Finding, error) {
+	return []hsm.Finding{{ID: hsm.KeyID{1}, Label: "good", Served: true}, {ID: hsm.KeyID{2}, Label: "leaky", Faults: []string{"CKA_EXTRACTABLE is true"}}}, nil
+}
+
+func (k sick) Status(ctx context.Context) (hsm.Status, error) {
+	s, err := k.Keeper.Status(ctx)
+	s.PINCount = true
+	return s, err
+}
+
+func TestSickToken(t *testing.T) {
+	s := newScript(t)
+	var out, complaint bytes.Buffer
+	a := &App{Stdin: strings.NewReader(""), Stdout: &out, Stderr: &complaint, Now: func() time.Time { return today }, Config: s.config,
+		Keeper: func(_ context.Context, socket string) (hsm.Keeper, error) {
+			if socket == "use.sock" {
+				return nil, &fs.PathError{Op: "dial", Path: socket, Err: fs.ErrPermission}
+			}
+			return sick{s.token}, nil
+		}}
+	for _, c := range []struct {
+		args []string
+		exit int
+		want []string
+	}{
+		{[]string{"key", "audit"}, ExitNo, []string{"leaky  not served  CKA_EXTRACTABLE is true", "1 of 2 keys are not as they must be", "hint: destroy such a key"}},
+		{[]string{"token", "status"}, ExitDone, []string{"YES: the token counted a wrong PIN"}},
+		{[]string{"key", "destroy", "leaky", "-n"}, ExitDone, []string{"would destroy leaky"}},
+		{[]string{"doctor"}, ExitNo, []string{"concern  key daemon", "broken   key audit", "unknown  use socket", "hint: use socket: run it as root", "unknown  clock"}},
+		{[]string{"process", "--direction", "inbound", "--from", "", "--to", "a@company1.example"}, ExitNo, []string{"built without the mail path"}},
+	} {
+		out.Reset()
+		complaint.Reset()
+		if got := a.Run(t.Context(), c.args); got != c.exit {
+			t.Errorf("%v: got exit %d, want %d", c.args, got, c.exit)
+		}
+		for _, want := range c.want {
+			if !strings.Contains(out.String()+complaint.String(), want) {
+				t.Errorf("%v: got\n%s%s\nwant %q in it", c.args, &out, &complaint, want)
+			}
+		}
+	}
+}
+
+// Nobody is asked for a PIN where nobody sits.
+func TestNoTerminal(t *testing.T) {
+	f, err := os.Open(os.DevNull)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if TerminalSecret(f, &bytes.Buffer{}) != nil {
+		t.Error("got a prompt at /dev/null, want none")
+	}
+}
+
+// An output that cannot be written is no success.
+func TestOutputThatCannotBeWritten(t *testing.T) {
+	var complaint bytes.Buffer
+	a := &App{Stdout: full{}, Stderr: &complaint}
+	for _, args := range [][]string{{"version"}, {"help"}, {"key", "list", "--help"}} {
+		if got := a.Run(t.Context(), args); got != ExitNo {
+			t.Errorf("%v: got exit %d, want %d", args, got, ExitNo)
+		}
+	}
+}
+
+type full struct{}
+
+func (full) Write([]byte) (int, error) { return 0, errors.New("disk full") }
