@@ -67,15 +67,23 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	if err == nil && !*check {
 		err = serve(ctx, c, stderr)
 	}
+	if errors.Is(err, keyd.ErrPINRefused) {
+		err = fmt.Errorf("%w (hint: it is not tried again; correct %s, start keyd, then: postern token unlock)", err, c.PINFile)
+	}
+	if err != nil {
+		service.Complain(stderr, "keyd", err)
+	}
+	return exitOf(err)
+}
+
+// exitOf is the exit status that the unit goes by.
+func exitOf(err error) int {
 	switch {
 	case err == nil:
 		return 0
 	case errors.Is(err, keyd.ErrPINRefused):
-		service.Complain(stderr, "keyd", fmt.Errorf("%w (hint: it is not tried again; correct %s, start keyd, then: postern token unlock)", err, c.PINFile))
 		return exitPIN
-	}
-	service.Complain(stderr, "keyd", err)
-	if errors.Is(err, keyd.ErrRecycle) {
+	case errors.Is(err, keyd.ErrRecycle):
 		return exitRecycle
 	}
 	return exitError

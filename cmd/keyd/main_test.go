@@ -21,6 +21,7 @@ import (
 	"postern/hsm"
 	"postern/hsm/client"
 	"postern/hsm/hsmtest"
+	"postern/hsm/keyd"
 )
 
 // TestMain lets the test binary be keyd itself.
@@ -415,6 +416,72 @@ func TestBadStart(t *testing.T) {
 			}
 		}
 	}
+}
+
+// The exit statuses are those that the unit names: restarted on 1 and 75,
+// and never on 78.
+func TestExitStatus(t *testing.T) {
+	for _, c := range []struct {
+		err  error
+		want int
+	}{
+		{nil, 0}, {errors.New("x"), 1}, {fmt.Errorf("x: %w", keyd.ErrInUse), 1},
+		{fmt.Errorf("x: %w", keyd.ErrRecycle), 75}, {fmt.Errorf("x: %w", keyd.ErrPINRefused), 78},
+	} {
+		if got := exitOf(c.err); got != c.want {
+			t.Errorf("%v: got %d want %d", c.err, got, c.want)
+		}
+	}
+	unit, err := os.ReadFile("../../appliance/units/postern-keyd.service")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{fmt.Sprintf("\nRestartPreventExitStatus=%d\n", exitPIN), "\nRestart=on-failure\n", "\nType=notify\n"} {
+		if !strings.Contains(string(unit), want) {
+			t.Errorf("the unit has no %q", want)
+		}
+	}
+}
+
+// A token that is pulled and put back is taken up again by itself, and a
+// daemon that was killed leaves nothing that keeps the next from starting.
+// The watchdog is fed all the while.
+func TestComesBack(t *testing.T) {
+	f := hsmtest.SoftHSM(t)
+	b := newBox(t, f, "")
+	b.env = append(b.env, "WATCHDOG_USEC=2000000")
+	p := b.serve()
+	p.hears("READY=1\nSTATUS=ready", "")
+	keep, use := client.Dial(b.path("keep.sock")), client.Dial(b.path("use.sock"))
+	defer keep.Close()
+	defer use.Close()
+	key, err := keep.Generate(t.Context(), hsm.KeySpec{Algorithm: hsm.P256, Usage: hsm.Sign, Label: "dkim/a.example"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	sign := func() error {
+		_, err := use.Sign(t.Context(), key.ID, hsm.ECDSA, make([]byte, 32))
+		return err
+	}
+	back := f.Hide()
+	if err := sign(); !hsm.Temporary(err) {
+		t.Errorf("sign without a token: got %v want one that passes", err)
+	}
+	p.hears("STATUS=failed: ", "tried again by itself")
+	p.hears("WATCHDOG=1", "")
+	back()
+	p.hears("STATUS=ready", "")
+	if err := sign(); err != nil {
+		t.Errorf("sign after the token came back: %v", err)
+	}
+	p.cmd.Process.Kill()
+	p.ends()
+	p = b.serve()
+	p.hears("READY=1\nSTATUS=ready", "")
+	if err := sign(); err != nil {
+		t.Errorf("sign after the daemon was killed: %v", err)
+	}
+	p.stop()
 }
 
 // A stop that comes while the token is slow is heeded.

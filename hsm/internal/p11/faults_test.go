@@ -195,7 +195,7 @@ func TestSlowToken(t *testing.T) {
 	s := hsmtest.NewShim(t, hsmtest.SoftHSM(t))
 	tok := ready(t, s.Fixture)
 	ops := operations(t, tok)
-	s.Set("C_Sign delay 700 1")
+	s.Set("C_Sign delay 1500 1")
 	before := s.Calls("C_Sign")
 	slow := make(chan error, 1)
 	go func() { slow <- ops["ed25519"]() }()
