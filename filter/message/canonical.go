@@ -1,0 +1,352 @@
+package message
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"io"
+	"mime/quotedprintable"
+	"slices"
+	"strings"
+)
+
+// ErrSigned8Bit is a part that can't be made fit for signing without breaking
+// what it is: it is signed already, or of a type that must not be encoded,
+// and holds 8-bit data or lines beyond 998 bytes.
+var ErrSigned8Bit = errors.New("signed part holds 8-bit data")
+
+// maxLine is the longest line of a mail without its CRLF (RFC 5322 §2.1.1), in bytes.
+const maxLine = 998
+
+// clean reports whether bytes survive every hop unchanged.
+func (c Content) clean() bool { return !c.EightBit && !c.Fragile && c.Longest <= maxLine }
+
+// WriteCanonical writes the entity p, a part of src, in the form that can be
+// signed and survives every hop (RFC 3156 §3, RFC 8551 §3.1): CRLF, 7-bit,
+// lines of at most 998 bytes, no white space at their ends, none that begins
+// with "From ". Of the header only the fields of MIME are written, and before
+// them fields, which are complete lines. What is clean already passes as it
+// is; the rest is encoded, text as quoted-printable, anything else as base64.
+// The error is ErrSigned8Bit, or one of src or w. Memory does not grow with
+// the entity.
+func WriteCanonical(w io.Writer, src Source, p *Part, fields []byte) error {
+	b := bufio.NewWriterSize(w, chunk)
+	b.Write(fields)
+	c := canonical{src: src, w: b}
+	err := c.entity(p, func(name string) bool { return len(name) > 8 && strings.EqualFold(name[:8], "Content-") })
+	if err == nil {
+		err = b.Flush()
+	}
+	if err != nil {
+		return fmt.Errorf("write canonical form: %w", err)
+	}
+	return nil
+}
+
+type canonical struct {
+	src Source
+	w   *bufio.Writer // its errors stick until Flush
+}
+
+// how is what has to be done with a body.
+type how uint8
+
+const (
+	asIs     how = iota
+	inside       // canonical parts between boundaries
+	toQP         // encode as quoted-printable
+	toBase64     // encode as base64
+	mendQP       // already quoted-printable, with lines that do not survive
+	mendB64      // already base64, likewise
+)
+
+var encodings = map[how]string{toQP: "quoted-printable", toBase64: "base64"}
+
+// entity writes the fields that keep wants, the blank line and the body.
+func (c canonical) entity(p *Part, keep func(string) bool) error {
+	content, err := Scan(c.src, p.Body)
+	if err != nil {
+		return err
+	}
+	h, err := c.judge(p, content)
+	if err != nil {
+		return err
+	}
+	named := false
+	for _, f := range p.Header {
+		if !keep(f.Name) {
+			continue
+		}
+		if strings.EqualFold(f.Name, "Content-Transfer-Encoding") && h != mendQP && h != mendB64 {
+			if encodings[h] != "" {
+				continue
+			}
+			if p.Encoding == "8bit" || p.Encoding == "binary" {
+				if !named {
+					c.w.WriteString("Content-Transfer-Encoding: 7bit\r\n")
+				}
+				named = true
+				continue
+			}
+		}
+		if err := c.field(f); err != nil {
+			return err
+		}
+	}
+	if e := encodings[h]; e != "" {
+		if len(all(p.Header, "Content-Type")) == 0 && content.EightBit {
+			c.w.WriteString("Content-Type: text/plain; charset=utf-8\r\n")
+		}
+		c.w.WriteString("Content-Transfer-Encoding: " + e + "\r\n")
+	}
+	c.w.WriteString("\r\n")
+	return c.body(p, h)
+}
+
+// judge says how the body has to be written.
+func (c canonical) judge(p *Part, content Content) (how, error) {
+	signed := p.Type == "multipart/signed" || p.Type == "multipart/encrypted"
+	switch {
+	case signed && !content.EightBit && content.Longest <= maxLine:
+		return asIs, nil // white space at line ends is its signer's concern
+	case content.clean() && (signed || !labelled(p.Parts)):
+		return asIs, nil
+	case signed:
+		return 0, fmt.Errorf("part %s: %w", p.Type, ErrSigned8Bit)
+	case len(p.Parts) > 0:
+		return inside, nil
+	case p.Encoding == "quoted-printable":
+		return mendQP, nil
+	case p.Encoding == "base64":
+		return mendB64, nil
+	case p.Encoding != "7bit" && p.Encoding != "8bit" && p.Encoding != "binary",
+		strings.HasPrefix(p.Type, "multipart/"), strings.HasPrefix(p.Type, "message/"):
+		if !content.EightBit && content.Longest <= maxLine {
+			return asIs, nil
+		}
+		return 0, fmt.Errorf("part %s in %s: %w", p.Type, p.Encoding, ErrSigned8Bit)
+	case strings.HasPrefix(p.Type, "text/"):
+		return toQP, nil
+	}
+	return toBase64, nil
+}
+
+// labelled reports whether a part says that it is more than 7bit, which is
+// reason enough for some hops to encode it anew.
+func labelled(parts []*Part) bool {
+	return slices.ContainsFunc(parts, func(p *Part) bool {
+		return p.Encoding == "8bit" || p.Encoding == "binary" || labelled(p.Parts)
+	})
+}
+
+// field writes one field of a header, in ASCII and without white space at line ends.
+func (c canonical) field(f Field) error {
+	raw := make([]byte, f.Whole.Len())
+	if _, err := io.ReadFull(SectionReader(c.src, f.Whole), raw); err != nil {
+		return err
+	}
+	raw = asciiField(raw)
+	for line := range bytes.Lines(raw) {
+		line = bytes.TrimRight(line, "\r\n \t")
+		if len(line) > maxLine {
+			return fmt.Errorf("header line of %d bytes: %w", len(line), ErrSigned8Bit)
+		}
+		if len(line) > 0 { // a folded line of nothing would end the header
+			c.w.Write(line)
+			c.w.WriteString("\r\n")
+		}
+	}
+	return nil
+}
+
+func (c canonical) body(p *Part, h how) error {
+	body := SectionReader(c.src, p.Body)
+	switch h {
+	case inside:
+		return c.parts(p)
+	case toQP:
+		q := quotedprintable.NewWriter(fromGuard{c.w})
+		if _, err := io.Copy(q, body); err != nil {
+			return err
+		}
+		return q.Close()
+	case toBase64:
+		l := &wrapped{w: c.w}
+		e := base64.NewEncoder(base64.StdEncoding, l)
+		if _, err := io.Copy(e, body); err != nil {
+			return err
+		}
+		if err := e.Close(); err != nil {
+			return err
+		}
+		return l.end()
+	case mendQP:
+		return mend(c.w, body)
+	case mendB64:
+		l := &wrapped{w: c.w}
+		if _, err := io.Copy(alphabet{l}, body); err != nil {
+			return err
+		}
+		return l.end()
+	}
+	_, err := io.Copy(c.w, body)
+	return err
+}
+
+// parts writes what stands inside a multipart or a message. Text before the
+// first and behind the last boundary is for nobody, and left out.
+func (c canonical) parts(p *Part) error {
+	everything := func(string) bool { return true }
+	if !strings.HasPrefix(p.Type, "multipart/") {
+		return c.entity(p.Parts[0], everything)
+	}
+	for i, part := range p.Parts {
+		if i > 0 {
+			c.w.WriteString("\r\n")
+		}
+		c.w.WriteString("--" + p.Params["boundary"] + "\r\n")
+		if err := c.entity(part, everything); err != nil {
+			return err
+		}
+	}
+	_, err := c.w.WriteString("\r\n--" + p.Params["boundary"] + "--\r\n")
+	return err
+}
+
+// wrapped writes base64 in lines of 76.
+type wrapped struct {
+	w     *bufio.Writer
+	width int
+}
+
+func (l *wrapped) Write(p []byte) (int, error) {
+	for rest := p; len(rest) > 0; {
+		if l.width == 76 {
+			l.w.WriteString("\r\n")
+			l.width = 0
+		}
+		n := min(76-l.width, len(rest))
+		if _, err := l.w.Write(rest[:n]); err != nil {
+			return 0, err
+		}
+		l.width += n
+		rest = rest[n:]
+	}
+	return len(p), nil
+}
+
+func (l *wrapped) end() error {
+	if l.width == 0 {
+		return nil
+	}
+	_, err := l.w.WriteString("\r\n")
+	return err
+}
+
+// alphabet passes on what belongs to base64; decoders ignore the rest (RFC 2045 §6.8).
+type alphabet struct{ w io.Writer }
+
+func (a alphabet) Write(p []byte) (int, error) {
+	kept := make([]byte, 0, len(p))
+	for _, c := range p {
+		if c >= 'A' && c <= 'Z' || c >= 'a' && c <= 'z' || c >= '0' && c <= '9' || c == '+' || c == '/' || c == '=' {
+			kept = append(kept, c)
+		}
+	}
+	if _, err := a.w.Write(kept); err != nil {
+		return 0, err
+	}
+	return len(p), nil
+}
+
+// fromGuard takes the lines that a quoted-printable writer makes, each in one
+// call, and encodes the F of those that begin with "From ".
+type fromGuard struct{ w *bufio.Writer }
+
+func (g fromGuard) Write(p []byte) (int, error) {
+	if bytes.HasPrefix(p, []byte("From ")) {
+		if _, err := g.w.WriteString("=46"); err != nil {
+			return 0, err
+		}
+		if _, err := g.w.Write(p[1:]); err != nil {
+			return 0, err
+		}
+		return len(p), nil
+	}
+	return g.w.Write(p)
+}
+
+// mend writes quoted-printable lines so that they survive: white space at
+// their ends is not part of the text (RFC 2045 §6.7) and goes; bytes above
+// 127 are encoded; what is longer than 76 is broken softly.
+func mend(w *bufio.Writer, r io.Reader) error {
+	lines := bufio.NewReaderSize(r, chunk)
+	var blanks []byte // white space that may turn out to be at a line's end
+	width := 0
+	put := func(token string) {
+		if width+len(token) > 75 {
+			w.WriteString("=\r\n")
+			width = 0
+		}
+		w.WriteString(token)
+		width += len(token)
+	}
+	flush := func() {
+		for _, b := range blanks {
+			put(string(b))
+		}
+		blanks = blanks[:0]
+	}
+	for {
+		b, err := lines.ReadByte()
+		if err == io.EOF {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		switch {
+		case b == ' ' || b == '\t':
+			if blanks = append(blanks, b); len(blanks) > maxLine {
+				flush() // such a line is nobody's text
+			}
+		case b == '\r':
+		case b == '\n':
+			blanks = blanks[:0]
+			w.WriteString("\r\n")
+			width = 0
+		case b >= 0x80:
+			flush()
+			put(fmt.Sprintf("=%02X", b))
+		case b == '=':
+			flush()
+			next, _ := lines.Peek(2)
+			if len(next) == 2 && isHex(next[0]) && isHex(next[1]) {
+				lines.Discard(2)
+				put("=" + string(next))
+				continue
+			}
+			if len(next) > 0 && (next[0] == '\r' || next[0] == '\n' || next[0] == ' ' || next[0] == '\t') {
+				w.WriteByte('=') // a soft line break of its own
+				width++
+				continue
+			}
+			put("=3D")
+		case b == 'F' && width == 0 && len(blanks) == 0:
+			if next, _ := lines.Peek(4); string(next) == "rom " {
+				put("=46")
+				continue
+			}
+			put("F")
+		default:
+			flush()
+			put(string(rune(b)))
+		}
+	}
+}
+
+func isHex(b byte) bool {
+	return b >= '0' && b <= '9' || b >= 'A' && b <= 'F' || b >= 'a' && b <= 'f'
+}

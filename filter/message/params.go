@@ -1,0 +1,217 @@
+package message
+
+import (
+	"strconv"
+	"strings"
+	"unicode/utf8"
+
+	"golang.org/x/text/encoding/ianaindex"
+)
+
+// maxContentType is the longest Content-Type that is read, in bytes. The
+// parameters of all parts of a mail stay in memory.
+const maxContentType = 4 << 10
+
+// contentType reads the value of a Content-Type field (RFC 2045 §5.1). What
+// can't be read is text/plain, as RFC 2045 §5.2 has it. Values that should
+// have been quoted are taken up to the next semicolon or white space. A
+// parameter that stands there twice has no value.
+func contentType(v string) (string, map[string]string) {
+	if len(v) > maxContentType {
+		return "text/plain", nil
+	}
+	v = stripComments(v)
+	t, rest, _ := strings.Cut(v, ";")
+	t = strings.ToLower(strings.TrimSpace(t))
+	major, minor, ok := strings.Cut(t, "/")
+	if !ok || !isToken(major) || !isToken(minor) {
+		return "text/plain", nil
+	}
+	return t, parameters(rest)
+}
+
+// parameters reads ";"-separated parameters, with those of RFC 2231.
+func parameters(s string) map[string]string {
+	plain, twice := map[string]string{}, map[string]bool{}
+	for s != "" {
+		s = strings.TrimLeft(s, " \t;")
+		name, rest, ok := strings.Cut(s, "=")
+		if !ok {
+			break
+		}
+		if i := strings.IndexByte(name, ';'); i >= 0 { // a word without a value
+			s = s[i+1:]
+			continue
+		}
+		name = strings.ToLower(strings.TrimSpace(name))
+		rest = strings.TrimLeft(rest, " \t")
+		var val string
+		if strings.HasPrefix(rest, `"`) {
+			n := quotedLen(rest)
+			if n == 0 {
+				break
+			}
+			val, s = unquote(rest[1:n-1]), rest[n:]
+			if s = strings.TrimLeft(s, " \t"); s != "" && s[0] != ';' {
+				twice[name] = true // where the value ends is anybody's guess
+			}
+			if i := strings.IndexByte(s, ';'); i >= 0 {
+				s = s[i:]
+			} else {
+				s = ""
+			}
+		} else {
+			end := strings.IndexAny(rest, "; \t")
+			if end < 0 {
+				end = len(rest)
+			}
+			val, s = rest[:end], rest[end:]
+		}
+		if _, known := plain[name]; known || !isToken(name) {
+			twice[name] = true
+		}
+		plain[name] = val
+	}
+	for name := range twice {
+		delete(plain, name)
+	}
+	return extended(plain)
+}
+
+// extended joins continuations and decodes charsets (RFC 2231 §3, §4).
+func extended(plain map[string]string) map[string]string {
+	params := map[string]string{}
+	for name, val := range plain {
+		if !strings.Contains(name, "*") {
+			params[name] = val
+		}
+	}
+	for name := range plain {
+		base, tail, ok := strings.Cut(name, "*")
+		if _, known := params[base]; !ok || known || tail != "" && tail != "0" && tail != "0*" {
+			continue
+		}
+		var raw []byte
+		charset, any := "", false
+		if v, ok := plain[base+"*"]; ok && tail == "" {
+			charset, raw = initial(v)
+			any = true
+		}
+		for i := 0; !any || i > 0; i++ {
+			number := base + "*" + strconv.Itoa(i)
+			if v, ok := plain[number+"*"]; ok {
+				if i == 0 {
+					charset, raw = initial(v)
+				} else {
+					raw = append(raw, percent(v)...)
+				}
+			} else if v, ok := plain[number]; ok {
+				raw = append(raw, v...)
+			} else {
+				break
+			}
+			any = true
+		}
+		if any {
+			params[base] = decodeCharset(charset, raw)
+		}
+	}
+	return params
+}
+
+// initial reads charset'language'text.
+func initial(v string) (charset string, raw []byte) {
+	charset, rest, ok := strings.Cut(v, "'")
+	if !ok {
+		return "", percent(v)
+	}
+	_, text, ok := strings.Cut(rest, "'")
+	if !ok {
+		return "", percent(v)
+	}
+	return charset, percent(text)
+}
+
+// percent decodes %XX; what is not that stays.
+func percent(s string) []byte {
+	b := make([]byte, 0, len(s))
+	for i := 0; i < len(s); i++ {
+		if s[i] == '%' && i+2 < len(s) {
+			if n, err := strconv.ParseUint(s[i+1:i+3], 16, 8); err == nil {
+				b = append(b, byte(n))
+				i += 2
+				continue
+			}
+		}
+		b = append(b, s[i])
+	}
+	return b
+}
+
+// decodeCharset gives UTF-8. What nobody knows stays as it is where it is valid.
+func decodeCharset(charset string, raw []byte) string {
+	if charset != "" && !strings.EqualFold(charset, "utf-8") && !strings.EqualFold(charset, "us-ascii") {
+		if e, err := ianaindex.MIME.Encoding(charset); err == nil && e != nil {
+			if out, err := e.NewDecoder().Bytes(raw); err == nil {
+				return string(out)
+			}
+		}
+	}
+	return strings.ToValidUTF8(string(raw), string(utf8.RuneError))
+}
+
+// unquote takes the backslashes of quoted pairs away.
+func unquote(s string) string {
+	if !strings.Contains(s, `\`) {
+		return s
+	}
+	var b strings.Builder
+	for i := 0; i < len(s); i++ {
+		if s[i] == '\\' && i+1 < len(s) {
+			i++
+		}
+		b.WriteByte(s[i])
+	}
+	return b.String()
+}
+
+// isToken reports whether s is a token of RFC 2045 §5.1.
+func isToken(s string) bool {
+	for i := range len(s) {
+		if c := s[i]; c <= ' ' || c > '~' || strings.IndexByte(`()<>@,;:\"/[]?=`, c) >= 0 {
+			return false
+		}
+	}
+	return s != ""
+}
+
+// stripComments takes comments out (RFC 5322 §3.2.2), but not in quotes.
+func stripComments(s string) string {
+	if !strings.Contains(s, "(") {
+		return s
+	}
+	var b strings.Builder
+	depth, quoted := 0, false
+	for i := 0; i < len(s); i++ {
+		switch c := s[i]; {
+		case c == '\\' && i+1 < len(s):
+			if depth == 0 {
+				b.WriteString(s[i : i+2])
+			}
+			i++
+			continue
+		case c == '"' && depth == 0:
+			quoted = !quoted
+		case c == '(' && !quoted:
+			depth++
+			continue
+		case c == ')' && depth > 0:
+			depth--
+			continue
+		}
+		if depth == 0 {
+			b.WriteByte(s[i])
+		}
+	}
+	return b.String()
+}
