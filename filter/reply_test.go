@@ -1,0 +1,177 @@
+package filter
+
+import (
+	"bytes"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"postern/filter/message"
+	"postern/filter/policy"
+	"postern/filter/transport"
+	"postern/hsm"
+)
+
+var update = flag.Bool("update", false, "write pages and golden files")
+
+// TestEveryReplyCanBeReached: each row of the table is what a mail, or a
+// recipient of it, is answered with in some case.
+func TestEveryReplyCanBeReached(t *testing.T) {
+	nested := crlf("From: bob@partner.example\nContent-Type: multipart/mixed; boundary=a\n\n--a\nContent-Type: multipart/mixed; boundary=b\n\n--b\n\n--b--\n--a--\n")
+	cases := map[string]func(*world) transport.Reply{
+		"token or key daemon away": func(w *world) transport.Reply {
+			w.token.unplug(hsm.ErrAway)
+			return w.send(policy.Outbound, out, "alice@company1.example", "bob@partner.example")
+		},
+		"own configuration broken": func(w *world) transport.Reply {
+			w.ring.ours = nil
+			return w.send(policy.Outbound, out, "alice@company1.example", "bob@partner.example")
+		},
+		"next hop away, or not as safe as it must be": func(w *world) transport.Reply {
+			w.hop.answers = append(w.hop.answers, func(*transport.Envelope) transport.Result {
+				return transport.Result{Err: fmt.Errorf("dial: %w", transport.ErrNextHop)}
+			})
+			return w.send(policy.Outbound, out, "alice@company1.example", "bob@partner.example")
+		},
+		"too much in flight": func(w *world) transport.Reply {
+			for range cap(w.gate.slots) {
+				w.gate.slots <- struct{}{}
+			}
+			return w.send(policy.Outbound, out, "alice@company1.example", "bob@partner.example")
+		},
+		"message too big": func(w *world) transport.Reply {
+			w.config.Spools.Max = 100
+			return w.send(policy.Outbound, out, "alice@company1.example", "bob@partner.example")
+		},
+		"too many recipients": func(w *world) transport.Reply {
+			return w.gate.Handler(Listener{}).Refuse(w.envelope("bob@partner.example"), transport.ErrTooMany)
+		},
+		"bare CR or LF": func(w *world) transport.Reply {
+			return w.send(policy.Outbound, out+"a\nb\r\n", "alice@company1.example", "bob@partner.example")
+		},
+		"hopeless MIME": func(w *world) transport.Reply {
+			w.gate.Limits = message.Limits{Depth: 1}
+			return w.send(policy.Inbound, nested, "bob@partner.example", "alice@company1.example")
+		},
+		"cannot be opened, and `undecryptable = \"reject\"`": func(w *world) transport.Reply {
+			w.config.Policy.Undecryptable = policy.Reject
+			return w.send(policy.Inbound, w.sealed(in, "", "mallory@evil.example"), "bob@partner.example", "alice@company1.example")
+		},
+		"must be protected, no usable certificate": func(w *world) transport.Reply {
+			return w.send(policy.Outbound, out, "alice@company1.example", "x@strict.example")
+		},
+		"policy says no": func(w *world) transport.Reply {
+			return w.send(policy.Inbound, in, "bob@partner.example", "x@elsewhere.example")
+		},
+		"mail loop": func(w *world) transport.Reply {
+			return w.send(policy.Inbound, strings.Repeat("Received: by x\r\n", 51)+in, "bob@partner.example", "alice@company1.example")
+		},
+		"anything not foreseen": func(w *world) transport.Reply {
+			w.ring.err = errors.New("disk gone")
+			return w.send(policy.Outbound, out, "alice@company1.example", "bob@partner.example")
+		},
+	}
+	for _, row := range Replies {
+		reach := cases[row.When]
+		if reach == nil {
+			t.Errorf("%s: no case reaches it", row.When)
+			continue
+		}
+		w := newWorld(t)
+		want := row.Reply
+		want.Text += " " + traceID
+		if got := reach(w); got != want {
+			t.Errorf("%s: got %q, want %q\n%s", row.When, got, want, w.log)
+		}
+		if len(w.hop.got) > 0 {
+			t.Errorf("%s: the next hop got a mail", row.When)
+		}
+		delete(cases, row.When)
+	}
+	for when := range cases {
+		t.Errorf("case %q has no row", when)
+	}
+}
+
+// The next hop's own answer is a row without an error of ours: code, enhanced
+// code and text pass.
+func TestNextHopsOwnAnswer(t *testing.T) {
+	w := newWorld(t)
+	w.hop.answers = append(w.hop.answers, func(*transport.Envelope) transport.Result {
+		return transport.Result{Err: transport.Reply{Code: 552, Enhanced: [3]int{5, 2, 2}, Text: "mailbox full"}}
+	})
+	if got, want := w.send(policy.Inbound, in, "bob@partner.example", "alice@company1.example").String(), "552 5.2.2 mailbox full "+traceID; got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+}
+
+// No row is hidden behind one before it, each defers or refuses, and texts
+// are plain.
+func TestRepliesAreSound(t *testing.T) {
+	for i, row := range Replies {
+		if c := row.Reply.Code / 100; c != 4 && c != 5 || c != row.Reply.Enhanced[0] {
+			t.Errorf("%s: got %d and %v, want 4xx or 5xx twice", row.When, row.Reply.Code, row.Reply.Enhanced)
+		}
+		if slices.ContainsFunc(Replies[:i], func(r Row) bool { return r.When == row.When || r.Word == row.Word }) || row.Look == "" || row.Word == "" {
+			t.Errorf("%s: named twice, or without a word for operators", row.When)
+		}
+		if strings.ContainsFunc(row.Reply.Text, func(r rune) bool { return r < ' ' || r > '~' }) {
+			t.Errorf("%s: text %q", row.When, row.Reply.Text)
+		}
+	}
+	for _, err := range []error{hsm.ErrAway, hsm.ErrLocked, hsm.ErrEmpty, hsm.ErrNoKey, hsm.ErrRefused, hsm.ErrBudget, hsm.ErrBusy, hsm.ErrInvalid, hsm.ErrExists, hsm.ErrPIN, hsm.ErrOpaque} {
+		if r := replyTo(err, ""); r.Code/100 != 4 {
+			t.Errorf("%v: got %v, want 4xx: our own trouble is no verdict on a mail", err, r)
+		}
+	}
+}
+
+const repliesPage = "../appliance/docs/replies.md"
+
+// printReplies prints the page.
+func printReplies() []byte {
+	var b bytes.Buffer
+	b.WriteString(`# Replies
+
+What the gateway answers a mail or a recipient with. This page is printed from ` + "`filter.Replies`" + ` by ` + "`go test ./filter -run TestPage -update`" + `; a test fails when it is stale.
+
+Texts are fixed, and end in the trace id, which stands in the log line of the mail, in its Received and Postern-Status fields, and in the audit record of the key daemon. Details are in the log only; the reason stands there, and in the decision object of ` + "`postern process --json`" + `, where the decision gives none. 4xx is trouble of ours, which passes: the sender keeps the mail and comes back. 5xx is a verdict on the mail. Nothing is ever passed on unprotected because something is missing. The first row that fits is taken.
+
+| When | Reply | Text | Reason | Look at |
+|---|---|---|---|---|
+`)
+	for _, r := range Replies {
+		e := r.Reply.Enhanced
+		fmt.Fprintf(&b, "| %s | %d %d.%d.%d | %s | `%s` | %s |\n", r.When, r.Reply.Code, e[0], e[1], e[2], r.Reply.Text, r.Word, r.Look)
+	}
+	b.WriteString(`| next hop answered | its own | its own | ` + "`next-hop`" + ` | the next hop's log |
+| mail passed on | 250, the next hop's own | its own | of the decision | |
+
+The next hop's refusals pass with their codes, except 421, which speaks of a connection that is not the sender's and becomes 451. Where the next hop takes a mail for some recipients and not for others, the reply is its 4xx if there is one: the sender comes back, and nobody who has the mail gets it again (as long as filterd runs, and for five days). Otherwise it is its 5xx.
+
+A sealed mail that does not open is delivered as it came and marked, with the next hop's own reply. Only a site that says ` + "`undecryptable = \"reject\"`" + ` refuses it, with one text for every cause.
+`)
+	return b.Bytes()
+}
+
+// TestPageOfReplies holds the page to the table.
+func TestPageOfReplies(t *testing.T) {
+	want := printReplies()
+	if *update {
+		if err := os.WriteFile(filepath.FromSlash(repliesPage), want, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	got, err := os.ReadFile(filepath.FromSlash(repliesPage))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(got, want) {
+		t.Errorf("%s is stale: go test ./filter -run TestPage -update", repliesPage)
+	}
+}
