@@ -9,8 +9,6 @@ import (
 	"strings"
 	"time"
 
-	"golang.org/x/net/idna"
-
 	"postern/filter/message"
 )
 
@@ -166,18 +164,14 @@ func (l *link) envelope(e *Envelope, size int64) ([]string, error) {
 // path prints an address between its brackets. Whatever made the address, it
 // reads back as itself, or is not sent.
 func path(a message.Address, wide bool) (string, error) {
-	if !sound(a) {
+	text, ok := a.String(), sound(a)
+	if ok && !wide {
+		text, ok = a.ASCII()
+	}
+	if !ok {
 		return "", fmt.Errorf("print envelope: %w", message.ErrAddress)
 	}
-	if !wide && !ascii(a.Domain) {
-		d, err := idna.Lookup.ToASCII(a.Domain)
-		if err != nil {
-			return "", fmt.Errorf("print envelope: %w", message.ErrAddress)
-		}
-		local := strings.TrimSuffix(a.String(), a.Domain)
-		return "<" + local + d + ">", nil
-	}
-	return "<" + a.String() + ">", nil
+	return "<" + text + ">", nil
 }
 
 // converse says the commands, many at once where the next hop takes that (RFC

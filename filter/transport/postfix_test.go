@@ -1,0 +1,170 @@
+package transport
+
+import (
+	"crypto/x509"
+	"encoding/pem"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+const mainCF = `compatibility_level = 3.6
+queue_directory = %[1]s/queue
+data_directory = %[1]s/data
+command_directory = /usr/sbin
+daemon_directory = /usr/lib/postfix/sbin
+maillog_file = %[1]s/log
+maillog_file_prefixes = %[1]s
+mail_owner = postfix
+setgid_group = postdrop
+myhostname = postfix.example
+mydestination =
+local_recipient_maps =
+alias_maps =
+relay_domains = to.example
+relayhost = [127.0.0.1]:%[2]s
+disable_dns_lookups = yes
+inet_interfaces = 127.0.0.1
+inet_protocols = ipv4
+mynetworks = 127.0.0.0/8
+smtpd_forbid_bare_newline = yes
+smtpd_forbid_bare_newline_exclusions =
+smtpd_tls_security_level = may
+smtpd_tls_chain_files = %[1]s/chain.pem
+smtpd_recipient_restrictions = check_recipient_access inline:{no@to.example=REJECT}, permit_mynetworks, reject
+`
+
+const masterCF = `%s inet n - n - - smtpd
+cleanup unix n - n - 0 cleanup
+qmgr unix n - n 300 1 qmgr
+tlsmgr unix - - n 1000? 1 tlsmgr
+rewrite unix - - n - - trivial-rewrite
+bounce unix - - n - 0 bounce
+defer unix - - n - 0 bounce
+trace unix - - n - 0 bounce
+flush unix n - n 1000? 0 flush
+proxymap unix - - n - - proxymap
+smtp unix - - n - - smtp
+relay unix - - n - - smtp
+error unix - - n - - error
+retry unix - - n - - error
+anvil unix - - n - 1 anvil
+scache unix - - n - 1 scache
+postlog unix-dgram n - n - 1 postlogd
+`
+
+// postfix runs a private Postfix that relays to next, and gives its address.
+func postfix(t *testing.T, next string) (addr string, roots *x509.CertPool) {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Skip("Postfix starts as root only")
+	}
+	dir, err := os.MkdirTemp("", "postfix")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	addr = l.Addr().String()
+	l.Close()
+	_, nextPort, _ := net.SplitHostPort(next)
+	cert, roots := certificate(t, "postfix.example", time.Now().Add(-time.Hour), time.Now().Add(time.Hour))
+	key, err := x509.MarshalPKCS8PrivateKey(cert.PrivateKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	chain := append(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: key}), pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert.Certificate[0]})...)
+	for name, content := range map[string]string{
+		"main.cf": fmt.Sprintf(mainCF, dir, nextPort), "master.cf": fmt.Sprintf(masterCF, addr), "chain.pem": string(chain),
+	} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	run := func(name string, args ...string) {
+		t.Helper()
+		if out, err := exec.Command(name, args...).CombinedOutput(); err != nil {
+			log, _ := os.ReadFile(filepath.Join(dir, "log"))
+			t.Fatalf("%s %v: %v\n%s%s", name, args, err, out, log)
+		}
+	}
+	for _, sub := range []string{"queue", "data"} {
+		if err := os.Mkdir(filepath.Join(dir, sub), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Chmod(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	run("chown", "postfix", filepath.Join(dir, "data"))
+	run("postfix", "-c", dir, "start")
+	t.Cleanup(func() {
+		exec.Command("postfix", "-c", dir, "abort").Run()
+		if t.Failed() {
+			log, _ := os.ReadFile(filepath.Join(dir, "log"))
+			t.Logf("log of Postfix:\n%s", log)
+		}
+	})
+	eventually(t, "Postfix listens", func() bool {
+		c, err := net.Dial("tcp", addr)
+		if err == nil {
+			c.Close()
+		}
+		return err == nil
+	})
+	return addr, roots
+}
+
+func eventually(t *testing.T, what string, is func() bool) {
+	t.Helper()
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for deadline := time.Now().Add(20 * time.Second); !is(); <-tick.C {
+		if time.Now().After(deadline) {
+			t.Fatalf("%s: not within 20 s", what)
+		}
+	}
+}
+
+// The real thing on both sides: what we hand to Postfix it hands to us.
+func TestPostfix(t *testing.T) {
+	m := &mailbox{}
+	addr, roots := postfix(t, serve(t, &Server{Handler: m}))
+	for _, level := range []string{TLSOff, TLSMay, TLSVerify} {
+		h := &Hop{Address: addr, Name: "gw.example", TLS: level, ServerName: "postfix.example", RootCAs: roots}
+		defer h.Close()
+		if err := h.Greet(t.Context()); err != nil {
+			t.Fatalf("%s: Greet: got %v", level, err)
+		}
+		for _, body := range []string{
+			"Subject: plain\r\n\r\nx\r\n.\r\n..\r\n.x\r\nend\r\n",
+			"Subject: 8-bit\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Transfer-Encoding: 8bit\r\n\r\nM\xc3\xbcller\r\n",
+			"Subject: long\r\n\r\n" + strings.Repeat(strings.Repeat("0123456789", 99)+"\r\n", 2000),
+		} {
+			before := len(m.got())
+			e := envelope(t, "b@to.example", "no@to.example", "c@to.example")
+			e.Body, e.Return, e.ID = "8BITMIME", "HDRS", "id+2B"
+			e.Recipients[0].Notify, e.Recipients[0].Original = "NEVER", "rfc822;orig@x.example"
+			res := deliver(t, h, e, body)
+			if res.Err != nil || !res.Replies[0].ok() || res.Replies[1].Code != 554 || !res.Replies[2].ok() || (res.TLS == "clear") != (level == TLSOff) {
+				t.Fatalf("%s: got %+v", level, res)
+			}
+			eventually(t, "Postfix hands on", func() bool { return len(m.got()) > before })
+			got := m.got()[before]
+			if _, rest, ok := strings.Cut(got.body, body[:10]); !ok || rest != body[10:] && !strings.HasSuffix(got.body, body[strings.Index(body, "\r\n\r\n"):]) {
+				t.Errorf("%s: came back as %.300q", level, got.body)
+			}
+			if r := got.env.Recipients; len(r) != 2 || r[0].Notify != "NEVER" || r[0].Original != "rfc822;orig@x.example" || got.env.ID != "id+2B" || got.env.Return != "HDRS" || got.env.Body != "8BITMIME" {
+				t.Errorf("%s: envelope came back as %+v", level, got.env)
+			}
+		}
+	}
+}
