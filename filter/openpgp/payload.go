@@ -49,7 +49,7 @@ func (p *payload) read(r io.Reader) error {
 	if err := p.message(layer, tag, content); err != nil {
 		return err
 	}
-	if _, err := body.ReadByte(); err != io.EOF {
+	if _, err := body.ReadByte(); err != io.EOF && !inner.padded {
 		return errPacket
 	}
 	return ends(in)
@@ -156,7 +156,7 @@ func (p *payload) literal(body *packetBody) error {
 }
 
 // decompress opens a compressed packet (RFC 9580 §5.6).
-func decompress(body *packetBody, ratio int64) (io.Reader, error) {
+func decompress(body *packetBody, ratio int64) (*inflation, error) {
 	algorithm, err := body.ReadByte()
 	if err != nil {
 		return nil, cut(err)
@@ -177,7 +177,8 @@ func decompress(body *packetBody, ratio int64) (io.Reader, error) {
 	default:
 		return nil, errPacket
 	}
-	return &inflation{in: in, out: out, ratio: ratio}, nil
+	// Sequoia pads behind the end of raw deflate, which knows its own end.
+	return &inflation{in: in, out: out, ratio: ratio, padded: packet.CompressionAlgo(algorithm) == packet.CompressionZIP}, nil
 }
 
 // counter counts compressed bytes.
@@ -202,10 +203,11 @@ func (c *counter) ReadByte() (byte, error) {
 
 // inflation ends when more comes out than what went in can honestly become (R29).
 type inflation struct {
-	in    *counter
-	out   io.Reader
-	n     int64
-	ratio int64
+	in     *counter
+	out    io.Reader
+	n      int64
+	ratio  int64
+	padded bool // bytes may follow what decompresses
 }
 
 func (i *inflation) Read(p []byte) (int, error) {

@@ -321,8 +321,10 @@ func finding(claims []*claim, author message.Address) protect.Finding {
 				f.Reason = reason
 			}
 			continue
-		case reason == protect.ReasonGood && good == nil:
-			good = by
+		case reason == protect.ReasonGood:
+			if good == nil || slices.Contains(by.addresses(author), author) && !slices.Contains(good.addresses(author), author) {
+				good = by
+			}
 		case reason == protect.ReasonBad || reason == protect.ReasonWeak:
 			f.Reason = reason
 			return f
@@ -337,12 +339,18 @@ func finding(claims []*claim, author message.Address) protect.Finding {
 		return f
 	}
 	f.Good, f.Reason, f.Signer = true, protect.ReasonGood, good.cert.Fingerprint
-	f.Signers = slices.Clone(good.cert.Addresses)
-	// On an operator's word a domain's certificate speaks for all its addresses.
-	if slices.Contains(good.cert.Domains, author.Domain) && !slices.Contains(f.Signers, author) {
-		f.Signers = append(f.Signers, author)
-	}
+	f.Signers = good.addresses(author)
 	return f
+}
+
+// addresses are those that the certificate names, and the author's where an
+// operator has said that it speaks for all of his domain.
+func (k *known) addresses(author message.Address) []message.Address {
+	list := slices.Clone(k.cert.Addresses)
+	if !author.IsZero() && slices.Contains(k.cert.Domains, author.Domain) && !slices.Contains(list, author) {
+		list = append(list, author)
+	}
+	return list
 }
 
 // detached reads signatures that stand apart from what they cover: signature

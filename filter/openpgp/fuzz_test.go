@@ -1,0 +1,79 @@
+package openpgp
+
+import (
+	"errors"
+	"strings"
+	"testing"
+
+	"postern/filter/keyring"
+	"postern/filter/protect"
+	"postern/hsm"
+)
+
+// Whatever armour holds, opening it ends in a mail that was whole, or in the one error.
+func FuzzOpen(f *testing.F) {
+	token := soft(f)
+	alice := newIdentity(f, token, suites[3], "alice@company1.example")
+	f.Add(packetsOf(f, print(f, seal(f, token, mail(f, plainMail), &alice, alice.Cert))), true)
+	f.Add(crafted{to: alice.Cert, payload: literal(simpleEntity)}.packets(f), true)
+	f.Add(crafted{to: alice.Cert, payload: literal(simpleEntity), aead: true}.packets(f), true)
+	f.Add(literal(simpleEntity), false)
+	f.Add(compressedSeed(f), false)
+	p := New(Config{Token: token})
+	f.Fuzz(func(t *testing.T, data []byte, sealed bool) {
+		if !sealed { // data is what was encrypted
+			data = crafted{to: alice.Cert, payload: data}.packets(t)
+		}
+		m, err := parse(spools(t), pgpMIME(t, data))
+		if err != nil {
+			t.Fatal(err)
+		}
+		opened, finding, err := p.Open(t.Context(), protect.OpenRequest{Message: m, Identities: []keyring.Identity{alice}, Certs: []keyring.Cert{alice.Cert}, At: now, NewSpool: spools(t)})
+		if err != nil {
+			if opened != nil || finding.Opened || finding.Good || err != protect.ErrCannotOpen && !errors.Is(err, hsm.ErrInvalid) {
+				t.Fatalf("got %v, %+v, %v", opened, finding, err)
+			}
+			return
+		}
+		if opened == nil || !finding.Opened {
+			t.Fatalf("got %v, %+v", opened, finding)
+		}
+		text := print(t, opened)
+		if strings.Contains(strings.ReplaceAll(text, "\r\n", ""), "\n") || strings.Contains(text, "\x00") {
+			t.Fatalf("line ends of %q", text)
+		}
+	})
+}
+
+func compressedSeed(f *testing.F) []byte { return compressed(f, 2, literal(simpleEntity)) }
+
+// What Read gives can be read again, and is the same.
+func FuzzRead(f *testing.F) {
+	token := soft(f)
+	for _, s := range []suiteUnderTest{suites[3], suites[6], suites[11]} {
+		id := newIdentity(f, token, s, "alice@company1.example")
+		f.Add(id.Raw)
+		f.Add([]byte(armored(f, id.Cert)))
+	}
+	p := New(Config{Token: token})
+	f.Fuzz(func(t *testing.T, data []byte) {
+		certs, err := Read(data)
+		if err != nil {
+			if !errors.Is(err, ErrCert) && !errors.Is(err, ErrCertLimit) && !errors.Is(err, ErrSecret) {
+				t.Fatalf("got %v", err)
+			}
+			return
+		}
+		for _, c := range certs {
+			again, err := Read(c.Raw)
+			if err != nil || len(again) != 1 || again[0].Fingerprint != c.Fingerprint || len(again[0].KeyIDs) != len(c.KeyIDs) || !again[0].Expires.Equal(c.Expires) {
+				t.Fatalf("again: got %+v, %v, want %+v", again, err, c)
+			}
+			_ = p.Usable(c, now)
+			text, err := Describe(c)
+			if err != nil || strings.ContainsFunc(strings.ReplaceAll(text, "\n", ""), func(r rune) bool { return r < 0x20 }) {
+				t.Fatalf("describe: got %q, %v", text, err)
+			}
+		}
+	})
+}
