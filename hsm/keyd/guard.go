@@ -147,14 +147,14 @@ func (g *guard) admit(id hsm.KeyID, u hsm.Usage) error {
 	defer g.mu.Unlock()
 	t, now := g.tally(id), g.now()
 	if g.budget.Rate > 0 {
-		t.tokens = min(t.tokens+now.Sub(t.filled).Seconds()*float64(g.budget.Rate), float64(max(1, g.budget.Burst)))
+		t.tokens = min(t.tokens+max(0, now.Sub(t.filled).Seconds())*float64(g.budget.Rate), float64(max(1, g.budget.Burst)))
 		t.filled = now
 		if t.tokens < 1 {
 			return fmt.Errorf("rate of %d operations per second: %w", g.budget.Rate, hsm.ErrBudget)
 		}
 	}
 	if u == hsm.Unwrap && g.budget.Failures >= 0 && g.failures(t) >= g.budget.Failures {
-		if g.budget.Trickle < 0 || now.Sub(t.trickle) < g.budget.Trickle {
+		if since := now.Sub(t.trickle); g.budget.Trickle < 0 || since >= 0 && since < g.budget.Trickle {
 			return fmt.Errorf("%d failures in %v: %w", g.budget.Failures, g.budget.Window, hsm.ErrBudget)
 		}
 		t.trickle = now

@@ -111,6 +111,8 @@ type Keyd struct {
 	findings []hsm.Finding
 	info     hsm.Status
 
+	patience time.Duration // of the sockets; shorter in a test
+
 	telling sync.Mutex // OnState
 	wake    chan struct{}
 	failed  atomic.Int64 // operations that failed inside the module
@@ -160,7 +162,7 @@ func New(cfg Config) (*Keyd, error) {
 	k := &Keyd{
 		cfg: cfg, device: cfg.Device, log: cfg.Log, guard: g,
 		keys: map[hsm.KeyID]hsm.Key{}, wake: make(chan struct{}, 1), done: make(chan struct{}), making: make(chan struct{}, 1),
-		state: hsm.Failed, reason: "starting",
+		state: hsm.Failed, reason: "starting", patience: patience,
 	}
 	k.caller = caller{k: k, uid: uint32(os.Getuid())}
 	k.unwrap = unwrapper{device: cfg.Device, secret: make([]byte, 32)}

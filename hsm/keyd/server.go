@@ -181,7 +181,7 @@ func (c *connection) serve(ctx context.Context) {
 			}
 			return
 		}
-		c.conn.SetReadDeadline(time.Now().Add(patience))
+		c.conn.SetReadDeadline(time.Now().Add(c.k.patience))
 		f, err := r.Next()
 		if err != nil {
 			c.k.log.Warn("connection dropped", "socket", c.name, "uid", c.peer.uid, "error", err)
@@ -342,7 +342,7 @@ func (c *connection) reply(op wire.Op, id uint32, a answer) {
 	defer clear(out)
 	c.writing.Lock()
 	defer c.writing.Unlock()
-	c.conn.SetWriteDeadline(time.Now().Add(patience))
+	c.conn.SetWriteDeadline(time.Now().Add(c.k.patience))
 	if _, err := c.conn.Write(out); err != nil {
 		c.conn.Close()
 	}

@@ -215,10 +215,15 @@ func (u *unwrapper) rsa(o *opened, key hsm.Key, w hsm.Wrapped) error {
 		return nil
 	}
 	block, raw, err := u.device.Decrypt(key.ID, c)
+	defer clear(block)
+	if w.Scheme == hsm.OAEP && !raw && (err == nil || aboutInput(err)) {
+		// Such a module takes every OAEP block for bad padding: no key would
+		// ever open, and nobody would learn why.
+		return fmt.Errorf("unwrap with %s: the module offers no RSA without padding: %w", hsm.AlgorithmOf(key.Public), hsm.ErrInvalid)
+	}
 	if err != nil {
 		return err
 	}
-	defer clear(block)
 	switch {
 	case raw:
 		em, ok := pad(block, pub.Size())
@@ -227,8 +232,6 @@ func (u *unwrapper) rsa(o *opened, key hsm.Key, w hsm.Wrapped) error {
 		}
 		defer clear(em)
 		block = em
-	case w.Scheme == hsm.OAEP:
-		return fmt.Errorf("unwrap with %s: the module offers no RSA without padding: %w", hsm.AlgorithmOf(key.Public), hsm.ErrInvalid)
 	default:
 		if len(block) > pub.Size()-11 {
 			return nil
