@@ -434,13 +434,12 @@ func (g *Gateway) mark(_ context.Context, p *passage) error {
 		marked := *c.Message // the same mail may stand in several copies
 		marked.Drop = slices.Clone(marked.Drop)
 		marked.Top = nil
-		for _, f := range marked.Root.Header {
-			value, err := marked.Value(f)
+		for i, f := range marked.Root.Header {
+			off, err := g.takenOff(&marked, i, p.listener.Direction)
 			if err != nil {
 				return fmt.Errorf("read header: %w", err)
 			}
-			bcc := strings.EqualFold(f.Name, "Bcc") || strings.EqualFold(f.Name, "Resent-Bcc")
-			if bcc && p.listener.Direction == policy.Outbound || strings.EqualFold(f.Name, "Return-Path") || authres.Foreign(f.Name, value, g.Name) {
+			if off {
 				marked.Drop = append(marked.Drop, f.Whole)
 			}
 		}
@@ -457,6 +456,36 @@ func (g *Gateway) mark(_ context.Context, p *passage) error {
 		c.Message = &marked
 	}
 	return nil
+}
+
+// takenOff tells which fields do not go on: what looks like our marks, what is
+// for the last hop to say, and outbound whom the sender hid.
+func (g *Gateway) takenOff(m *message.Message, i int, d policy.Direction) (bool, error) {
+	f := m.Root.Header[i]
+	if i == 0 { // a header that begins with white space would continue the last field that we put on top
+		var first [1]byte
+		if _, err := m.Source.ReadAt(first[:], f.Whole.Start); err != nil && !errors.Is(err, io.EOF) {
+			return false, err
+		}
+		if first[0] == ' ' || first[0] == '\t' {
+			return true, nil
+		}
+	}
+	value, err := m.Value(f)
+	if err != nil {
+		return false, err
+	}
+	name := f.Name
+	if name == "" { // no field, but perhaps one whose name is folded
+		name, value, _ = strings.Cut(value, ":")
+	}
+	switch strings.ToLower(strings.TrimSpace(name)) {
+	case "return-path":
+		return true, nil
+	case "bcc", "resent-bcc":
+		return d == policy.Outbound, nil
+	}
+	return authres.Foreign(name, value, g.Name), nil
 }
 
 // received is our trace field (RFC 5321 §4.4; RFC 3848 and RFC 6531 §4.3 for

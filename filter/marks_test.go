@@ -38,6 +38,8 @@ var forged = []string{
 	"Authentication-Results: gw.company1.example.; dkim=pass FORGED\n",
 	"Authentication-Results: =?us-ascii?q?gw=2Ecompany1=2Eexample?=; dkim=pass FORGED\n",
 	"Authentication-Results: ; dkim=pass FORGED\n",
+	"Postern-Status\n : v=1; verified=yes; FORGED\n",
+	"Authentication-Results\n\t: gw.company1.example; dkim=pass FORGED\n",
 	"Authentication-Results: (open FORGED\n",
 	"Return-Path: <FORGED@evil.example>\n",
 }
@@ -112,6 +114,21 @@ func TestForgedMarks(t *testing.T) {
 	}
 }
 
+// A header that begins with a fold does not continue our last field.
+func TestHeaderThatBeginsWithAFold(t *testing.T) {
+	w := newWorld(t)
+	for _, fold := range []string{" ; verified=yes; FORGED\n", "\t; verified=yes\n FORGED\n", " \n ; FORGED\n", " Postern-Status: FORGED\n"} {
+		for where, mail := range map[string]string{"plain": crlf(fold) + in, "sealed": crlf(fold) + w.sealed(in, "bob@partner.example", "alice@company1.example"), "not ours": crlf(fold) + w.sealed(in, "", "mallory@evil.example")} {
+			w.hop.got = nil
+			w.want(where, w.send(policy.Inbound, mail, "bob@partner.example", "alice@company1.example"), "250 2.0.0")
+			got := w.hop.got[0].mail
+			if status := parsed(t, got).Get("Postern-Status"); !strings.HasSuffix(status, "trace="+traceID) || bytes.Contains(got, []byte("FORGED")) {
+				t.Errorf("%s %q: got %q in\n%s", where, fold, status, got)
+			}
+		}
+	}
+}
+
 // What does not name us stays where it was: other gateways' results are
 // evidence, and DKIM signatures cover bytes.
 func TestMarksOfOthersStay(t *testing.T) {
@@ -171,6 +188,7 @@ func TestVerifiedIsForTheOneAuthor(t *testing.T) {
 		{"signer is not From", "From: Bob <bob@partner.example>\n" + body, "mallory@evil.example", []string{"verified=no", "signer=none"}},
 		{"two From fields", "From: bob@partner.example\nFrom: ceo@company1.example\n" + body, "bob@partner.example", []string{"verified=no", "signer=none"}},
 		{"two addresses", "From: bob@partner.example, ceo@company1.example\n" + body, "bob@partner.example", []string{"verified=no", "signer=none"}},
+		{"From a group", "From: g: bob@partner.example;\n" + body, "bob@partner.example", []string{"verified=no", "signer=none"}},
 		{"name looks like an address", "From: \"ceo@company1.example\" <bob@partner.example>\n" + body, "bob@partner.example", []string{"verified=yes", "signer=bob@partner.example"}},
 		{"unsigned", "From: bob@partner.example\n" + body, "", []string{"opened=openpgp", "verified=no", "signer=none", "reason=unsigned"}},
 	} {
@@ -413,6 +431,9 @@ func FuzzMarks(f *testing.F) {
 				name == "authentication-results" && strings.HasPrefix(strings.ToLower(strings.TrimLeft(value, " \t")), gatewayName+";")
 			if ours != (i == 1 || i == 2) {
 				t.Errorf("field %d is %q: ours %v", i, field, ours)
+			}
+			if i == 2 && !strings.HasSuffix(field, "trace="+traceID) {
+				t.Errorf("our field goes on: %q", field)
 			}
 		}
 	})
