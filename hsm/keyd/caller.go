@@ -309,8 +309,21 @@ func (c caller) Destroy(ctx context.Context, id hsm.KeyID) (err error) {
 		return err
 	}
 	r.label = key.Label
-	if _, err := use(c.k, func() (struct{}, error) { return struct{}{}, c.k.device.Destroy(id) }); err != nil {
+	_, served := c.k.key(id)
+	missing, err := use(c.k, func() (bool, error) {
+		err := c.k.device.Destroy(id)
+		// A device may know only what it serves; that is no sign that it is
+		// another one now.
+		if !served && errors.Is(err, hsm.ErrNoKey) {
+			return true, nil
+		}
+		return false, err
+	})
+	if err != nil {
 		return err
+	}
+	if missing {
+		return fmt.Errorf("destroy a key that is not served: the device does not do it: %w", hsm.ErrRefused)
 	}
 	c.k.mu.Lock()
 	delete(c.k.keys, id)
@@ -330,7 +343,7 @@ func (c caller) known(id hsm.KeyID) (hsm.Key, error) {
 	c.k.mu.RLock()
 	defer c.k.mu.RUnlock()
 	for _, f := range c.k.findings {
-		if f.ID == id {
+		if f.ID == id && id != (hsm.KeyID{}) { // keys that cannot be named have none
 			return hsm.Key{ID: id, Label: f.Label}, nil
 		}
 	}
