@@ -1,12 +1,16 @@
 package keyd_test
 
 import (
+	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"postern/hsm"
 	"postern/hsm/hsmtest"
@@ -347,10 +351,66 @@ func TestRecycle(t *testing.T) {
 	}
 }
 
-// TestSelfCheck: well while it turns.
+// TestSelfCheck: well while the supervisor turns, away or not; ill when a call
+// into the module does not return, and well again when it does.
 func TestSelfCheck(t *testing.T) {
-	d := start(t, hsmtest.NewSoft(), hsmtest.SoftPIN, hsm.Ready)
-	if err := d.Keyd.SelfCheck(t.Context()); err != nil {
-		t.Error(err)
+	soft, now := newSwitchboard(hsmtest.NewSoft()), newClock()
+	d := hsmtest.NewDaemon(t, soft, hsmtest.SoftPIN)
+	d.Config.Now = now.Now
+	d.Start()
+	d.Reach(hsm.Ready)
+	check := func(ctx context.Context) func() (bool, string) {
+		return func() (bool, string) { err := d.Keyd.SelfCheck(ctx); return err == nil, fmt.Sprint(err) }
+	}
+	hsmtest.Eventually(t, check(t.Context()))
+	soft.fail(hsm.ErrAway, "*")
+	d.Reach(hsm.Failed)
+	now.forward(2 * time.Minute)
+	hsmtest.Eventually(t, check(t.Context()))
+	soft.fail(nil)
+	d.Reach(hsm.Ready)
+
+	release, reached := make(chan struct{}), make(chan struct{}, 1000)
+	hang := func(method string) error {
+		if method == "Health" {
+			reached <- struct{}{}
+			<-release
+		}
+		return nil
+	}
+	soft.fault.Store(&hang)
+	<-reached
+	now.forward(2 * time.Minute)
+	if err := d.Keyd.SelfCheck(t.Context()); err == nil {
+		t.Error("a module that hangs: got nil, want an error")
+	}
+	close(release)
+	hsmtest.Eventually(t, check(t.Context()))
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := d.Keyd.SelfCheck(ctx); err == nil {
+		t.Error("a context that has ended: got nil, want an error")
+	}
+}
+
+// TestOnState is told each change once, in order.
+func TestOnState(t *testing.T) {
+	soft := newSwitchboard(hsmtest.EmptySoft())
+	d := hsmtest.NewDaemon(t, soft, "1234")
+	var told []hsm.State // OnState is called by one at a time
+	d.Config.OnState = func(s hsm.State, _ string) { told = append(told, s) }
+	d.Start()
+	d.Reach(hsm.Unprovisioned)
+	if err := d.Keyd.Init(t.Context(), "", ""); err != nil {
+		t.Fatal(err)
+	}
+	soft.fail(hsm.ErrAway, "Health", "Open")
+	d.Reach(hsm.Failed)
+	soft.fail(nil)
+	d.Reach(hsm.Ready)
+	d.Stop()
+	told = slices.Compact(told) // Failed has several reasons
+	if want := []hsm.State{hsm.Unprovisioned, hsm.Ready, hsm.Failed, hsm.Ready, hsm.Failed}; !slices.Equal(told, want) {
+		t.Errorf("got %v, want %v", told, want)
 	}
 }
