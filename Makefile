@@ -62,7 +62,7 @@ lint: deps-run
 
 # Pages and examples that are printed from the code.
 docs: build
-	$(GO) test ./... -run 'TestPage|TestDocs' -update
+	$(GO) test ./appliance/e2e -run TestPages -update
 
 clean:
 	rm -rf bin $(STATE)

@@ -96,7 +96,8 @@ func (m *Message) Get(name string) string {
 }
 
 // Author is the one address of the one From field. The error is ErrAddress
-// where there are more, or none.
+// where there are more, or none, or a group (RFC 6854), which readers show by
+// its name alone.
 func (m *Message) Author() (Address, error) {
 	fields := m.All("From")
 	if len(fields) != 1 {
@@ -106,12 +107,12 @@ func (m *Message) Author() (Address, error) {
 	if err != nil {
 		return Address{}, err
 	}
-	list, err := ParseFrom(v)
+	list, groups, err := parseList(v)
 	if err != nil {
 		return Address{}, fmt.Errorf("read From: %w", err)
 	}
-	if len(list) != 1 {
-		return Address{}, fmt.Errorf("%d addresses in From: %w", len(list), ErrAddress)
+	if len(list) != 1 || groups > 0 {
+		return Address{}, fmt.Errorf("%d addresses and %d groups in From: %w", len(list), groups, ErrAddress)
 	}
 	return list[0], nil
 }

@@ -19,24 +19,31 @@ const (
 // quotes in a display name, nothing behind the angle bracket but a comment.
 // The error is ErrAddress; an empty list is one, too.
 func ParseFrom(value string) ([]Address, error) {
+	list, _, err := parseList(value)
+	return list, err
+}
+
+// parseList also counts the groups.
+func parseList(value string) (list []Address, groups int, err error) {
 	p := lister{rest: value}
 	if len(value) > maxList {
-		return nil, p.bad("longer than allowed")
+		return nil, 0, p.bad("longer than allowed")
 	}
 	if err := p.list(""); err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	if len(p.found) == 0 {
-		return nil, p.bad("empty")
+		return nil, 0, p.bad("empty")
 	}
-	return p.found, nil
+	return p.found, p.groups, nil
 }
 
 // lister reads a list from the left.
 type lister struct {
-	rest  string
-	found []Address
-	group bool
+	rest   string
+	found  []Address
+	group  bool
+	groups int
 }
 
 func (p *lister) bad(what string) error {
@@ -109,6 +116,7 @@ func (p *lister) entry() error {
 		case c == ':' && words > 0 && !p.group:
 			p.rest = p.rest[1:]
 			p.group = true
+			p.groups++
 			err := p.list(";")
 			p.group = false
 			if err != nil {

@@ -1,0 +1,160 @@
+package trial
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// startTimeout is how long a daemon may take until it says that it is ready.
+const startTimeout = 30 * time.Second
+
+// Process is one daemon of the box, started the way systemd starts it: with
+// its listeners handed over by name, and a socket to say READY on.
+type Process struct {
+	cmd  *exec.Cmd
+	done chan struct{} // closed when it ended
+	err  error         // of Wait, after done
+}
+
+// handed is a listener for a child.
+type handed struct {
+	name string
+	file *os.File
+}
+
+// start runs the program and waits until it is ready. The error of a program
+// that ended before has what it wrote last.
+func start(ctx context.Context, run string, log io.Writer, listeners []handed, env []string, program string, args ...string) (*Process, error) {
+	name := filepath.Base(program)
+	notify := filepath.Join(run, name+".notify")
+	if err := os.Remove(notify); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, err
+	}
+	ready, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: notify, Net: "unixgram"})
+	if err != nil {
+		return nil, fmt.Errorf("start %s: %w", name, err)
+	}
+	defer ready.Close()
+
+	// LISTEN_PID must be the number of the child, which only the child knows.
+	cmd := exec.Command("/bin/sh", append([]string{"-c", `LISTEN_PID=$$ exec "$@"`, "sh", program}, args...)...)
+	cmd.Env = append(append(os.Environ(), env...), "NOTIFY_SOCKET="+notify)
+	var names []string
+	for _, l := range listeners {
+		cmd.ExtraFiles = append(cmd.ExtraFiles, l.file)
+		names = append(names, l.name)
+	}
+	if len(names) > 0 {
+		cmd.Env = append(cmd.Env, "LISTEN_FDS="+strconv.Itoa(len(names)), "LISTEN_FDNAMES="+strings.Join(names, ":"))
+	}
+	last := &tail{}
+	out := io.MultiWriter(log, last)
+	cmd.Stdout, cmd.Stderr = out, out
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	if err := cmd.Start(); err != nil {
+		return nil, fmt.Errorf("start %s: %w", name, err)
+	}
+	p := &Process{cmd: cmd, done: make(chan struct{})}
+	go func() {
+		p.err = cmd.Wait()
+		close(p.done)
+	}()
+	said := make(chan error, 1)
+	go func() { said <- awaitReady(ready) }()
+	timer := time.NewTimer(startTimeout)
+	defer timer.Stop()
+	select {
+	case err = <-said:
+	case <-p.done:
+		err = fmt.Errorf("ended: %v: %s", p.err, last)
+	case <-timer.C:
+		err = fmt.Errorf("not ready after %v: %s", startTimeout, last)
+	case <-ctx.Done():
+		err = ctx.Err()
+	}
+	if err != nil {
+		p.Kill()
+		return nil, fmt.Errorf("start %s: %w", name, err)
+	}
+	return p, nil
+}
+
+// awaitReady reads the notify socket until READY=1.
+func awaitReady(c *net.UnixConn) error {
+	b := make([]byte, 4096)
+	for {
+		n, err := c.Read(b)
+		if err != nil {
+			return err
+		}
+		for line := range strings.Lines(string(b[:n])) {
+			if strings.TrimSpace(line) == "READY=1" {
+				return nil
+			}
+		}
+	}
+}
+
+// PID is the number of the process.
+func (p *Process) PID() int { return p.cmd.Process.Pid }
+
+// Done is closed when the process ended.
+func (p *Process) Done() <-chan struct{} { return p.done }
+
+// Kill ends the process at once (SIGKILL), and waits for its end.
+func (p *Process) Kill() {
+	p.cmd.Process.Kill()
+	<-p.done
+}
+
+// Stop asks the process to end (SIGTERM), and waits. The error is a bad exit.
+func (p *Process) Stop() error {
+	select {
+	case <-p.done:
+		return p.err
+	default:
+	}
+	p.cmd.Process.Signal(syscall.SIGTERM)
+	timer := time.NewTimer(startTimeout)
+	defer timer.Stop()
+	select {
+	case <-p.done:
+		return p.err
+	case <-timer.C:
+		p.Kill()
+		return fmt.Errorf("stop %s: still there after %v", filepath.Base(p.cmd.Path), startTimeout)
+	}
+}
+
+// tail keeps the last bytes that were written to it.
+type tail struct {
+	mutex sync.Mutex
+	b     []byte
+}
+
+func (t *tail) Write(p []byte) (int, error) {
+	t.mutex.Lock()
+	defer t.mutex.Unlock()
+	t.b = append(t.b, p...)
+	if len(t.b) > 2048 {
+		t.b = t.b[len(t.b)-2048:]
+	}
+	return len(p), nil
+}
+
+func (t *tail) String() string {
+	t.mutex.Lock()
+	defer t.mutex.Unlock()
+	return strings.TrimSpace(string(t.b))
+}

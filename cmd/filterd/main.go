@@ -1,0 +1,164 @@
+// Filterd is the mail daemon: it takes mail from both sides, opens, decides,
+// seals, and relays. It has no cgo, no PIN and no PKCS#11 module.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"os/signal"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"postern/appliance/config"
+	"postern/appliance/service"
+	"postern/cmd/internal/gateway"
+	"postern/filter"
+	"postern/filter/keyring"
+	"postern/filter/message"
+	"postern/filter/policy"
+	"postern/filter/transport"
+	"postern/hsm/client"
+)
+
+// version is set by the linker.
+var version = "unknown"
+
+// drain is how long mails under way may take to end after SIGTERM.
+const drain = 25 * time.Second
+
+func main() { os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) }
+
+func run(args []string, stdout, stderr io.Writer) int {
+	flags := flag.NewFlagSet("filterd", flag.ContinueOnError)
+	flags.SetOutput(stderr)
+	path := flags.String("config", "/etc/postern/filterd.toml", "configuration `file`")
+	check := flags.Bool("check", false, "read the configuration, say what is wrong with it, and stop")
+	show := flags.Bool("version", false, "print the version and stop")
+	if err := flags.Parse(args); err != nil || flags.NArg() > 0 {
+		if errors.Is(err, flag.ErrHelp) {
+			return 0
+		}
+		return 2
+	}
+	if *show {
+		fmt.Fprintln(stdout, "filterd", version)
+		return 0
+	}
+	c, err := config.LoadFilterd(*path)
+	if err == nil && *check {
+		_, err = gateway.Policy(c)
+	} else if err == nil {
+		ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
+		defer stop()
+		err = serve(ctx, c, stderr)
+	}
+	if err != nil {
+		service.Complain(stderr, "filterd", err)
+		return 1
+	}
+	return 0
+}
+
+// serve takes mail until ctx ends.
+func serve(ctx context.Context, c *config.Filterd, stderr io.Writer) error {
+	if err := service.Harden(); err != nil {
+		return err
+	}
+	log := service.Logger(stderr, c.Log.Level, c.Log.Format)
+	ring, err := keyring.OpenReadOnly(c.Keyring)
+	if err != nil {
+		return err
+	}
+	defer ring.Close()
+	keys := client.Dial(c.Key.Socket)
+	defer keys.Close()
+	g, err := gateway.New(c, keys, ring, log)
+	if err != nil {
+		return err
+	}
+	handed, err := service.Listeners()
+	if err != nil {
+		return err
+	}
+	var servers []*transport.Server
+	var listeners []net.Listener
+	for _, l := range c.Listeners {
+		s, ln, err := open(g, c, l, handed[l.Name], log)
+		if err != nil {
+			for _, ln := range listeners {
+				ln.Close()
+			}
+			return err
+		}
+		servers, listeners = append(servers, s), append(listeners, ln)
+	}
+	failed := make(chan error, len(servers))
+	for i, s := range servers {
+		go func() { failed <- s.Serve(listeners[i]) }()
+		log.Info("listening", "listener", c.Listeners[i].Name, "address", listeners[i].Addr().String(), "direction", c.Listeners[i].Direction)
+	}
+	notify := service.NewNotifier()
+	if err := notify.Ready(fmt.Sprintf("%d listeners", len(servers))); err != nil {
+		log.Warn("notify", "error", err)
+	}
+	watching, unwatch := context.WithCancel(ctx)
+	defer unwatch()
+	go notify.Watch(watching, func(ctx context.Context) error { return selfCheck(ctx, g, c) }, log)
+	select {
+	case <-ctx.Done():
+	case err = <-failed:
+	}
+	notify.Stopping()
+	ctx, cancel := context.WithTimeout(context.Background(), drain)
+	defer cancel()
+	var group sync.WaitGroup
+	for _, s := range servers {
+		group.Go(func() {
+			if s.Shutdown(ctx) != nil {
+				s.Close()
+			}
+		})
+	}
+	group.Wait()
+	return err
+}
+
+// open makes one listener, from what systemd handed over or by its address.
+func open(g *filter.Gateway, c *config.Filterd, l config.Listener, handed []net.Listener, log *slog.Logger) (*transport.Server, net.Listener, error) {
+	s := &transport.Server{
+		Name: c.AuthservID, Handler: g.Handler(gateway.Listener(l)),
+		MaxSize: int64(c.Limits.MessageSize), MaxRecipients: c.Limits.Recipients, MaxConns: l.MaxConnections,
+		Log: log.With("listener", l.Name),
+	}
+	if len(handed) > 0 {
+		return s, handed[0], nil
+	}
+	ln, err := net.Listen("tcp", l.Address)
+	if err != nil {
+		return nil, nil, fmt.Errorf("listen for %q: %w (hint: another program has the port, or it wants CAP_NET_BIND_SERVICE)", l.Name, err)
+	}
+	return s, ln, nil
+}
+
+// selfCheck walks a small mail through the whole path but the relay: what
+// hangs there would hang every mail.
+func selfCheck(ctx context.Context, g *filter.Gateway, c *config.Filterd) error {
+	for d := range c.Domains {
+		o := g.Process(ctx, filter.Request{
+			Direction: policy.Inbound,
+			To:        []message.Address{{Local: "postmaster", Domain: d}},
+			Mail:      strings.NewReader("Subject: self-check\r\n\r\n.\r\n"),
+		})
+		defer o.Close()
+		return ctx.Err()
+	}
+	return nil
+}

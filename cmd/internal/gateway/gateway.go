@@ -1,0 +1,104 @@
+// Package gateway wires the mail path from its configuration, once for
+// filterd and for the commands of postern that run the very same path.
+package gateway
+
+import (
+	"crypto/x509"
+	"fmt"
+	"log/slog"
+	"os"
+
+	"postern/appliance/config"
+	"postern/filter"
+	"postern/filter/keyring"
+	"postern/filter/message"
+	"postern/filter/openpgp"
+	"postern/filter/policy"
+	"postern/filter/protect"
+	"postern/filter/transport"
+	"postern/hsm"
+)
+
+// Policy reads the rules of c.
+func Policy(c *config.Filterd) (*policy.Policy, error) {
+	p := &policy.Policy{
+		Domains: map[string]policy.Sign{}, Partners: map[string]policy.Protect{}, Recipients: map[string]policy.Protect{},
+		Default: policy.Protect(c.Default.Protect), Undecryptable: policy.Undecryptable(c.Default.Undecryptable),
+	}
+	for d, v := range c.Domains {
+		p.Domains[d] = policy.Sign(v.Sign)
+	}
+	for d, v := range c.Partners {
+		p.Partners[d] = policy.Protect(v.Protect)
+	}
+	for text, v := range c.Recipients {
+		a, err := message.ParseAddress(text)
+		if err != nil {
+			return nil, fmt.Errorf("recipient %q: %w (hint: write it as name@domain)", text, err)
+		}
+		p.Recipients[a.Key()] = policy.Protect(v.Protect)
+	}
+	return p, nil
+}
+
+// Hop reads one next hop; nil gives nil.
+func Hop(h *config.Hop, name string) (*transport.Hop, error) {
+	if h == nil {
+		return nil, nil
+	}
+	hop := &transport.Hop{Address: h.Address, Name: name, TLS: h.TLS, ServerName: h.Name, LMTP: h.Protocol == "lmtp"}
+	if h.CAFile != "" {
+		pem, err := os.ReadFile(h.CAFile)
+		if err != nil {
+			return nil, fmt.Errorf("next hop %s: read ca-file: %w", h.Address, err)
+		}
+		hop.RootCAs = x509.NewCertPool()
+		if !hop.RootCAs.AppendCertsFromPEM(pem) {
+			return nil, fmt.Errorf("next hop %s: %s holds no certificate (hint: PEM is wanted)", h.Address, h.CAFile)
+		}
+	}
+	return hop, nil
+}
+
+// New makes the mail path of c. The spool folder is made when it is not there.
+func New(c *config.Filterd, token hsm.Token, ring keyring.KeyRing, log *slog.Logger) (*filter.Gateway, error) {
+	rules, err := Policy(c)
+	if err != nil {
+		return nil, err
+	}
+	hops := map[policy.Direction]filter.Hop{}
+	for direction, h := range map[policy.Direction]*config.Hop{policy.Inbound: c.NextHop.Inbound, policy.Outbound: c.NextHop.Outbound} {
+		hop, err := Hop(h, c.AuthservID)
+		if err != nil {
+			return nil, err
+		}
+		if hop != nil {
+			hops[direction] = hop
+		}
+	}
+	if err := os.MkdirAll(c.SpoolDir, 0o700); err != nil {
+		return nil, fmt.Errorf("make spool folder: %w", err)
+	}
+	return filter.New(filter.Config{
+		Name:       c.AuthservID,
+		KeyRing:    ring,
+		Protectors: []protect.Protector{openpgp.New(openpgp.Config{Token: token})},
+		Policy:     rules,
+		Hops:       hops,
+		// A sealed copy is bigger than the mail: base64 inside armour.
+		Spools: &message.Spools{Memory: int64(c.Limits.SpoolMemory), Max: 2*int64(c.Limits.MessageSize) + 1<<20, Dir: c.SpoolDir},
+		Limits: message.Limits{Depth: c.Limits.MIMEDepth, Parts: c.Limits.MIMEParts,
+			Fields: c.Limits.HeaderFields, HeaderBytes: int64(c.Limits.HeaderBytes)},
+		InFlight: c.Limits.InFlight,
+		Log:      log,
+	}), nil
+}
+
+// Listener reads one listener.
+func Listener(l config.Listener) filter.Listener {
+	out := filter.Listener{Name: l.Name, Direction: policy.Direction(l.Direction)}
+	for _, n := range l.Allow {
+		out.Allow = append(out.Allow, n.Prefix)
+	}
+	return out
+}

@@ -1,0 +1,144 @@
+// Postern is the operators' command.
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"runtime/debug"
+	"syscall"
+	"time"
+
+	"postern/appliance/config"
+	"postern/cmd/internal/gateway"
+	"postern/filter"
+	"postern/filter/keyring"
+	"postern/filter/message"
+	"postern/filter/policy"
+	"postern/filter/transport"
+	"postern/hsm"
+	"postern/hsm/client"
+	"postern/provisioning"
+)
+
+// version is set by the linker.
+var version = "unknown"
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
+	defer stop()
+	hops := map[string]*transport.Hop{}
+	app := &provisioning.App{
+		Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr,
+		Version: version, Built: built(),
+		Keeper:   func(_ context.Context, socket string) (hsm.Keeper, error) { return client.Dial(socket), nil },
+		Config:   func(path string) (provisioning.Site, error) { return site(path, hops) },
+		Pipeline: pipeline,
+		Secret:   provisioning.TerminalSecret(os.Stdin, os.Stderr),
+		Greet: func(ctx context.Context, h provisioning.Hop) error {
+			defer hops[h.Name].Close()
+			return hops[h.Name].Greet(ctx)
+		},
+		Clock:     provisioning.SystemClock,
+		ConfigDoc: config.Example,
+	}
+	os.Exit(app.Run(ctx, os.Args[1:]))
+}
+
+// built is the time of the commit the program was built from, or zero.
+func built() time.Time {
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return time.Time{}
+	}
+	for _, s := range info.Settings {
+		if s.Key == "vcs.time" {
+			t, err := time.Parse(time.RFC3339, s.Value)
+			if err == nil {
+				return t
+			}
+		}
+	}
+	return time.Time{}
+}
+
+// site reads filterd.toml, and puts the next hops it names into hops.
+func site(path string, hops map[string]*transport.Hop) (provisioning.Site, error) {
+	c, err := config.LoadFilterd(path)
+	if err != nil {
+		return provisioning.Site{}, err
+	}
+	rules, err := gateway.Policy(c)
+	if err != nil {
+		return provisioning.Site{}, err
+	}
+	s := provisioning.Site{Keyring: c.Keyring, KeepSocket: c.Key.Keep, UseSocket: c.Key.Socket, Policy: rules}
+	for _, h := range []struct {
+		name string
+		*config.Hop
+	}{{"inbound", c.NextHop.Inbound}, {"outbound", c.NextHop.Outbound}} {
+		if h.Hop == nil {
+			continue
+		}
+		if hops[h.name], err = gateway.Hop(h.Hop, c.AuthservID); err != nil {
+			return provisioning.Site{}, err
+		}
+		s.Hops = append(s.Hops, provisioning.Hop{Name: h.name, Address: h.Address})
+	}
+	return s, nil
+}
+
+// mailPath is the gateway of a configuration, without its relay.
+type mailPath struct {
+	gateway *filter.Gateway
+	ring    *keyring.Store
+	keys    *client.Client
+}
+
+func pipeline(_ context.Context, path string) (provisioning.Pipeline, error) {
+	c, err := config.LoadFilterd(path)
+	if err != nil {
+		return nil, err
+	}
+	ring, err := keyring.OpenReadOnly(c.Keyring)
+	if err != nil {
+		return nil, err
+	}
+	// An operator's shell may not reach the use socket: keep answers as well.
+	keys := client.Dial(c.Key.Keep)
+	g, err := gateway.New(c, keys, ring, slog.New(slog.DiscardHandler))
+	if err != nil {
+		return nil, err
+	}
+	return &mailPath{g, ring, keys}, nil
+}
+
+func (m *mailPath) Process(ctx context.Context, r provisioning.ProcessRequest, mail io.Reader) (provisioning.Processed, error) {
+	request := filter.Request{Direction: policy.Direction(r.Direction), At: r.At, Mail: mail}
+	var err error
+	if r.From != "" {
+		if request.From, err = message.ParseAddress(r.From); err != nil {
+			return provisioning.Processed{}, fmt.Errorf("sender %q: %w", r.From, err)
+		}
+	}
+	for _, to := range r.To {
+		a, err := message.ParseAddress(to)
+		if err != nil {
+			return provisioning.Processed{}, fmt.Errorf("recipient %q: %w", to, err)
+		}
+		request.To = append(request.To, a)
+	}
+	o := m.gateway.Process(ctx, request)
+	p := provisioning.Processed{Decision: o.Verdict, Action: o.Verdict.Action, Explain: o.Explain, Close: func() {
+		o.Close()
+		m.keys.Close()
+		m.ring.Close()
+	}}
+	for i, c := range o.Copies {
+		p.Copies = append(p.Copies, provisioning.Copy{Name: fmt.Sprintf("%d.eml", i+1), Message: c.Message})
+	}
+	return p, nil
+}
