@@ -98,6 +98,9 @@ func (a *unarmor) raw() ([]byte, error) {
 
 func (a *unarmor) Read(p []byte) (int, error) {
 	n, err := a.decoder.Read(p)
+	if err == nil || err == io.EOF {
+		return n, err
+	}
 	var corrupt base64.CorruptInputError
 	if errors.As(err, &corrupt) || errors.Is(err, io.ErrUnexpectedEOF) {
 		err = errArmor

@@ -6,6 +6,7 @@ import (
 	"crypto/aes"
 	"crypto/cipher"
 	"crypto/rand"
+	"encoding/binary"
 	"encoding/hex"
 	"errors"
 	"strings"
@@ -100,7 +101,6 @@ func TestPayloadGrammar(t *testing.T) {
 		{"unknown format", appendPacket(nil, tagLiteral, append([]byte("x\x00\x00\x00\x00\x00"), simpleEntity...)), false},
 		{"literal without a head", appendPacket(nil, tagLiteral, []byte("b\x09a")), false},
 		{"NUL", literal("Content-Type: text/plain\r\n\r\nhel\x00lo"), false},
-		{"no header", literal("just text, no field\r\n\r\nhello"), false},
 	} {
 		for _, aead := range []bool{false, true} {
 			o := opening{token: token, ids: []keyring.Identity{bob}}
@@ -207,6 +207,13 @@ func TestManySessionKeys(t *testing.T) {
 	}
 	broken := bytes.Clone(bodies[0])
 	broken[len(broken)-1] ^= 1
+	dave := newIdentity(t, token, suites[0], "dave@partner.example")
+	e, err := entityOf(dave.Raw)
+	if err != nil {
+		t.Fatal(err)
+	}
+	wrongKey := append(append(binary.BigEndian.AppendUint64([]byte{3}, e.PrimaryKey.KeyId), 1), appendMPI(nil, bytes.Repeat([]byte{0x77}, 256))...)
+	sealedOnly := appendPacket(nil, tags[1], bodies[1])
 	for _, c := range []struct {
 		name    string
 		packets []byte
@@ -219,7 +226,8 @@ func TestManySessionKeys(t *testing.T) {
 		{"2,000 anonymous", crafted{to: bob.Cert, payload: lit, keys: 2000, hidden: true}.packets(t), []keyring.Identity{carol, bob}, 1, true},
 		{"anonymous", crafted{to: bob.Cert, payload: lit, hidden: true}.packets(t), []keyring.Identity{bob}, 1, true},
 		{"anonymous in version 6", crafted{to: bob.Cert, payload: lit, hidden: true, aead: true}.packets(t), []keyring.Identity{bob}, 1, true},
-		{"anonymous before a named one", join(crafted{to: carol.Cert, payload: lit, hidden: true}.packets(t)[:0], good), []keyring.Identity{carol, bob}, 1, true},
+		{"anonymous before a named one", join(firstOf(t, crafted{to: carol.Cert, payload: lit, hidden: true}.packets(t)), good), []keyring.Identity{carol, bob}, 1, true},
+		{"for our signing key", join(appendPacket(nil, tagSessionKey, wrongKey), sealedOnly), []keyring.Identity{dave}, 0, false},
 		{"another's", good, []keyring.Identity{carol}, 0, false},
 		{"nobody's", good, nil, 0, false},
 	} {
@@ -232,6 +240,16 @@ func TestManySessionKeys(t *testing.T) {
 			t.Errorf("%s: %d token operations, want %d", c.name, counted.Unwraps(), c.ops)
 		}
 	}
+}
+
+// firstOf is the first packet.
+func firstOf(t testing.TB, packets []byte) []byte {
+	t.Helper()
+	tags, bodies, err := walk(packets)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return appendPacket(nil, tags[0], bodies[0])
 }
 
 // random is a token that opens nothing: each session key is a new one, of every length and cipher.

@@ -40,8 +40,8 @@ func writeOuter(w io.Writer, m *message.Message) error {
 // entityWriter takes the MIME entity that was sealed, and writes it as the
 // rest of a mail whose outer header is written already. Of the entity's header
 // it keeps what describes the body: another From or Subject in there would
-// make a mail with two, and no reader knows which one counts. Line ends become
-// CRLF; NUL can't travel and is an error.
+// make a mail with two, and no reader knows which one counts. What is no entity
+// is text. Line ends become CRLF; NUL can't travel and is an error.
 type entityWriter struct {
 	w      io.Writer
 	header []byte
@@ -93,7 +93,7 @@ func (e *entityWriter) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// pass writes what has CRLF already, and holds the header back until it is whole.
+// pass writes what has CRLF already, and holds back what may be a header until it is whole.
 func (e *entityWriter) pass(p []byte) error {
 	if e.body {
 		_, err := e.w.Write(p)
@@ -101,32 +101,43 @@ func (e *entityWriter) pass(p []byte) error {
 	}
 	from := max(0, len(e.header)-3)
 	e.header = append(e.header, p...)
-	end := bytes.Index(e.header[from:], []byte("\r\n\r\n")) + from + 4
-	switch {
-	case bytes.HasPrefix(e.header, []byte("\r\n")):
-		end = 2
-	case end < from+4:
-		if len(e.header) > maxEntityHeader {
-			return errPacket
-		}
+	if bytes.HasPrefix(e.header, []byte("\r\n")) {
+		return e.begin(nil, e.header[2:])
+	}
+	end := bytes.Index(e.header[from:], []byte("\r\n\r\n"))
+	if end < 0 && len(e.header) <= maxEntityHeader {
 		return nil
 	}
-	return e.begin(end)
+	if end < 0 {
+		return e.text()
+	}
+	end += from + 2
+	if kept, ok := mimeFields(e.header[:end]); ok {
+		return e.begin(kept, e.header[end+2:])
+	}
+	return e.text()
 }
 
-// begin writes the header, which ends at end with its blank line, and what is
-// there of the body.
-func (e *entityWriter) begin(end int) error {
+// begin writes the header, and what is there of the body.
+func (e *entityWriter) begin(header, body []byte) error {
 	e.body = true
-	kept, err := mimeFields(e.header[:end-2])
-	if err != nil {
-		return err
-	}
-	if _, err := e.w.Write(append(kept, "\r\n"...)); err != nil {
-		return err
-	}
-	_, err = e.w.Write(e.header[end:])
 	e.header = nil
+	if _, err := e.w.Write(append(header, "\r\n"...)); err != nil {
+		return err
+	}
+	_, err := e.w.Write(body)
+	return err
+}
+
+// text takes what does not begin as an entity for text: not every program
+// makes an entity of what it encrypts, and nothing of it may be lost.
+func (e *entityWriter) text() error {
+	held := e.header
+	e.header = nil
+	if err := e.plainText(""); err != nil {
+		return err
+	}
+	_, err := e.w.Write(held)
 	return err
 }
 
@@ -135,16 +146,19 @@ func (e *entityWriter) close() error {
 	if e.body {
 		return nil
 	}
-	if len(e.header) > 0 && !bytes.HasSuffix(e.header, []byte("\r\n")) {
-		e.header = append(e.header, "\r\n"...)
+	header := e.header
+	if !bytes.HasSuffix(header, []byte("\r\n")) {
+		header = append(header, "\r\n"...)
 	}
-	e.header = append(e.header, "\r\n"...)
-	return e.begin(len(e.header))
+	if kept, ok := mimeFields(header); ok {
+		return e.begin(kept, nil)
+	}
+	return e.text()
 }
 
-// mimeFields are the fields of a header that describe a body, as they stand.
-func mimeFields(header []byte) ([]byte, error) {
-	var kept []byte
+// mimeFields are the fields of a header that describe a body, as they stand;
+// false where it is no header, or one that describes nothing.
+func mimeFields(header []byte) (kept []byte, ok bool) {
 	keep := false
 	for line := range bytes.Lines(header) {
 		if line[0] == ' ' || line[0] == '\t' {
@@ -153,14 +167,17 @@ func mimeFields(header []byte) ([]byte, error) {
 			}
 			continue
 		}
-		name, _, ok := bytes.Cut(line, []byte(":"))
-		if !ok || len(bytes.TrimSpace(name)) == 0 {
-			return nil, errPacket
+		name, _, found := bytes.Cut(line, []byte(":"))
+		name = bytes.TrimRight(name, " \t")
+		if !found || len(name) == 0 || bytes.ContainsFunc(name, func(r rune) bool { return r <= ' ' || r > '~' }) {
+			return nil, false
 		}
-		field := string(bytes.TrimRight(name, " \t"))
-		if keep = ofMIME(field) && !strings.EqualFold(field, "MIME-Version"); keep {
-			kept = append(kept, line...)
+		if keep = ofMIME(string(name)); keep {
+			ok = true
+			if keep = !strings.EqualFold(string(name), "MIME-Version"); keep {
+				kept = append(kept, line...)
+			}
 		}
 	}
-	return kept, nil
+	return kept, ok
 }

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"mime/quotedprintable"
+	netmail "net/mail"
 	"strings"
 
 	"github.com/ProtonMail/go-crypto/openpgp/packet"
@@ -133,6 +134,9 @@ func decoded(src message.Source, p *message.Part) io.Reader {
 // Open takes off the layer that Detect saw. See protect.Protector.
 func (p *Protector) Open(ctx context.Context, r protect.OpenRequest) (*message.Message, protect.Finding, error) {
 	v := newVerifier(r.Certs, r.At)
+	if sent, err := netmail.ParseDate(r.Message.Get("Date")); err == nil {
+		v.sent = sent
+	}
 	author, _ := r.Message.Author() // none: then no certificate of a domain speaks for it
 	switch form := formOf(r.Message); form {
 	case mimeSealed, inlineSealed:

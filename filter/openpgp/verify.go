@@ -20,6 +20,11 @@ import (
 const (
 	maxKnownCerts = 16              // that one mail is judged by
 	clockSkew     = 5 * time.Minute // by which a signature may come from the future
+
+	// How far a signature may lie from the Date of its mail. Senders sign when
+	// they send; a gateway as long after that as its sender tries again.
+	signedBefore = 24 * time.Hour
+	signedAfter  = 7 * 24 * time.Hour
 )
 
 // hashes are the hashes of OpenPGP that signatures are believed with (RFC
@@ -33,7 +38,8 @@ var (
 type verifier struct {
 	known     []known
 	at        time.Time
-	recipient []byte // fingerprint of the certificate that opened the mail, nil if it was not sealed
+	sent      time.Time // by the mail's Date, zero if that can't be read
+	recipient []byte    // fingerprint of the certificate that opened the mail, nil if it was not sealed
 }
 
 // known is one certificate, read for this judgement.
@@ -252,6 +258,10 @@ func (v *verifier) trust(m candidate, sig *packet.Signature) string {
 	}) {
 		return protect.ReasonBad
 	}
+	// The Date is not signed: old words under a new one are somebody's replay.
+	if !v.sent.IsZero() && (sig.CreationTime.Before(v.sent.Add(-signedBefore)) || sig.CreationTime.After(v.sent.Add(signedAfter))) {
+		return protect.ReasonPartial
+	}
 	if e.Revoked(v.at) {
 		return protect.ReasonRevoked
 	}
@@ -325,7 +335,7 @@ func finding(claims []*claim, author message.Address) protect.Finding {
 			if good == nil || slices.Contains(by.addresses(author), author) && !slices.Contains(good.addresses(author), author) {
 				good = by
 			}
-		case reason == protect.ReasonBad || reason == protect.ReasonWeak:
+		case reason == protect.ReasonBad, reason == protect.ReasonWeak, reason == protect.ReasonPartial:
 			f.Reason = reason
 			return f
 		case first == "":

@@ -250,6 +250,54 @@ func TestInnerHeader(t *testing.T) {
 	}
 }
 
+// What was sealed and is no entity comes out as text, whole.
+func TestNoEntity(t *testing.T) {
+	token := soft(t)
+	bob := newIdentity(t, token, suites[3], "bob@partner.example")
+	const head = "Content-Type: text/plain; charset=utf-8\r\nContent-Transfer-Encoding: 8bit\r\n\r\n"
+	for _, c := range []struct{ name, plain, want string }{
+		{"text", "hello", head + "hello"},
+		{"paragraphs", "hello\n\nworld\n", head + "hello\r\n\r\nworld\r\n"},
+		{"text that begins like a header", "Note: hello\n\nworld\n", head + "Note: hello\r\n\r\nworld\r\n"},
+		{"header with a broken line", "Content-Type: text/html\nbroken\n\nhello\n", head + "Content-Type: text/html\r\nbroken\r\n\r\nhello\r\n"},
+		{"long line", strings.Repeat("x", maxEntityHeader+10), head + strings.Repeat("x", maxEntityHeader+10)},
+		{"nothing", "", head},
+		{"empty header", "\nhello\n", "\r\nhello\r\n"},
+		{"header alone", "Content-Type: text/plain", "Content-Type: text/plain\r\n\r\n"},
+	} {
+		m := mail(t, pgpMIME(t, crafted{to: bob.Cert, payload: literal(c.plain)}.packets(t)))
+		opened, _, err := opening{token: token, ids: []keyring.Identity{bob}}.open(t, m)
+		if err != nil {
+			t.Errorf("%s: %v", c.name, err)
+			continue
+		}
+		_, got, _ := strings.Cut(print(t, opened), "MIME-Version: 1.0\r\n")
+		if got != c.want {
+			t.Errorf("%s: got\n%.300q\nwant\n%.300q", c.name, got, c.want)
+		}
+	}
+}
+
+// A good signature of long before, or long after, the Date of its mail was
+// made for another one: the Date is not signed.
+func TestVerifyDate(t *testing.T) {
+	token := soft(t)
+	alice := newIdentityAt(t, token, suites[3], "alice@company1.example", now.AddDate(-1, 0, 0))
+	day := 24 * time.Hour
+	for _, c := range []struct {
+		date time.Time
+		want string
+	}{{now, protect.ReasonGood}, {now.Add(-5 * day), protect.ReasonGood}, {now.Add(12 * time.Hour), protect.ReasonGood}, {now.Add(-30 * day), protect.ReasonPartial}, {now.Add(2 * day), protect.ReasonPartial}} {
+		plain := mail(t, "Date: "+c.date.Format(time.RFC1123Z)+"\r\n"+plainMail)
+		for _, to := range [][]keyring.Cert{nil, {alice.Cert}} {
+			_, f, err := opening{token: token, ids: []keyring.Identity{alice}, certs: []keyring.Cert{alice.Cert}}.open(t, seal(t, token, plain, &alice, to...))
+			if err != nil || f.Reason != c.want || f.Good != (c.want == protect.ReasonGood) {
+				t.Errorf("%s: got %+v, %v, want %s", c.date, f, err, c.want)
+			}
+		}
+	}
+}
+
 // Text that was sealed inline comes out as text in its charset.
 func TestInline(t *testing.T) {
 	token := soft(t)
