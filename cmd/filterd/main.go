@@ -9,9 +9,11 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"net"
 	"os"
 	"os/signal"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -88,6 +90,11 @@ func serve(ctx context.Context, c *config.Filterd, stderr io.Writer) error {
 	if err != nil {
 		return err
 	}
+	for name := range handed {
+		if !slices.ContainsFunc(c.Listeners, func(l config.Listener) bool { return l.Name == name }) {
+			return fmt.Errorf("no listener is named %q, as the socket that was handed over (hint: FileDescriptorName= of the socket unit is the name of a [[listener]])", name)
+		}
+	}
 	var servers []*transport.Server
 	var listeners []net.Listener
 	for _, l := range c.Listeners {
@@ -134,9 +141,12 @@ func serve(ctx context.Context, c *config.Filterd, stderr io.Writer) error {
 // open makes one listener, from what systemd handed over or by its address.
 func open(g *filter.Gateway, c *config.Filterd, l config.Listener, handed []net.Listener, log *slog.Logger) (*transport.Server, net.Listener, error) {
 	s := &transport.Server{
-		Name: c.AuthservID, Handler: g.Handler(gateway.Listener(l)),
+		Name: c.AuthservID, Domain: slices.Min(slices.Collect(maps.Keys(c.Domains))), Handler: g.Handler(gateway.Listener(l)),
 		MaxSize: int64(c.Limits.MessageSize), MaxRecipients: c.Limits.Recipients, MaxConns: l.MaxConnections,
 		Log: log.With("listener", l.Name),
+	}
+	if l.Direction == string(policy.Outbound) {
+		s.MaxPerClient = l.MaxConnections // one mail server is all the clients there are
 	}
 	if len(handed) > 0 {
 		return s, handed[0], nil
@@ -151,14 +161,11 @@ func open(g *filter.Gateway, c *config.Filterd, l config.Listener, handed []net.
 // selfCheck walks a small mail through the whole path but the relay: what
 // hangs there would hang every mail.
 func selfCheck(ctx context.Context, g *filter.Gateway, c *config.Filterd) error {
-	for d := range c.Domains {
-		o := g.Process(ctx, filter.Request{
-			Direction: policy.Inbound,
-			To:        []message.Address{{Local: "postmaster", Domain: d}},
-			Mail:      strings.NewReader("Subject: self-check\r\n\r\n.\r\n"),
-		})
-		defer o.Close()
-		return ctx.Err()
-	}
-	return nil
+	o := g.Process(ctx, filter.Request{
+		Direction: policy.Inbound,
+		To:        []message.Address{{Local: "postmaster", Domain: slices.Min(slices.Collect(maps.Keys(c.Domains)))}},
+		Mail:      strings.NewReader("Subject: self-check\r\n\r\n.\r\n"),
+	})
+	o.Close()
+	return ctx.Err()
 }
