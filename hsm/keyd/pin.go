@@ -13,6 +13,7 @@ import (
 	"strings"
 
 	"postern/hsm"
+	"postern/hsm/wire"
 )
 
 // A wrong PIN that is tried again and again locks a token for good. So each
@@ -31,7 +32,7 @@ const (
 )
 
 // maxPIN is the longest PIN, in bytes.
-const maxPIN = 255
+const maxPIN = wire.MaxPIN
 
 // secret is a PIN that no log prints.
 type secret []byte
