@@ -77,7 +77,7 @@ func TestPayloadGrammar(t *testing.T) {
 		{"zip", zip(lit), true},
 		{"zlib", zlib(lit), true},
 		{"stored", compressed(t, packet.CompressionNone, lit), true},
-		{"padding as of Sequoia", appendPacket(nil, tagCompressed, append(bodyOf(t, zip(lit)), "padding"...)), true},
+		{"padding as of Sequoia", appendPacket(nil, tagCompressed, append(contentOf(t, zip(lit)), "padding"...)), true},
 		{"marker before", join(appendPacket(nil, tagMarker, []byte("PGP")), lit), true},
 		{"padding behind", join(lit, appendPacket(nil, tagPadding, make([]byte, 50))), true},
 		{"signature that nobody can judge", join(onePass, lit, garbled), true},
@@ -87,7 +87,7 @@ func TestPayloadGrammar(t *testing.T) {
 		{"two literals", join(lit, lit), false},
 		{"two literals compressed", zip(join(lit, lit)), false},
 		{"literal behind compressed", join(zip(lit), lit), false},
-		{"bytes behind zlib data", appendPacket(nil, tagCompressed, append(bodyOf(t, zlib(lit)), "more"...)), false},
+		{"bytes behind zlib data", appendPacket(nil, tagCompressed, append(contentOf(t, zlib(lit)), "more"...)), false},
 		{"compressed twice", zip(zip(lit)), false},
 		{"unknown compression", compressed(t, 9, lit), false},
 		{"user id behind", join(lit, appendPacket(nil, tagUserID, []byte("x"))), false},
@@ -115,7 +115,7 @@ func TestPayloadGrammar(t *testing.T) {
 	}
 }
 
-func bodyOf(t testing.TB, p []byte) []byte {
+func contentOf(t testing.TB, p []byte) []byte {
 	t.Helper()
 	_, bodies, err := walk(p)
 	if err != nil {

@@ -167,7 +167,7 @@ func (p *Protector) openSealed(ctx context.Context, r protect.OpenRequest, v *ve
 	fail := func(err error) (*message.Message, protect.Finding, error) {
 		return nil, protect.Finding{}, source.verdict(err)
 	}
-	ciphertext, charset, err := sealedBody(decoded(source, part))
+	ciphertext, charset, err := sealedBody(bodyOf(source, part))
 	if err != nil {
 		return fail(err)
 	}
@@ -216,6 +216,23 @@ func (p *Protector) openSealed(ctx context.Context, r protect.OpenRequest, v *ve
 	f := finding(claims, author)
 	f.Opened = true
 	return opened, f, nil
+}
+
+// bodyOf is decoded, but for armour that only calls itself quoted-printable:
+// encoded armour holds "=3D" wherever it holds "=", and decoding what was never
+// encoded would break it.
+func bodyOf(src message.Source, p *message.Part) io.Reader {
+	if p.Encoding == "quoted-printable" {
+		lines := bufio.NewScanner(message.SectionReader(src, p.Body))
+		encoded := false
+		for !encoded && lines.Scan() {
+			encoded = bytes.Contains(lines.Bytes(), []byte("=3D"))
+		}
+		if !encoded && lines.Err() == nil {
+			return message.SectionReader(src, p.Body)
+		}
+	}
+	return decoded(src, p)
 }
 
 // sealedBody finds the packets: armour, or what a mailer put into base64 without it.

@@ -1,6 +1,7 @@
 package openpgp
 
 import (
+	"encoding/base64"
 	"slices"
 	"strings"
 	"testing"
@@ -298,6 +299,17 @@ func TestVerifyDate(t *testing.T) {
 	}
 }
 
+// lines breaks base64 as mail does.
+func lines(s string) string {
+	var b strings.Builder
+	for len(s) > 0 {
+		n := min(76, len(s))
+		b.WriteString(s[:n] + "\r\n")
+		s = s[n:]
+	}
+	return b.String()
+}
+
 // Text that was sealed inline comes out as text in its charset.
 func TestInline(t *testing.T) {
 	token := soft(t)
@@ -308,6 +320,9 @@ func TestInline(t *testing.T) {
 	for _, c := range []struct{ name, mail, charset string }{
 		{"plain", head + armour, "utf-8"},
 		{"charset", head + strings.Replace(armour, "-----\r\n", "-----\r\nCharset: iso-8859-1\r\n", 1), "iso-8859-1"},
+		{"quoted-printable", strings.Replace(head, "Subject", "Content-Transfer-Encoding: quoted-printable\r\nSubject", 1) + strings.ReplaceAll(strings.ReplaceAll(armour, "=", "=3D"), "PGP ", "PGP=20"), "utf-8"},
+		{"quoted-printable by name only", strings.Replace(head, "Subject", "Content-Transfer-Encoding: quoted-printable\r\nSubject", 1) + armour, "utf-8"},
+		{"base64", strings.Replace(head, "Subject", "Content-Transfer-Encoding: base64\r\nSubject", 1) + lines(base64.StdEncoding.EncodeToString([]byte(armour))), "utf-8"},
 		{"charset forged", head + strings.Replace(armour, "-----\r\n", "-----\r\nCharset: x\"; a=b\r\n", 1), "utf-8"},
 	} {
 		opened, f, err := opening{token: token, ids: []keyring.Identity{bob}}.open(t, mail(t, c.mail))
