@@ -59,10 +59,7 @@ func (k *Keyd) away(err error) {
 		return
 	}
 	k.setState(hsm.Failed, fmt.Sprintf("%v (tried again by itself)", err))
-	select {
-	case k.wake <- struct{}{}:
-	default:
-	}
+	k.poke()
 }
 
 func (k *Keyd) supervise(ctx context.Context) {
@@ -300,7 +297,7 @@ func (k *Keyd) reload() ([]hsm.Finding, error) {
 	}
 	if err := k.load(); err != nil {
 		k.poke()
-		return nil, err
+		return nil, fmt.Errorf("%w: %w", hsm.ErrAway, err)
 	}
 	k.mu.RLock()
 	defer k.mu.RUnlock()
