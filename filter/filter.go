@@ -4,7 +4,6 @@
 package filter
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -12,10 +11,8 @@ import (
 	"log/slog"
 	"net/netip"
 	"slices"
-	"strings"
 	"time"
 
-	"postern/filter/authres"
 	"postern/filter/keyring"
 	"postern/filter/message"
 	"postern/filter/policy"
@@ -425,130 +422,6 @@ func (p *passage) unopened(plan policy.Plan) protect.Finding {
 		return protect.Finding{Format: p.protector.Format(), Reason: protect.ReasonNotOpened}
 	}
 	return p.finding
-}
-
-// mark takes foreign result fields off every copy and puts ours on top.
-func (g *Gateway) mark(_ context.Context, p *passage) error {
-	for i := range p.copies {
-		c := &p.copies[i]
-		marked := *c.Message // the same mail may stand in several copies
-		marked.Drop = slices.Clone(marked.Drop)
-		marked.Top = nil
-		for i, f := range marked.Root.Header {
-			off, err := g.takenOff(&marked, i, p.listener.Direction)
-			if err != nil {
-				return fmt.Errorf("read header: %w", err)
-			}
-			if off {
-				marked.Drop = append(marked.Drop, f.Whole)
-			}
-		}
-		slices.SortFunc(marked.Drop, func(a, b message.Span) int { return int(a.Start - b.Start) })
-		marked.Drop = slices.Compact(marked.Drop)
-		var top bytes.Buffer
-		top.Write(g.received(p))
-		if p.listener.Direction == policy.Inbound {
-			s, method, result := p.status(c)
-			top.Write(s.Fields(g.Name, method, result))
-		}
-		top.Write(c.Message.Top)
-		marked.Top = top.Bytes()
-		c.Message = &marked
-	}
-	return nil
-}
-
-// takenOff tells which fields do not go on: what looks like our marks, what is
-// for the last hop to say, and outbound whom the sender hid.
-func (g *Gateway) takenOff(m *message.Message, i int, d policy.Direction) (bool, error) {
-	f := m.Root.Header[i]
-	if i == 0 { // a header that begins with white space would continue the last field that we put on top
-		var first [1]byte
-		if _, err := m.Source.ReadAt(first[:], f.Whole.Start); err != nil && !errors.Is(err, io.EOF) {
-			return false, err
-		}
-		if first[0] == ' ' || first[0] == '\t' {
-			return true, nil
-		}
-	}
-	value, err := m.Value(f)
-	if err != nil {
-		return false, err
-	}
-	name := f.Name
-	if name == "" { // no field, but perhaps one whose name is folded
-		name, value, _ = strings.Cut(value, ":")
-	}
-	switch strings.ToLower(strings.TrimSpace(name)) {
-	case "return-path":
-		return true, nil
-	case "bcc", "resent-bcc":
-		return d == policy.Outbound, nil
-	}
-	return authres.Foreign(name, value, g.Name), nil
-}
-
-// received is our trace field (RFC 5321 §4.4; RFC 3848 and RFC 6531 §4.3 for
-// the word after "with"). Outbound it does not say where inside the mail came from.
-func (g *Gateway) received(p *passage) []byte {
-	with := "ESMTP"
-	if p.env.UTF8 {
-		with = "UTF8SMTP"
-	}
-	if p.env.TLS != nil {
-		with += "S"
-	}
-	if p.env.User != "" {
-		with += "A"
-	}
-	from := ""
-	if p.listener.Direction == policy.Inbound && p.env.Client.IsValid() {
-		from = "from [" + p.env.Client.Addr().Unmap().String() + "] "
-	}
-	return message.FoldField("Received", from+"by "+g.Name+" with "+with+" id "+p.env.Trace+"; "+p.at.UTC().Format("Mon, 2 Jan 2006 15:04:05 -0700"))
-}
-
-// verified is the one claim of the gateway: the mail as delivered is, whole,
-// signed by a certificate valid and trusted for exactly the one address in its
-// one From field. An opened mail is asked for its own From: what came out of
-// the ciphertext must not bring a second one.
-func (p *passage) verified(m *message.Message, f protect.Finding) (bool, string) {
-	if !f.Good {
-		return false, f.Reason
-	}
-	if p.author.IsZero() || !slices.ContainsFunc(f.Signers, func(a message.Address) bool { return a.Key() == p.author.Key() }) {
-		return false, protect.ReasonNotFrom
-	}
-	if shown, err := m.Author(); err != nil || shown.Key() != p.author.Key() {
-		return false, protect.ReasonNotFrom
-	}
-	return true, f.Reason
-}
-
-func (p *passage) status(c *Copy) (s authres.Status, method, result string) {
-	ok, reason := p.verified(c.Message, c.Finding)
-	s = authres.Status{Opened: "none", Verified: ok, Reason: reason, Carried: transport.Carried(p.env.TLS), Trace: p.env.Trace}
-	switch {
-	case c.Finding.Opened:
-		s.Opened = string(c.Finding.Format)
-	case p.layer == protect.Sealed:
-		s.Opened = "failed"
-	}
-	if ok {
-		s.Signer = p.author
-	}
-	if c.Finding.Signed {
-		method, result = "x-"+string(c.Finding.Format), "fail"
-		switch {
-		case ok:
-			result = "pass"
-		case reason == protect.ReasonUnknownCert, reason == protect.ReasonUntrusted:
-			result = "neutral"
-		case reason == protect.ReasonWeak, reason == protect.ReasonNotFrom, reason == protect.ReasonPartial:
-			result = "policy"
-		}
-	}
-	return s, method, result
 }
 
 // traced hands the mail's trace id on to the audit record of the key daemon.
