@@ -265,21 +265,40 @@ func TestBadKeys(t *testing.T) {
 	}
 }
 
-// TestTokenRejection (R6): a sample of wrong keys of each scheme on a real
-// token, answered like right ones.
+// TestTokenRejection (R6): each scheme on two real modules; and a sample of
+// wrong keys, answered like right ones.
 func TestTokenRejection(t *testing.T) {
-	f := hsmtest.SoftHSM(t)
-	d := opened(t, token(t, f), f.PIN)
-	keys := pairs(t, d.Keyd)
-	for n, way := range ways {
-		secret := hsm.SessionKey{Cipher: way.cipher, Key: bytes.Repeat([]byte{7}, 32)}
-		w := hsmtest.Wrap(t, keys[way.algorithm].Public, way.w, secret)
-		if got, err := d.Keyd.Unwrap(t.Context(), keys[way.algorithm].ID, w); err != nil || !bytes.Equal(got.Key, secret.Key) || got.Cipher != way.cipher {
-			t.Errorf("%s: got %+v, %v, want %+v", wayName(n), got, err, secret)
-		}
-		rejects(t, d.Keyd, keys[way.algorithm], n)
-	}
-	if state, reason := d.Keyd.State(); state != hsm.Ready {
-		t.Errorf("got %s (%s), want ready", state, reason)
+	for name, x := range map[string]struct {
+		fixture func(testing.TB) *hsmtest.Fixture
+		lacks   hsm.Algorithm
+	}{
+		"softhsm": {hsmtest.SoftHSM, ""},
+		"nss":     {hsmtest.NSS, hsm.X25519},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := x.fixture(t)
+			// NSS takes all its keys for copies.
+			d := opened(t, p11.New(p11.Config{Module: f.Module, Token: f.Label, Reserved: f.Reserved, AllowImported: name == "nss"}), f.PIN)
+			keys := map[hsm.Algorithm]hsm.Key{}
+			for n, way := range ways {
+				if way.algorithm == x.lacks {
+					continue
+				}
+				key, there := keys[way.algorithm]
+				if !there {
+					key = generate(t, d.Keyd, way.algorithm, hsm.Unwrap, "test/"+string(way.algorithm))
+					keys[way.algorithm] = key
+				}
+				secret := hsm.SessionKey{Cipher: way.cipher, Key: bytes.Repeat([]byte{7}, 32)}
+				w := hsmtest.Wrap(t, key.Public, way.w, secret)
+				if got, err := d.Keyd.Unwrap(t.Context(), key.ID, w); err != nil || !bytes.Equal(got.Key, secret.Key) || got.Cipher != way.cipher {
+					t.Errorf("%s: got %+v, %v, want %+v", wayName(n), got, err, secret)
+				}
+				rejects(t, d.Keyd, key, n)
+			}
+			if state, reason := d.Keyd.State(); state != hsm.Ready {
+				t.Errorf("got %s (%s), want ready", state, reason)
+			}
+		})
 	}
 }
