@@ -341,11 +341,15 @@ func table(w io.Writer, head []string, rows [][]string) {
 
 // did is the result of a command that changes something.
 type did struct {
-	Done   []string `json:"done"`
-	DryRun bool     `json:"dry_run,omitempty"`
+	Done    []string `json:"done"`
+	Already string   `json:"already,omitempty"` // why there was nothing to do
+	DryRun  bool     `json:"dry_run,omitempty"`
 }
 
 func (d did) text(w io.Writer) {
+	if d.Already != "" {
+		fmt.Fprintln(w, "nothing to do:", printable(d.Already))
+	}
 	for _, s := range d.Done {
 		if d.DryRun {
 			s = "would " + s
@@ -354,6 +358,11 @@ func (d did) text(w io.Writer) {
 		}
 		fmt.Fprintln(w, printable(s))
 	}
+}
+
+// already is the result of a command that found its work done.
+func (c *call) already(format string, args ...any) did {
+	return did{Done: []string{}, Already: fmt.Sprintf(format, args...), DryRun: c.dry()}
 }
 
 func (c *call) did(format string, args ...any) did {

@@ -197,7 +197,7 @@ func (c *call) examineKeyring(ctx context.Context, e *examined, site Site, keys 
 	if info, err := os.Stat(site.Keyring); err == nil && info.Mode().Perm()&0o002 != 0 {
 		e.say("keyring", broken, "chmod o-w "+site.Keyring, "%s may be written by everybody", site.Keyring)
 	} else {
-		e.say("keyring", fine, "", "%s, %d identities, %d partners' certificates", site.Keyring, len(ours), len(certs))
+		e.say("keyring", fine, "", "%s; our identities: %d; partners' certificates: %d", site.Keyring, len(ours), len(certs))
 	}
 	newest := map[string]bool{}
 	for _, i := range ours {

@@ -335,7 +335,7 @@ func keyRetire(ctx context.Context, c *call) (any, error) {
 		return nil, err
 	}
 	if key.Retired {
-		return did{Done: []string{"retire nothing: " + key.Label + " is retired already"}, DryRun: c.dry()}, nil
+		return c.already("%s is retired", key.Label), nil
 	}
 	if !c.dry() {
 		if err := k.Retire(ctx, key.ID); err != nil {

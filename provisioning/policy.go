@@ -132,7 +132,7 @@ func policyCheck(ctx context.Context, c *call) (any, error) {
 		return nil, err
 	}
 	if n := len(result.Concerns); n > 0 {
-		return result, no("make the identities, import the certificates, or change the rules", "%d rule(s) would hold mail up now", n)
+		return result, no("make the identities, import the certificates, or change the rules", "rules that would hold mail up now: %d", n)
 	}
 	return result, nil
 }

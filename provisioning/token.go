@@ -95,7 +95,7 @@ func tokenUnlock(ctx context.Context, c *call) (any, error) {
 	}
 	switch s.State {
 	case hsm.Ready:
-		return did{Done: []string{"unlock nothing: the token is unlocked already"}, DryRun: c.dry()}, nil
+		return c.already("the token is unlocked"), nil
 	case hsm.Unprovisioned:
 		return nil, fmt.Errorf("unlock token: %w", hsm.ErrEmpty)
 	}
