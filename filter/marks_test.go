@@ -272,7 +272,7 @@ func TestUndecryptable(t *testing.T) {
 		"cut":                 good[:at-64] + good[at:],
 	}
 	opened := map[string]func(protect.OpenRequest) (*message.Message, protect.Finding, error){}
-	for _, err := range []error{protect.ErrCannotOpen, message.ErrTooBig, message.ErrLimit, message.ErrHeaderLimit, message.ErrLineEnds} {
+	for _, err := range []error{protect.ErrCannotOpen, message.ErrTooBig, message.ErrLimit, message.ErrHeaderLimit, message.ErrLineEnds, hsm.ErrInvalid} {
 		opened[err.Error()] = func(protect.OpenRequest) (*message.Message, protect.Finding, error) {
 			return nil, protect.Finding{}, fmt.Errorf("inside: %w", err)
 		}

@@ -146,6 +146,7 @@ func TestTokenAway(t *testing.T) {
 	for _, err := range []error{hsm.ErrNoKey, hsm.ErrRefused} {
 		w.token.unplug(err)
 		w.want(err.Error()+", sign", w.send(policy.Outbound, out, "alice@company1.example", "bob@partner.example"), "451 4.3.5")
+		w.want(err.Error()+", unwrap", w.send(policy.Inbound, inbound, "bob@partner.example", "alice@company1.example"), "451 4.3.5")
 	}
 	w.token.unplug(errors.New("who knows"))
 	if got := w.send(policy.Outbound, out, "alice@company1.example", "bob@partner.example"); got.Code/100 != 4 {
