@@ -213,6 +213,7 @@ func TestManySessionKeys(t *testing.T) {
 		t.Fatal(err)
 	}
 	wrongKey := append(append(binary.BigEndian.AppendUint64([]byte{3}, e.PrimaryKey.KeyId), 1), appendMPI(nil, bytes.Repeat([]byte{0x77}, 256))...)
+	tooLong := append(append(binary.BigEndian.AppendUint64([]byte{3}, e.Subkeys[0].PublicKey.KeyId), 1), appendMPI(nil, bytes.Repeat([]byte{0x77}, 3<<10))...)
 	sealedOnly := appendPacket(nil, tags[1], bodies[1])
 	for _, c := range []struct {
 		name    string
@@ -228,6 +229,8 @@ func TestManySessionKeys(t *testing.T) {
 		{"anonymous in version 6", crafted{to: bob.Cert, payload: lit, hidden: true, aead: true}.packets(t), []keyring.Identity{bob}, 1, true},
 		{"anonymous before a named one", join(firstOf(t, crafted{to: carol.Cert, payload: lit, hidden: true}.packets(t)), good), []keyring.Identity{carol, bob}, 1, true},
 		{"for our signing key", join(appendPacket(nil, tagSessionKey, wrongKey), sealedOnly), []keyring.Identity{dave}, 0, false},
+		{"old curve in version 6", crafted{to: carol.Cert, payload: lit, aead: true}.packets(t), []keyring.Identity{carol}, 0, false},
+		{"RSA integer of 3 KiB", join(appendPacket(nil, tagSessionKey, tooLong), sealedOnly), []keyring.Identity{dave}, 0, false},
 		{"another's", good, []keyring.Identity{carol}, 0, false},
 		{"nobody's", good, nil, 0, false},
 	} {

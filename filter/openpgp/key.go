@@ -178,6 +178,14 @@ type keyMaterial struct {
 	kdfCipher uint8
 }
 
+// pointSize is the length of an uncompressed point on the key's NIST curve.
+func (m keyMaterial) pointSize() int {
+	if k, ok := m.public.(*ecdsa.PublicKey); ok {
+		return 1 + 2*((k.Curve.Params().BitSize+7)/8)
+	}
+	return 0
+}
+
 // materialOf reads the key out of its packet; false when a token can't hold such a key.
 func materialOf(pub *packet.PublicKey) (m keyMaterial, ok bool) {
 	var b bytes.Buffer

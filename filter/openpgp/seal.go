@@ -2,6 +2,7 @@ package openpgp
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"crypto/rand"
 	"encoding/hex"
@@ -244,7 +245,8 @@ type suite struct {
 func suiteOf(recipients []recipient) suite {
 	s := suite{aead: true, cipher: packet.CipherAES128}
 	for _, r := range recipients {
-		s.aead = s.aead && r.prefs.SEIPDv2
+		m, ok := materialOf(r.key)
+		s.aead = s.aead && r.prefs.SEIPDv2 && !(ok && bytes.Equal(m.oid, oidCurve25519)) // that curve is of version 4 only
 	}
 	for _, c := range []packet.CipherFunction{packet.CipherAES256, packet.CipherAES192} {
 		if !slices.ContainsFunc(recipients, func(r recipient) bool { return !r.reads(c, s.aead) }) {

@@ -3,10 +3,12 @@ package openpgp
 import (
 	"bytes"
 	"context"
+	"crypto/rsa"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
+	"math/big"
 	"slices"
 
 	"github.com/ProtonMail/go-crypto/openpgp/packet"
@@ -73,7 +75,9 @@ func (w wrappedKey) anonymous() bool {
 	return w.keyID == 0
 }
 
-// wrapped copies the fields for the key daemon; false when the packet can't be for such a key.
+// wrapped copies the fields for the key daemon; false when the packet can't be
+// for such a key. Lengths are looked at here, so that whatever the daemon
+// calls invalid is our fault and not the mail's.
 func (w wrappedKey) wrapped(k *packet.PublicKey, m keyMaterial, d *data) (hsm.Wrapped, bool) {
 	isRSA := func(a packet.PublicKeyAlgorithm) bool {
 		return a == packet.PubKeyAlgoRSA || a == packet.PubKeyAlgoRSAEncryptOnly
@@ -87,15 +91,20 @@ func (w wrappedKey) wrapped(k *packet.PublicKey, m keyMaterial, d *data) (hsm.Wr
 	case isRSA(w.algorithm) && isRSA(k.PubKeyAlgo):
 		out.Scheme = hsm.OpenPGPRSA
 		out.Ciphertext = f.mpi()
+		if n := m.public.(*rsa.PublicKey).N; new(big.Int).SetBytes(out.Ciphertext).Cmp(n) >= 0 {
+			return out, false
+		}
 	case w.algorithm == packet.PubKeyAlgoECDH && k.PubKeyAlgo == packet.PubKeyAlgoECDH:
 		out.Scheme = hsm.OpenPGPECDH
 		out.Ephemeral = f.mpi()
 		out.Ciphertext = f.take(f.octet())
 		if bytes.Equal(m.oid, oidCurve25519) {
-			if len(out.Ephemeral) != 33 || out.Ephemeral[0] != 0x40 {
+			if w.v6 || len(out.Ephemeral) != 33 || out.Ephemeral[0] != 0x40 { // RFC 9580 §9.2.1
 				return out, false
 			}
 			out.Ephemeral = out.Ephemeral[1:]
+		} else if len(out.Ephemeral) != m.pointSize() || out.Ephemeral[0] != 4 {
+			return out, false
 		}
 		out.Fingerprint, out.CurveOID, out.KDFHash, out.KDFCipher = k.Fingerprint, m.oid, m.kdfHash, m.kdfCipher
 	case w.algorithm == packet.PubKeyAlgoX25519 && k.PubKeyAlgo == packet.PubKeyAlgoX25519:
