@@ -62,7 +62,7 @@ lint: deps-run
 
 # Pages and examples that are printed from the code.
 docs: build
-	$(GO) test ./appliance/e2e -run TestPages -update
+	$(GO) test ./filter ./appliance/e2e -run TestPage -update
 
 clean:
 	rm -rf bin $(STATE)

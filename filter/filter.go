@@ -34,7 +34,7 @@ type Config struct {
 	Hops       map[policy.Direction]Hop
 	Spools     *message.Spools
 	Limits     message.Limits
-	InFlight   int              // mails between DATA and the next hop's answer; more are deferred
+	InFlight   int              // mails between the end of DATA and the next hop's answer; more are deferred
 	Log        *slog.Logger     // one line for each mail
 	Now        func() time.Time // time.Now where nil
 }

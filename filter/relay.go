@@ -49,7 +49,11 @@ func (h handler) Recipient(ctx context.Context, e *transport.Envelope, to transp
 func (h handler) Data(ctx context.Context, e *transport.Envelope, body io.Reader) transport.Reply {
 	p := &passage{listener: h.l, env: e, at: h.g.Now(), body: body}
 	defer p.close()
-	err := h.g.slot(func() error { return h.g.guarded(traced(ctx, e), way, p) })
+	ctx = traced(ctx, e)
+	err := h.g.guarded(ctx, received, p)
+	if err == nil {
+		err = h.g.slot(func() error { return h.g.guarded(ctx, worked, p) })
+	}
 	r := p.result
 	if err != nil {
 		r = replyTo(err, e.Trace)

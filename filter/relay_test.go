@@ -225,6 +225,28 @@ func TestTooManyInFlight(t *testing.T) {
 	w.want("third", w.send(policy.Outbound, out, "alice@company1.example", "bob@partner.example"), "250 2.0.0")
 }
 
+// A sender who takes his time holds no place that others need.
+func TestSlowSenderHoldsNoPlace(t *testing.T) {
+	w := newWorld(t)
+	w.config.InFlight = 1
+	w.gate = New(w.config)
+	body, sender := io.Pipe()
+	slow := make(chan transport.Reply)
+	go func() {
+		e := w.envelope("alice@company1.example", "bob@partner.example")
+		slow <- w.gate.Handler(Listener{Name: "test", Direction: policy.Outbound}).Data(t.Context(), e, body)
+	}()
+	if _, err := io.WriteString(sender, out[:10]); err != nil { // taken: the mail is being read
+		t.Fatal(err)
+	}
+	w.want("other", w.send(policy.Outbound, out, "alice@company1.example", "bob@partner.example"), "250 2.0.0")
+	if _, err := io.WriteString(sender, out[10:]); err != nil {
+		t.Fatal(err)
+	}
+	sender.Close()
+	w.want("slow", <-slow, "250 2.0.0")
+}
+
 func TestMailsThatDoNotPass(t *testing.T) {
 	received := func(n int) string { return strings.Repeat("Received: from a by b\r\n", n) + out }
 	for _, c := range []struct {

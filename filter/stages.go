@@ -24,8 +24,10 @@ var (
 		{"mark", (*Gateway).mark},         // foreign marks off, ours on
 		{"relay", (*Gateway).relay},       // 250 only after the next hop's
 	}
-	greeted = way[:2]          // at MAIL and RCPT
-	judged  = way[:len(way)-1] // what process and explain do
+	greeted  = way[:2]          // at MAIL and RCPT
+	received = way[:3]          // while the sender sends, at his pace
+	worked   = way[3:]          // what takes one of the places in flight
+	judged   = way[:len(way)-1] // what process and explain do
 )
 
 func (g *Gateway) walk(ctx context.Context, stages []stage, p *passage) error {

@@ -98,7 +98,7 @@ type Default struct {
 type Limits struct {
 	MessageSize  Size `toml:"message-size" default:"50MiB" min:"64KiB" max:"1GiB" doc:"Largest mail; the SMTP extension SIZE tells it (RFC 1870)."`
 	Recipients   int  `toml:"recipients" default:"1000" min:"100" max:"100000" doc:"Recipients of one mail; RFC 5321 §4.5.3.1.8 asks for 100 at least."`
-	InFlight     int  `toml:"in-flight" default:"64" min:"1" max:"10000" doc:"Mails between DATA and the answer of the next hop. Further ones are deferred."`
+	InFlight     int  `toml:"in-flight" default:"64" min:"1" max:"10000" doc:"Mails between the end of DATA and the answer of the next hop. Further ones are deferred."`
 	SpoolMemory  Size `toml:"spool-memory" default:"256KiB" min:"4KiB" max:"64MiB" doc:"Bytes of one mail that are held in memory; what is larger goes to spool-dir."`
 	MIMEDepth    int  `toml:"mime-depth" default:"32" min:"1" max:"100" doc:"Multiparts and messages inside each other."`
 	MIMEParts    int  `toml:"mime-parts" default:"2000" min:"1" max:"100000" doc:"Parts of one mail."`

@@ -7,9 +7,12 @@
 // ciphers are go-crypto's.
 //
 // Departures from the standards: messages without integrity protection (RFC
-// 9580 §5.7), LibrePGP's packet 20 and passwords are not opened; signatures
-// with MD5, SHA-1 or RIPEMD-160, and by DSA or short RSA keys, are not
-// verified; a signature made around an encrypted message gives no claim.
+// 9580 §5.7), LibrePGP's packet 20 and passwords are not opened; of session
+// keys that name nobody one is tried, not all; signatures with MD5, SHA-1 or
+// RIPEMD-160, and by DSA or short RSA keys, are not verified, nor is one that
+// was made long before or after the Date of its mail; a signature made around
+// an encrypted message gives no claim. Header fields inside a sealed payload,
+// but for those of MIME, are left out.
 package openpgp
 
 import (

@@ -206,10 +206,10 @@ func (k *Keyd) Close() error {
 	return err
 }
 
-// Run starts, serves both sockets until ctx ends, and closes. The error is
+// Run starts, serves both sockets until parent ends, and closes. The error is
 // ErrPINRefused, ErrRecycle, that of a listener, or nil.
-func (k *Keyd) Run(ctx context.Context) error {
-	ctx, cancel := context.WithCancelCause(ctx)
+func (k *Keyd) Run(parent context.Context) error {
+	ctx, cancel := context.WithCancelCause(parent)
 	defer cancel(nil)
 	var group sync.WaitGroup
 	serve := func(l net.Listener, name string, peers Peers, keep bool) {
@@ -244,8 +244,8 @@ func (k *Keyd) Run(ctx context.Context) error {
 			}
 		})
 		<-ctx.Done()
-		if cause := context.Cause(ctx); !errors.Is(cause, context.Canceled) && !errors.Is(cause, context.DeadlineExceeded) {
-			err = cause
+		if parent.Err() == nil { // whatever the parent's cause is, it asked for the end
+			err = context.Cause(ctx)
 		}
 	}
 	cancel(nil)

@@ -263,7 +263,7 @@ func TestPatience(t *testing.T) {
 		t.Fatal(err)
 	}
 	k.SetPatience(50 * time.Millisecond)
-	ctx, cancel := context.WithCancel(t.Context())
+	ctx, cancel := context.WithCancelCause(t.Context())
 	ended := make(chan error)
 	go func() { ended <- k.Run(ctx) }()
 	c := connect(t, d.Use)
@@ -271,7 +271,7 @@ func TestPatience(t *testing.T) {
 		t.Fatal(err)
 	}
 	c.ends("half a frame")
-	cancel()
+	cancel(errors.New("terminated")) // a cause of the caller's own is no error of the daemon
 	if err := <-ended; err != nil {
 		t.Error(err)
 	}
