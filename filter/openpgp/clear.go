@@ -38,6 +38,31 @@ func (v *verifier) multipart(m *message.Message, p *message.Part) ([]*claim, err
 	return claims, nil
 }
 
+// signed judges a mail that is a multipart/signed. Around something sealed the
+// signer has signed what he may not have read, so that is no claim (R13).
+func (v *verifier) signed(m *message.Message, author message.Address) (protect.Finding, error) {
+	claims, err := v.multipart(m, m.Root)
+	if err != nil {
+		return protect.Finding{}, err
+	}
+	f := finding(claims, author)
+	if f.Good && isSealed(m, m.Root.Parts[0]) {
+		f = protect.Finding{Format: f.Format, Signed: true, Reason: protect.ReasonPartial}
+	}
+	return f, nil
+}
+
+// isSealed reports whether a part is encrypted, in whatever format.
+func isSealed(m *message.Message, p *message.Part) bool {
+	switch p.Type {
+	case "multipart/encrypted", "application/pkcs7-mime", "application/x-pkcs7-mime":
+		return true
+	case "text/plain":
+		return strings.HasPrefix(leadOf(m, p), "-----BEGIN "+labelMessage+"-----")
+	}
+	return false
+}
+
 // armoured reads detached signatures out of their armour; at least one.
 func (v *verifier) armoured(r io.Reader) ([]*claim, error) {
 	a, err := newUnarmor(io.LimitReader(r, maxSignatures*maxSignatureBytes*2), labelSignature)

@@ -142,11 +142,8 @@ func (p *Protector) Open(ctx context.Context, r protect.OpenRequest) (*message.M
 	case mimeSealed, inlineSealed:
 		return p.openSealed(ctx, r, v, author, form)
 	case mimeSigned:
-		claims, err := v.multipart(r.Message, r.Message.Root)
-		if err != nil {
-			return nil, protect.Finding{}, err
-		}
-		return r.Message, finding(claims, author), nil
+		f, err := v.signed(r.Message, author)
+		return r.Message, f, err
 	case inlineSigned:
 		f, err := v.clear(r.Message, author)
 		return r.Message, f, err
@@ -207,13 +204,12 @@ func (p *Protector) openSealed(ctx context.Context, r protect.OpenRequest, v *ve
 	if err != nil {
 		return fail(err)
 	}
-	claims := content.claims
-	if len(claims) == 0 && formOf(opened) == mimeSigned {
-		if claims, err = v.multipart(opened, opened.Root); err != nil {
+	f := finding(content.claims, author)
+	if !f.Signed && formOf(opened) == mimeSigned {
+		if f, err = v.signed(opened, author); err != nil {
 			return nil, protect.Finding{}, err
 		}
 	}
-	f := finding(claims, author)
 	f.Opened = true
 	return opened, f, nil
 }

@@ -310,6 +310,10 @@ func (s *suite) nested(t *testing.T) {
 	if got := s.counted.Unwraps() - unwraps; got != 1 {
 		t.Errorf("%d token operations, want 1", got)
 	}
+	around := s.seal(t, once, &s.alice)
+	if _, f, err := s.Open(t.Context(), s.request(t, around, s.bob)); err != nil || f.Good || f.Opened {
+		t.Errorf("signed around sealed: got %+v, %v", f, err)
+	}
 }
 
 func (s *suite) changed(t *testing.T) {
