@@ -3,6 +3,7 @@ package openpgp
 import (
 	"encoding/base64"
 	"math/rand/v2"
+	"runtime"
 	"testing"
 
 	"postern/filter/keyring"
@@ -12,7 +13,7 @@ import (
 )
 
 // benchMail is a mail with an attachment that does not compress.
-func benchMail(b *testing.B, size int) *message.Message {
+func benchMail(b testing.TB, size int) *message.Message {
 	data := make([]byte, size*3/4)
 	rand.NewChaCha8([32]byte{}).Read(data)
 	text := base64.StdEncoding.EncodeToString(data)
@@ -89,6 +90,41 @@ func BenchmarkOpen(b *testing.B) {
 					_ = s.Close()
 				}
 			})
+		}
+	}
+}
+
+// 10 MiB pass both ways in the memory of a few buffers (R29, R48).
+func TestMemory(t *testing.T) {
+	token := soft(t)
+	for _, s := range []suiteUnderTest{suites[3], suites[11]} {
+		alice := newIdentity(t, token, s, "alice@company1.example")
+		spools := &message.Spools{Memory: 64 << 10, Max: 32 << 20, Dir: t.TempDir()}
+		newSpool := func() *message.Spool {
+			s := spools.New()
+			t.Cleanup(func() { _ = s.Close() })
+			return s
+		}
+		plain := benchMail(t, 10<<20)
+		p := New(Config{Token: token})
+		var before, between, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		sealed, err := p.Seal(t.Context(), protect.SealRequest{Message: plain, Signer: &alice, Recipients: []keyring.Cert{alice.Cert}, At: now, NewSpool: newSpool})
+		if err != nil {
+			t.Fatal(err)
+		}
+		runtime.ReadMemStats(&between)
+		_, f, err := p.Open(t.Context(), protect.OpenRequest{Message: sealed, Identities: []keyring.Identity{alice}, Certs: []keyring.Cert{alice.Cert}, At: now, NewSpool: newSpool})
+		if err != nil || !f.Good {
+			t.Fatal(f, err)
+		}
+		runtime.ReadMemStats(&after)
+		// All that was ever asked for, garbage too.
+		if got := between.TotalAlloc - before.TotalAlloc; got > 4<<20 {
+			t.Errorf("%s: seal: %d KiB", s, got>>10)
+		}
+		if got := after.TotalAlloc - between.TotalAlloc; got > 4<<20 {
+			t.Errorf("%s: open: %d KiB", s, got>>10)
 		}
 	}
 }

@@ -76,3 +76,36 @@ func FuzzRead(f *testing.F) {
 		}
 	})
 }
+
+// Whatever a mail looks like, only the words that Alice has signed are hers.
+func FuzzMail(f *testing.F) {
+	token := soft(f)
+	alice := newIdentity(f, token, suites[3], "alice@company1.example")
+	signed := print(f, seal(f, token, mail(f, plainMail), &alice))
+	f.Add([]byte(signed))
+	f.Add([]byte(print(f, seal(f, token, mail(f, plainMail), &alice, alice.Cert))))
+	f.Add([]byte(crlf("Content-Type: text/plain\n\n-----BEGIN PGP SIGNED MESSAGE-----\nHash: SHA256\n\nx\n-----BEGIN PGP SIGNATURE-----\n\nwcBM\n-----END PGP SIGNATURE-----\n")))
+	p := New(Config{Token: token})
+	f.Fuzz(func(t *testing.T, data []byte) {
+		m, err := parse(spools(t), string(data))
+		if err != nil {
+			return
+		}
+		layer := p.Detect(m)
+		opened, finding, err := p.Open(t.Context(), protect.OpenRequest{Message: m, Identities: []keyring.Identity{alice}, Certs: []keyring.Cert{alice.Cert}, At: now, NewSpool: spools(t)})
+		if err != nil {
+			if err != protect.ErrCannotOpen || layer != protect.Sealed || opened != nil {
+				t.Fatalf("layer %d: got %v, %+v, %v", layer, opened, finding, err)
+			}
+			return
+		}
+		if finding.Opened != (layer == protect.Sealed) {
+			t.Fatalf("layer %d: got %+v", layer, finding)
+		}
+		if finding.Good && layer == protect.Signed {
+			if part := m.Root.Parts[0]; !strings.Contains(signed, string(data[part.Body.Start:part.Body.End])) {
+				t.Fatalf("got %+v for %q", finding, data[part.Whole.Start:part.Whole.End])
+			}
+		}
+	})
+}
