@@ -15,32 +15,18 @@ const demoTime = 30 * time.Second
 
 // Demo opens a box, sends three mails through it, shows each before and
 // after, and stops. The error is whatever is not as it should be.
-func Demo(ctx context.Context, c Config, out io.Writer) (err error) {
-	b, err := Open(ctx, c)
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if cerr := b.Close(); err == nil {
-			err = cerr
+func Demo(ctx context.Context, c Config, out io.Writer) error {
+	return with(ctx, c, func(b *Box, p *Partner) error {
+		for _, show := range []func(context.Context, *Partner, io.Writer) error{b.showOpened, b.showSealed, b.showRefused} {
+			ctx, cancel := context.WithTimeout(ctx, demoTime)
+			err := show(ctx, p, out)
+			cancel()
+			if err != nil {
+				return err
+			}
 		}
-	}()
-	p, err := b.introduce(ctx)
-	if p != nil {
-		defer p.Close()
-	}
-	if err != nil {
-		return err
-	}
-	for _, show := range []func(context.Context, *Partner, io.Writer) error{b.showOpened, b.showSealed, b.showRefused} {
-		ctx, cancel := context.WithTimeout(ctx, demoTime)
-		err := show(ctx, p, out)
-		cancel()
-		if err != nil {
-			return err
-		}
-	}
-	return nil
+		return nil
+	})
 }
 
 // passes submits a mail and gives what the sink got.

@@ -38,8 +38,13 @@ func (b *Box) postmaster() string { return "postmaster@" + b.Domain }
 
 // Run opens the box, tells out how to send mail through it, and waits until
 // ctx ends or a daemon does.
-func Run(ctx context.Context, c Config, out io.Writer) (err error) {
+func Run(ctx context.Context, c Config, out io.Writer) error {
 	fmt.Fprintln(out, "Starting a gateway in", c.Dir, "…")
+	return with(ctx, c, func(b *Box, p *Partner) error { return b.wait(ctx, p, out) })
+}
+
+// with opens a box with a partner, hands both to do, and closes them.
+func with(ctx context.Context, c Config, do func(*Box, *Partner) error) (err error) {
 	b, err := Open(ctx, c)
 	if err != nil {
 		return err
@@ -56,6 +61,11 @@ func Run(ctx context.Context, c Config, out io.Writer) (err error) {
 	if err != nil {
 		return err
 	}
+	return do(b, p)
+}
+
+// wait prints how to use the box, and stays until ctx or a daemon ends.
+func (b *Box) wait(ctx context.Context, p *Partner, out io.Writer) error {
 	for name, text := range map[string]string{
 		"note.txt": "Content-Type: text/plain; charset=utf-8\n\nThe offer stands.\n",
 		"head.txt": "From: Bob Partner <" + bob + ">\nTo: " + alice + "@" + b.Domain + "\nSubject: offer\nMIME-Version: 1.0\n" +

@@ -1,0 +1,168 @@
+package keyring
+
+import (
+	"context"
+	"database/sql"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"postern/filter/message"
+	"postern/hsm"
+)
+
+// certColumns are read by scan; the lists come as JSON, so that one look-up is
+// one query and one snapshot.
+const certColumns = `c.fingerprint, c.format, c.raw, c.created, c.expires, c.trust, c.source, c.first_seen, c.last_seen,
+	(SELECT json_group_array(json_array(local, domain)) FROM (SELECT local, domain FROM cert_address a WHERE a.fingerprint = c.fingerprint ORDER BY position)),
+	(SELECT json_group_array(domain) FROM (SELECT domain FROM cert_domain d WHERE d.fingerprint = c.fingerprint ORDER BY domain)),
+	(SELECT json_group_array(hex(key_id)) FROM (SELECT key_id FROM cert_key k WHERE k.fingerprint = c.fingerprint ORDER BY position))`
+
+func scan(rows *sql.Rows, more ...any) (Cert, error) {
+	var c Cert
+	var created, expires, first, last sql.NullInt64
+	var format, trust, addresses, domains, keys string
+	dest := append([]any{&c.Fingerprint, &format, &c.Raw, &created, &expires, &trust, &c.Source, &first, &last, &addresses, &domains, &keys}, more...)
+	if err := rows.Scan(dest...); err != nil {
+		return c, err
+	}
+	c.Format, c.Trust = Format(format), Trust(trust)
+	c.Created, c.Expires, c.FirstSeen, c.LastSeen = moment(created), moment(expires), moment(first), moment(last)
+	var pairs [][2]string
+	var ids []string
+	if err := errors.Join(json.Unmarshal([]byte(addresses), &pairs), json.Unmarshal([]byte(domains), &c.Domains), json.Unmarshal([]byte(keys), &ids)); err != nil {
+		return c, fmt.Errorf("certificate %s: %w", c.Fingerprint, err)
+	}
+	for _, p := range pairs {
+		c.Addresses = append(c.Addresses, message.Address{Local: p[0], Domain: p[1]})
+	}
+	for _, s := range ids {
+		var id hsm.KeyID
+		if _, err := hex.Decode(id[:], []byte(s)); err != nil {
+			return c, fmt.Errorf("certificate %s: %w", c.Fingerprint, err)
+		}
+		c.KeyIDs = append(c.KeyIDs, id)
+	}
+	if len(c.Domains) == 0 {
+		c.Domains = nil
+	}
+	return c, nil
+}
+
+// seconds is NULL for the zero time.
+func seconds(t time.Time) sql.NullInt64 {
+	return sql.NullInt64{Int64: t.Unix(), Valid: !t.IsZero()}
+}
+
+func moment(n sql.NullInt64) time.Time {
+	if !n.Valid {
+		return time.Time{}
+	}
+	return time.Unix(n.Int64, 0).UTC()
+}
+
+func (s *Store) certs(ctx context.Context, rest string, args ...any) ([]Cert, error) {
+	db, err := s.open()
+	if err != nil {
+		return nil, err
+	}
+	rows, err := db.QueryContext(ctx, "SELECT "+certColumns+" FROM cert c "+rest, args...)
+	if err != nil {
+		return nil, fmt.Errorf("read keyring: %w", err)
+	}
+	defer rows.Close()
+	var list []Cert
+	for rows.Next() {
+		c, err := scan(rows)
+		if err != nil {
+			return nil, fmt.Errorf("read keyring: %w", err)
+		}
+		list = append(list, c)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, fmt.Errorf("read keyring: %w", err)
+	}
+	return list, nil
+}
+
+func (s *Store) identities(ctx context.Context, rest string, args ...any) ([]Identity, error) {
+	db, err := s.open()
+	if err != nil {
+		return nil, err
+	}
+	rows, err := db.QueryContext(ctx, "SELECT "+certColumns+", i.local, i.domain, i.owner_domain FROM identity i JOIN cert c USING (fingerprint) "+rest, args...)
+	if err != nil {
+		return nil, fmt.Errorf("read keyring: %w", err)
+	}
+	defer rows.Close()
+	var list []Identity
+	for rows.Next() {
+		var i Identity
+		if i.Cert, err = scan(rows, &i.Address.Local, &i.Address.Domain, &i.Domain); err != nil {
+			return nil, fmt.Errorf("read keyring: %w", err)
+		}
+		list = append(list, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, fmt.Errorf("read keyring: %w", err)
+	}
+	return list, nil
+}
+
+// Identities are ours for a: its own, then its domain's; in each group newest first.
+func (s *Store) Identities(ctx context.Context, a message.Address) ([]Identity, error) {
+	return s.identities(ctx, `WHERE i.address = ?1 AND i.owner_domain = '' OR i.owner_domain = ?2 AND i.address = ''
+		ORDER BY i.address = '', c.created DESC, c.fingerprint`, a.Key(), strings.ToLower(a.Domain))
+}
+
+// Certs are the partners' certificates for a, whatever their trust: those
+// that name it, then those that an operator said serve its domain; in each
+// group newest first. The domain's come even when there are some of its own,
+// since an own one may be worthless: planted by a mail, distrusted, expired.
+func (s *Store) Certs(ctx context.Context, a message.Address) ([]Cert, error) {
+	return s.certs(ctx, `WHERE c.partner = 1 AND c.fingerprint IN (
+			SELECT fingerprint FROM cert_address WHERE address = ?1 UNION SELECT fingerprint FROM cert_domain WHERE domain = ?2)
+		ORDER BY c.fingerprint NOT IN (SELECT fingerprint FROM cert_address WHERE address = ?1), c.created DESC, c.fingerprint`,
+		a.Key(), strings.ToLower(a.Domain))
+}
+
+// Filter narrows List; zero fields let everything pass.
+type Filter struct {
+	Format Format
+	Trust  Trust
+	Domain string // certificates that name an address there, or serve it
+}
+
+// List gives the partners' certificates in order of fingerprint.
+func (s *Store) List(ctx context.Context, f Filter) ([]Cert, error) {
+	return s.certs(ctx, `WHERE c.partner = 1 AND (?1 = '' OR c.format = ?1) AND (?2 = '' OR c.trust = ?2) AND (?3 = '' OR c.fingerprint IN (
+		SELECT fingerprint FROM cert_address WHERE domain = ?3 UNION SELECT fingerprint FROM cert_domain WHERE domain = ?3))
+		ORDER BY c.fingerprint`, string(f.Format), string(f.Trust), strings.ToLower(f.Domain))
+}
+
+// Get finds the one partner's certificate whose fingerprint begins with
+// prefix, at least 8 hexadecimal digits. Errors: ErrNotFound, ErrAmbiguous, ErrInvalid.
+func (s *Store) Get(ctx context.Context, prefix string) (Cert, error) {
+	p := CanonicalFingerprint(prefix)
+	if !isHex(p) || len(p) < minPrefix {
+		return Cert{}, fmt.Errorf("fingerprint %.80q: want at least %d hexadecimal digits: %w", prefix, minPrefix, ErrInvalid)
+	}
+	list, err := s.certs(ctx, "WHERE c.partner = 1 AND c.fingerprint >= ?1 AND c.fingerprint < ?1 || 'G' ORDER BY c.fingerprint LIMIT 2", p)
+	switch {
+	case err != nil:
+		return Cert{}, err
+	case len(list) == 0:
+		return Cert{}, fmt.Errorf("certificate %.64s: %w", p, ErrNotFound)
+	case len(list) > 1:
+		return Cert{}, fmt.Errorf("certificate %.64s: %w", p, ErrAmbiguous)
+	}
+	return list[0], nil
+}
+
+// AllIdentities are all of ours: users' by address, then domains' by name.
+func (s *Store) AllIdentities(ctx context.Context) ([]Identity, error) {
+	return s.identities(ctx, "ORDER BY i.address = '', i.address, i.owner_domain, c.created DESC, c.fingerprint")
+}
