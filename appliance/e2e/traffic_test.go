@@ -115,8 +115,8 @@ func plainMail(id, body string) []byte {
 	return []byte("From: Alice <" + alice + ">\r\nTo: " + bob + "\r\nSubject: answer\r\nMessage-ID: <" + id + ">\r\n\r\n" + body + "\r\n")
 }
 
-// text is a body of n bytes at least, in lines, that begins and ends with mark.
-func text(mark string, n int) string {
+// filler is a body of n bytes at least, in lines, that begins and ends with mark.
+func filler(mark string, n int) string {
 	line := mark + " " + strings.Repeat("x", 60) + "\r\n"
 	return strings.Repeat(line, n/len(line)+1) + mark
 }
