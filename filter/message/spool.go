@@ -61,11 +61,12 @@ type Spool struct {
 	size   int64
 	memory []byte // all, while there is no file; else the last piece, not yet full
 	file   *os.File
+	pieces int64 // in the file, each of chunk bytes and what seals it
 	seal   cipher.AEAD
 	cached int64 // number of the piece in plain, or -1
 	plain  []byte
 	sealed []byte
-	closed bool
+	broken error // what ended the spool before its time
 }
 
 var _ Source = (*Spool)(nil)
@@ -77,38 +78,49 @@ func (s *Spool) Size() int64 {
 	return s.size
 }
 
-// Write adds p, or nothing of it: ErrTooBig, or an error of the disk.
+// Write adds p. With ErrTooBig nothing of it is added; after an error of the
+// disk nothing can be written or read any more.
 func (s *Spool) Write(p []byte) (int, error) {
 	s.mutex.Lock()
 	defer s.mutex.Unlock()
 	switch {
-	case s.closed:
-		return 0, errClosed
+	case s.broken != nil:
+		return 0, s.broken
 	case s.size+int64(len(p)) > s.max:
 		return 0, fmt.Errorf("write spool: more than %d bytes: %w", s.max, ErrTooBig)
 	}
-	if s.file == nil && s.size+int64(len(p)) > s.limit {
-		if err := s.spill(); err != nil {
-			return 0, fmt.Errorf("write spool: %w", err)
-		}
+	if err := s.write(p); err != nil {
+		s.forget(fmt.Errorf("write spool: %w", err))
+		return 0, s.broken
+	}
+	s.size += int64(len(p))
+	return len(p), nil
+}
+
+func (s *Spool) write(p []byte) error {
+	if s.file == nil && s.size+int64(len(p)) <= s.limit {
+		s.grow(len(p))
+		s.memory = append(s.memory, p...)
+		return nil
 	}
 	if s.file == nil {
-		s.memory = append(s.memory, p...)
-		s.size += int64(len(p))
-		return len(p), nil
-	}
-	for rest := p; len(rest) > 0; {
-		n := copy(s.memory[len(s.memory):chunk], rest)
-		s.memory = s.memory[:len(s.memory)+n]
-		rest = rest[n:]
-		if len(s.memory) == chunk {
-			if err := s.put(); err != nil {
-				return 0, fmt.Errorf("write spool: %w", err)
-			}
+		if err := s.spill(); err != nil {
+			return err
 		}
-		s.size += int64(n)
 	}
-	return len(p), nil
+	return s.fill(p)
+}
+
+// grow makes room for n more bytes in memory. Unlike append it leaves nothing
+// in the memory that it gives back.
+func (s *Spool) grow(n int) {
+	need := len(s.memory) + n
+	if need <= cap(s.memory) {
+		return
+	}
+	old := s.memory
+	s.memory = append(make([]byte, 0, max(need, 2*cap(old))), old...)
+	clear(old)
 }
 
 // spill moves what is in memory to a file.
@@ -117,48 +129,40 @@ func (s *Spool) spill() error {
 	if err != nil {
 		return err
 	}
+	s.file = file
 	key := make([]byte, 32)
 	rand.Read(key)
 	block, err := aes.NewCipher(key)
 	clear(key)
-	if err == nil {
-		s.seal, err = cipher.NewGCM(block)
-	}
 	if err != nil {
-		file.Close()
 		return err
 	}
-	s.file = file
-	all := s.memory
-	s.size, s.memory = 0, make([]byte, 0, chunk)
-	for rest := all; len(rest) > 0; {
-		n := copy(s.memory[:chunk], rest)
-		s.memory = s.memory[:n]
-		rest = rest[n:]
-		if n == chunk {
-			if err := s.put(); err != nil {
-				return err
-			}
-		}
+	if s.seal, err = cipher.NewGCM(block); err != nil {
+		return err
 	}
-	s.size = int64(len(all))
-	clear(all)
-	return nil
+	all := s.memory
+	defer clear(all)
+	s.memory = make([]byte, 0, chunk)
+	return s.fill(all)
 }
 
-// put seals the full piece in memory behind those in the file. Each piece is
-// written once, so that its number can be the nonce.
-func (s *Spool) put() error {
-	at, err := s.file.Seek(0, io.SeekEnd)
-	if err != nil {
-		return err
+// fill adds p to the last piece, and puts each that is full into the file. The
+// number of a piece is its nonce: each is written once, and the key is for
+// this file only.
+func (s *Spool) fill(p []byte) error {
+	for len(p) > 0 {
+		n := copy(s.memory[len(s.memory):chunk], p)
+		s.memory, p = s.memory[:len(s.memory)+n], p[n:]
+		if len(s.memory) < chunk {
+			return nil
+		}
+		s.sealed = s.seal.Seal(s.sealed[:0], s.nonce(s.pieces), s.memory, nil)
+		if _, err := s.file.WriteAt(s.sealed, s.pieces*int64(len(s.sealed))); err != nil {
+			return err
+		}
+		s.memory = s.memory[:0]
+		s.pieces++
 	}
-	number := at / int64(chunk+s.seal.Overhead())
-	s.sealed = s.seal.Seal(s.sealed[:0], s.nonce(number), s.memory, nil)
-	if _, err := s.file.Write(s.sealed); err != nil {
-		return errors.Join(err, s.file.Truncate(at))
-	}
-	s.memory = s.memory[:0]
 	return nil
 }
 
@@ -173,20 +177,18 @@ func (s *Spool) nonce(number int64) []byte {
 func (s *Spool) ReadAt(p []byte, off int64) (n int, err error) {
 	s.mutex.Lock()
 	defer s.mutex.Unlock()
-	if s.closed {
-		return 0, errClosed
+	if s.broken != nil {
+		return 0, s.broken
 	}
 	if off < 0 {
 		return 0, fmt.Errorf("read spool: offset %d", off)
 	}
+	tail := s.pieces * chunk // what is behind it is in memory
 	for n < len(p) && off < s.size {
 		var from []byte
-		switch tail := s.size - int64(len(s.memory)); {
-		case s.file == nil:
-			from = s.memory[off:]
-		case off >= tail:
+		if off >= tail {
 			from = s.memory[off-tail:]
-		default:
+		} else {
 			if err := s.get(off / chunk); err != nil {
 				return n, fmt.Errorf("read spool: %w", err)
 			}
@@ -207,23 +209,18 @@ func (s *Spool) get(number int64) error {
 		return nil
 	}
 	s.cached = -1
-	whole := chunk + s.seal.Overhead()
-	if cap(s.sealed) < whole {
-		s.sealed = make([]byte, whole)
-	}
-	s.sealed = s.sealed[:whole]
-	if _, err := s.file.ReadAt(s.sealed, number*int64(whole)); err != nil {
-		return err
-	}
 	if s.plain == nil {
 		s.plain = make([]byte, 0, chunk)
 	}
-	var err error
-	if s.plain, err = s.seal.Open(s.plain[:0], s.nonce(number), s.sealed, nil); err != nil {
-		s.plain = s.plain[:0]
+	s.sealed = s.sealed[:chunk+s.seal.Overhead()] // it was as long when it was written
+	if _, err := s.file.ReadAt(s.sealed, number*int64(len(s.sealed))); err != nil {
 		return err
 	}
-	s.cached = number
+	plain, err := s.seal.Open(s.plain[:0], s.nonce(number), s.sealed, nil)
+	if err != nil {
+		return err
+	}
+	s.plain, s.cached = plain, number
 	return nil
 }
 
@@ -231,17 +228,24 @@ func (s *Spool) get(number int64) error {
 func (s *Spool) Close() error {
 	s.mutex.Lock()
 	defer s.mutex.Unlock()
-	if s.closed {
+	if errors.Is(s.broken, errClosed) {
 		return nil
 	}
-	s.closed = true
+	return s.forget(errClosed)
+}
+
+// forget wipes the memory and lets go of the file. All that follows gives err.
+func (s *Spool) forget(err error) error {
+	s.broken = err
 	clear(s.memory)
-	clear(s.plain)
+	clear(s.plain[:cap(s.plain)])
 	s.memory, s.plain, s.sealed, s.seal = nil, nil, nil, nil
 	if s.file == nil {
 		return nil
 	}
-	return s.file.Close()
+	file := s.file
+	s.file = nil
+	return file.Close()
 }
 
 // unnamed opens a file that is in no folder.
