@@ -240,15 +240,6 @@ func ends(t *testing.T, b *trial.Box, args ...string) (said string, exit int) {
 	return out.String(), cmd.ProcessState.ExitCode()
 }
 
-func contents(t *testing.T, path string) string {
-	t.Helper()
-	b, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return string(b)
-}
-
 // What is wrong with a mail, or with the way on, has its row of the reply table.
 func TestRefusals(t *testing.T) {
 	b := open(t, trial.Config{FilterdTables: "[limits]\nmessage-size = \"64KiB\"\n"})
@@ -305,10 +296,8 @@ func wire(t *testing.T, server, from, to, mail string) string {
 	if err != nil {
 		return err.Error()
 	}
-	if _, err := c.Text.W.WriteString(mail + "\r\n.\r\n"); err == nil {
-		err = c.Text.W.Flush()
-	}
-	if err != nil {
+	_, err = c.Text.W.WriteString(mail + "\r\n.\r\n")
+	if err := errors.Join(err, c.Text.W.Flush()); err != nil {
 		t.Logf("the server stopped reading: %v", err)
 	}
 	code, text, err := c.Text.ReadResponse(0)

@@ -9,7 +9,6 @@ import (
 	"io"
 	"io/fs"
 	"math/big"
-	"net/smtp"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -64,7 +63,7 @@ func TestMarkerOnDisk(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer under.Close()
-	if err := begin(under, alice, bob, plainMail("cut.out", large)); err != nil {
+	if _, err := begin(under, alice, bob, plainMail("cut.out", large)); err != nil {
 		t.Fatal(err)
 	}
 	eventually(t, patience, func() (bool, string) {
@@ -140,21 +139,6 @@ func named(t *testing.T, b *trial.Box) (names []string) {
 		names = append(names, e.Name())
 	}
 	return names
-}
-
-// begin sends a mail but for its end.
-func begin(c *smtp.Client, from, to string, mail []byte) error {
-	if err := c.Mail(from); err != nil {
-		return err
-	}
-	if err := c.Rcpt(to); err != nil {
-		return err
-	}
-	w, err := c.Data()
-	if err == nil {
-		_, err = w.Write(mail)
-	}
-	return err
 }
 
 // unlinked is what a process has in open files that have no name.

@@ -157,20 +157,25 @@ func deliver(c *smtp.Client, from, to string, mail []byte) answer {
 		}
 		return answer{text: err.Error(), uncertain: whole}
 	}
-	if err := c.Mail(from); err != nil {
-		return give(err, false)
-	}
-	if err := c.Rcpt(to); err != nil {
-		return give(err, false)
-	}
-	w, err := c.Data()
+	w, err := begin(c, from, to, mail)
 	if err != nil {
 		return give(err, false)
 	}
-	if _, err := w.Write(mail); err != nil {
-		return give(err, false)
-	}
 	return give(w.Close(), true)
+}
+
+// begin sends a mail but for its end, which is sent by closing w.
+func begin(c *smtp.Client, from, to string, mail []byte) (w io.WriteCloser, err error) {
+	if err := c.Mail(from); err != nil {
+		return nil, err
+	}
+	if err := c.Rcpt(to); err != nil {
+		return nil, err
+	}
+	if w, err = c.Data(); err == nil {
+		_, err = w.Write(mail)
+	}
+	return w, err
 }
 
 // send sends one mail in a session of its own.
@@ -200,6 +205,16 @@ func arrived(t testing.TB, b *trial.Box) map[string][]string {
 		all[id] = append(all[id], string(mail))
 	}
 	return all
+}
+
+// contents is a whole file.
+func contents(t testing.TB, path string) string {
+	t.Helper()
+	b, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(b)
 }
 
 // eventually waits until ok; what it had last is the complaint.

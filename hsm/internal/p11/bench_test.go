@@ -1,0 +1,62 @@
+package p11
+
+import (
+	"crypto/rsa"
+	"runtime"
+	"sync/atomic"
+	"testing"
+
+	"postern/hsm"
+	"postern/hsm/hsmtest"
+)
+
+// benchWorkers are the operations at a time. The benchmark of the whole house
+// in appliance/e2e compares itself with this one, and has as many sessions.
+const benchWorkers = 4
+
+// BenchmarkRawUnwrap is RSA-3072 in the module and nothing else: the most that
+// opened mails per second can be. A late module is one with a token of its own,
+// which takes its time and none of this machine's.
+func BenchmarkRawUnwrap(b *testing.B) {
+	for _, c := range []struct {
+		name  string
+		rules []string
+	}{{"SoftHSM", nil}, {"Late20ms", []string{"C_Decrypt delay 20"}}} {
+		b.Run(c.name, func(b *testing.B) {
+			f := hsmtest.SoftHSM(b)
+			if c.rules != nil {
+				shim := hsmtest.NewShim(b, f)
+				shim.Set(c.rules...)
+				f = shim.Fixture
+			}
+			tok := New(Config{Module: f.Module, Token: f.Label, Workers: benchWorkers})
+			b.Cleanup(func() { tok.Close() })
+			if err := reopen(tok, f.PIN); err != nil {
+				b.Fatal(err)
+			}
+			k, err := tok.Generate(hsm.KeySpec{Algorithm: hsm.RSA3072, Usage: hsm.Unwrap, Label: "bench/unwrap"})
+			if err != nil {
+				b.Fatal(err)
+			}
+			_, wrapped, err := sealed(k.Public.(*rsa.PublicKey))
+			if err != nil {
+				b.Fatal(err)
+			}
+			var failed atomic.Pointer[error]
+			b.SetParallelism(max(1, benchWorkers/runtime.GOMAXPROCS(0)))
+			b.ResetTimer()
+			b.RunParallel(func(p *testing.PB) {
+				for p.Next() {
+					if _, _, err := tok.Decrypt(k.ID, wrapped); err != nil {
+						failed.Store(&err)
+						return
+					}
+				}
+			})
+			if err := failed.Load(); err != nil {
+				b.Fatal(*err)
+			}
+			b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "ops/s")
+		})
+	}
+}
