@@ -5,8 +5,10 @@ import (
 	"bytes"
 	"errors"
 	"io"
+	netmail "net/mail"
 	"strings"
 
+	"postern/filter/keyring"
 	"postern/filter/message"
 	"postern/filter/protect"
 )
@@ -47,9 +49,43 @@ func (v *verifier) signed(m *message.Message, author message.Address) (protect.F
 	}
 	f := finding(claims, author)
 	if f.Good && isSealed(m, m.Root.Parts[0]) {
-		f = protect.Finding{Format: f.Format, Signed: true, Reason: protect.ReasonPartial}
+		f = partial()
 	}
 	return f, nil
+}
+
+// partial is the finding on a signature that is right, and covers less than what is shown.
+func partial() protect.Finding {
+	return protect.Finding{Format: keyring.OpenPGP, Signed: true, Reason: protect.ReasonPartial}
+}
+
+// denied reports whether the header of a mail that anybody could read says
+// other than what was signed: its signed part protects fields (RFC 9788 §2.1.1,
+// or the draft form before it), and one of them stands outside with another
+// value. Under encryption the two differ by design, here nobody hides anything.
+func denied(m *message.Message) bool {
+	part := m.Root.Parts[0]
+	if part.Params["hp"] == "" && part.Params["protected-headers"] == "" {
+		return false
+	}
+	signed := &message.Message{Source: m.Source, Root: part}
+	for _, name := range []string{"From", "Subject", "Date", "Message-ID"} {
+		inside, outside := signed.Get(name), m.Get(name)
+		if signed.Count(name) == 0 || plainly(inside) == plainly(outside) {
+			continue
+		}
+		was, err := netmail.ParseDate(inside)
+		is, outer := netmail.ParseDate(outside)
+		if name != "Date" || err != nil || outer != nil || !was.Equal(is) {
+			return true
+		}
+	}
+	return false
+}
+
+// plainly is the value of a field without its folding and encoding.
+func plainly(value string) string {
+	return strings.Join(strings.Fields(message.DecodeWords(value)), " ")
 }
 
 // isSealed reports whether a part is encrypted, in whatever format.

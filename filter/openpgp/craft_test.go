@@ -18,8 +18,14 @@ import (
 // pgpMIME puts packets into a multipart/encrypted mail.
 func pgpMIME(t testing.TB, packets []byte) string {
 	t.Helper()
+	return pgpMIMEText(armour(t, labelMessage, packets))
+}
+
+// armour puts packets into armour.
+func armour(t testing.TB, label string, packets []byte) string {
+	t.Helper()
 	var b bytes.Buffer
-	a, err := newArmorer(&b, labelMessage, true)
+	a, err := newArmorer(&b, label, true)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -29,7 +35,7 @@ func pgpMIME(t testing.TB, packets []byte) string {
 	if err := a.Close(); err != nil {
 		t.Fatal(err)
 	}
-	return pgpMIMEText(b.String())
+	return b.String()
 }
 
 // pgpMIMEText puts armour into a multipart/encrypted mail.

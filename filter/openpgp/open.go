@@ -143,6 +143,9 @@ func (p *Protector) Open(ctx context.Context, r protect.OpenRequest) (*message.M
 		return p.openSealed(ctx, r, v, author, form)
 	case mimeSigned:
 		f, err := v.signed(r.Message, author)
+		if f.Good && denied(r.Message) {
+			f = partial()
+		}
 		return r.Message, f, err
 	case inlineSigned:
 		f, err := v.clear(r.Message, author)

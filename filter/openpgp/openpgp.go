@@ -10,7 +10,8 @@
 // 9580 §5.7), LibrePGP's packet 20 and passwords are not opened; of session
 // keys that name nobody one is tried, not all; signatures with MD5, SHA-1 or
 // RIPEMD-160, and by DSA or short RSA keys, are not verified, nor is one that
-// was made long before or after the Date of its mail; a signature made around
+// was made long before the Date of its mail, or around header fields that the
+// mail denies; a signature made around
 // an encrypted message gives no claim. Header fields inside a sealed payload,
 // but for those of MIME, are left out.
 package openpgp

@@ -20,11 +20,7 @@ import (
 const (
 	maxKnownCerts = 16              // that one mail is judged by
 	clockSkew     = 5 * time.Minute // by which a signature may come from the future
-
-	// How far a signature may lie from the Date of its mail. Senders sign when
-	// they send; a gateway as long after that as its sender tries again.
-	signedBefore = 24 * time.Hour
-	signedAfter  = 7 * 24 * time.Hour
+	signedBefore  = 24 * time.Hour  // by which a signature may be older than the Date of its mail
 )
 
 // hashes are the hashes of OpenPGP that signatures are believed with (RFC
@@ -259,7 +255,8 @@ func (v *verifier) trust(m candidate, sig *packet.Signature) string {
 		return protect.ReasonBad
 	}
 	// The Date is not signed: old words under a new one are somebody's replay.
-	if !v.sent.IsZero() && (sig.CreationTime.Before(v.sent.Add(-signedBefore)) || sig.CreationTime.After(v.sent.Add(signedAfter))) {
+	// The other way round says nothing: clocks stand still, and gateways sign late.
+	if !v.sent.IsZero() && sig.CreationTime.Before(v.sent.Add(-signedBefore)) {
 		return protect.ReasonPartial
 	}
 	if e.Revoked(v.at) {

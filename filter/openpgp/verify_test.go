@@ -7,9 +7,12 @@ import (
 	"testing"
 	"time"
 
+	"github.com/ProtonMail/go-crypto/openpgp/packet"
+
 	"postern/filter/keyring"
 	"postern/filter/message"
 	"postern/filter/protect"
+	"postern/hsm"
 )
 
 // signedMail is a multipart/signed around what gpg signed.
@@ -279,8 +282,8 @@ func TestNoEntity(t *testing.T) {
 	}
 }
 
-// A good signature of long before, or long after, the Date of its mail was
-// made for another one: the Date is not signed.
+// A good signature of long before the Date of its mail was made for another
+// one: the Date is not signed. One of long after says nothing.
 func TestVerifyDate(t *testing.T) {
 	token := soft(t)
 	alice := newIdentityAt(t, token, suites[3], "alice@company1.example", now.AddDate(-1, 0, 0))
@@ -288,7 +291,7 @@ func TestVerifyDate(t *testing.T) {
 	for _, c := range []struct {
 		date time.Time
 		want string
-	}{{now, protect.ReasonGood}, {now.Add(-5 * day), protect.ReasonGood}, {now.Add(12 * time.Hour), protect.ReasonGood}, {now.Add(-30 * day), protect.ReasonPartial}, {now.Add(2 * day), protect.ReasonPartial}} {
+	}{{now, protect.ReasonGood}, {now.Add(-5 * day), protect.ReasonGood}, {now.Add(12 * time.Hour), protect.ReasonGood}, {now.Add(-30 * day), protect.ReasonGood}, {now.AddDate(-20, 0, 0), protect.ReasonGood}, {now.Add(2 * day), protect.ReasonPartial}} {
 		plain := mail(t, "Date: "+c.date.Format(time.RFC1123Z)+"\r\n"+plainMail)
 		for _, to := range [][]keyring.Cert{nil, {alice.Cert}} {
 			_, f, err := opening{token: token, ids: []keyring.Identity{alice}, certs: []keyring.Cert{alice.Cert}}.open(t, seal(t, token, plain, &alice, to...))
@@ -297,6 +300,59 @@ func TestVerifyDate(t *testing.T) {
 			}
 		}
 	}
+}
+
+// Header fields that were signed and stand otherwise in the header were changed on the way.
+func TestVerifyDenied(t *testing.T) {
+	token := soft(t)
+	alice := newIdentity(t, token, suites[3], "alice@company1.example")
+	const fields = "From: Alice <alice@company1.example>\nSubject: =?utf-8?q?caf=C3=A9?=\n today\nDate: Tue, 24 Nov 2026 11:00:00 +0000\nMessage-ID: <1@company1.example>\n"
+	for _, c := range []struct{ name, mark, outside, want string }{
+		{"the same", "; protected-headers=\"v1\"", fields, protect.ReasonGood},
+		{"the same in other words", "; hp=clear", "From: Alice\n <alice@company1.example>\nSubject: =?utf-8?b?Y2Fmw6k=?= today\nDate: Tue, 24 Nov 2026 12:00:00 +0100\nMessage-ID: <1@company1.example>\n", protect.ReasonGood},
+		{"another subject", "; hp=clear", strings.Replace(fields, "today", "tomorrow", 1), protect.ReasonPartial},
+		{"another name", "; hp=clear", strings.Replace(fields, "Alice", "Your bank", 1), protect.ReasonPartial},
+		{"another date", "; protected-headers=v1", strings.Replace(fields, "11:00:00", "11:00:01", 1), protect.ReasonPartial},
+		{"another id", "; protected-headers=v1", strings.Replace(fields, "<1@", "<2@", 1), protect.ReasonPartial},
+		{"none outside", "; protected-headers=v1", strings.Replace(fields, "Message-ID", "X-Id", 1), protect.ReasonPartial},
+		{"nothing protected", "", strings.Replace(fields, "<1@", "<2@", 1), protect.ReasonGood},
+	} {
+		entity := crlf("Content-Type: text/plain" + c.mark + "\n" + fields + "\nhello\n")
+		signed := signedBy(t, token, alice, entity)
+		text := crlf(c.outside) + signed[strings.Index(signed, "MIME-Version"):]
+		_, f, err := opening{certs: []keyring.Cert{alice.Cert}}.open(t, mail(t, text))
+		if err != nil || f.Reason != c.want || f.Good != (c.want == protect.ReasonGood) || !f.Signed {
+			t.Errorf("%s: got %+v, %v, want %s", c.name, f, err, c.want)
+		}
+		// Inside encryption the fields outside may say less.
+		m := mail(t, crlf(c.outside)+pgpMIME(t, crafted{to: alice.Cert, payload: literal(signed[strings.Index(signed, "Content-Type"):])}.packets(t))[strings.Index(pgpMIMEText(""), "MIME-Version"):])
+		_, f, err = opening{token: token, ids: []keyring.Identity{alice}, certs: []keyring.Cert{alice.Cert}}.open(t, m)
+		if err != nil || f.Reason != protect.ReasonGood {
+			t.Errorf("%s, sealed: got %+v, %v", c.name, f, err)
+		}
+	}
+}
+
+// signedBy is a multipart/signed around an entity, signed by the token.
+func signedBy(t testing.TB, token hsm.Token, id keyring.Identity, entity string) string {
+	t.Helper()
+	by, err := signerOf(token, id, now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	sig, h, err := by.begin(packet.SigTypeBinary, now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	h.Write([]byte(entity))
+	if err := by.finish(t.Context(), sig, h); err != nil {
+		t.Fatal(err)
+	}
+	printed, err := packetOf(sig)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return signedMail(entity, strings.ReplaceAll(armour(t, labelSignature, printed), "\r\n", "\n"))
 }
 
 // lines breaks base64 as mail does.
