@@ -254,7 +254,7 @@ func TestRefusals(t *testing.T) {
 		{"bare LF", "From: <" + alice + ">\r\nTo: <" + bob + ">\r\nSubject: a\nb\r\n\r\nbare\r\n", "554 5.6.0 "},
 		{"bare CR", "From: <" + alice + ">\r\nTo: <" + bob + ">\r\n\r\nba\rre\r\n", "554 5.6.0 "},
 	} {
-		if got := wire(t, b.Inside, alice, bob, r.raw); !strings.HasPrefix(got, r.want) {
+		if got := verbatim(t, b.Inside, alice, bob, r.raw); !strings.HasPrefix(got, r.want) {
 			t.Errorf("%s: got %q, want %q", r.name, got, r.want)
 		}
 	}
@@ -275,8 +275,8 @@ func TestRefusals(t *testing.T) {
 	}
 }
 
-// wire sends a mail without minding its line ends, and gives the last answer.
-func wire(t *testing.T, server, from, to, mail string) string {
+// verbatim sends a mail without minding its line ends, and gives the last answer.
+func verbatim(t *testing.T, server, from, to, mail string) string {
 	t.Helper()
 	c, err := dial(server)
 	if err != nil {

@@ -322,8 +322,8 @@ func search(t *testing.T, pid int, numbers map[string]*big.Int) (found []string)
 	return found
 }
 
-// nobody is a user that is not the one who runs the tests.
-const nobody = 65534
+// otherUID is a user that is not the one who runs the tests.
+const otherUID = 65534
 
 // Neither daemon leaves a core dump, and both keep their own user from looking
 // into them: the kernel gives root the files of a process that is not dumpable.
@@ -337,7 +337,7 @@ func TestHardened(t *testing.T) {
 		t.Fatal(err)
 	}
 	err := filepath.WalkDir(b.Dir, func(path string, _ fs.DirEntry, err error) error {
-		return errors.Join(err, os.Lchown(path, nobody, nobody))
+		return errors.Join(err, os.Lchown(path, otherUID, otherUID))
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -348,11 +348,11 @@ func TestHardened(t *testing.T) {
 	}{
 		{[]string{b.Bin + "/keyd", "--config", b.Path("keyd.toml")}, 0},
 		{[]string{b.Bin + "/filterd", "--config", b.Path("filterd.toml")}, 0},
-		{[]string{"cat"}, nobody}, // the control
+		{[]string{"cat"}, otherUID}, // the control
 	} {
 		cmd := exec.Command(c.args[0], c.args[1:]...)
 		cmd.Dir = b.Dir
-		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: nobody, Gid: nobody}, Pdeathsig: syscall.SIGKILL}
+		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: otherUID, Gid: otherUID}, Pdeathsig: syscall.SIGKILL}
 		var said bytes.Buffer
 		cmd.Stderr = &said
 		if _, err := cmd.StdinPipe(); err != nil {
