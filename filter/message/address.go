@@ -112,7 +112,7 @@ func isDotAtom(s string) bool {
 var profile = idna.New(idna.MapForLookup(), idna.StrictDomainName(true), idna.BidiRule(), idna.Transitional(false))
 
 // canonicalDomain gives the form in which domains are kept, and that of DNS.
-func canonicalDomain(s string) (unicode, ascii string, ok bool) {
+func canonicalDomain(s string) (name, ascii string, ok bool) {
 	if inner, is := strings.CutPrefix(s, "["); is {
 		inner, is = strings.CutSuffix(inner, "]")
 		literal := inner
@@ -132,7 +132,15 @@ func canonicalDomain(s string) (unicode, ascii string, ok bool) {
 	if s == "" || len(s) > maxDomain {
 		return "", "", false
 	}
+	for _, r := range s { // the Kelvin sign is not a "k"
+		if r >= 0x80 && unicode.ToLower(r) < 0x80 {
+			return "", "", false
+		}
+	}
 	lower := strings.ToLower(s)
+	if isNumber(lower[strings.LastIndexByte(lower, '.')+1:]) {
+		return "", "", false // some take 127.0.0.1 for the host of that number
+	}
 	plain := true
 	for label := range strings.SplitSeq(lower, ".") {
 		if label == "" {
@@ -156,14 +164,29 @@ func canonicalDomain(s string) (unicode, ascii string, ok bool) {
 			return "", "", false
 		}
 	}
-	if unicode, err = profile.ToUnicode(ascii); err != nil {
+	if name, err = profile.ToUnicode(ascii); err != nil || !sameLabels(lower, name, ascii) {
 		return "", "", false
 	}
-	if back, err := profile.ToASCII(unicode); err != nil || back != ascii {
+	if back, err := profile.ToASCII(name); err != nil || back != ascii {
 		return "", "", false
 	}
-	return unicode, ascii, true
+	return name, ascii, true
 }
+
+// sameLabels reports whether each label of s is written as in name or as in
+// ascii. What the mapping of IDNA had to change, such as full-width letters,
+// is another name for readers that do not map.
+func sameLabels(s, name, ascii string) bool {
+	names, asciis := strings.Split(name, "."), strings.Split(ascii, ".")
+	for i, label := range strings.Split(s, ".") {
+		if i >= len(names) || i >= len(asciis) || label != names[i] && label != asciis[i] {
+			return false
+		}
+	}
+	return true
+}
+
+func isNumber(s string) bool { return s != "" && strings.Trim(s, "0123456789") == "" }
 
 // isLDH reports whether label is letters, digits and inner hyphens (RFC 5890 §2.3.1).
 func isLDH(label string) bool {

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"mime/quotedprintable"
 	"slices"
 	"strings"
 )
@@ -167,11 +166,7 @@ func (c canonical) body(p *Part, h how) error {
 	case inside:
 		return c.parts(p)
 	case toQP:
-		q := quotedprintable.NewWriter(fromGuard{c.w})
-		if _, err := io.Copy(q, body); err != nil {
-			return err
-		}
-		return q.Close()
+		return encodeQP(c.w, body)
 	case toBase64:
 		l := &wrapped{w: c.w}
 		e := base64.NewEncoder(base64.StdEncoding, l)
@@ -183,7 +178,7 @@ func (c canonical) body(p *Part, h how) error {
 		}
 		return l.end()
 	case mendQP:
-		return mend(c.w, body)
+		return mendQuoted(c.w, body)
 	case mendB64:
 		l := &wrapped{w: c.w}
 		if _, err := io.Copy(alphabet{l}, body); err != nil {
@@ -259,94 +254,4 @@ func (a alphabet) Write(p []byte) (int, error) {
 		return 0, err
 	}
 	return len(p), nil
-}
-
-// fromGuard takes the lines that a quoted-printable writer makes, each in one
-// call, and encodes the F of those that begin with "From ".
-type fromGuard struct{ w *bufio.Writer }
-
-func (g fromGuard) Write(p []byte) (int, error) {
-	if bytes.HasPrefix(p, []byte("From ")) {
-		if _, err := g.w.WriteString("=46"); err != nil {
-			return 0, err
-		}
-		if _, err := g.w.Write(p[1:]); err != nil {
-			return 0, err
-		}
-		return len(p), nil
-	}
-	return g.w.Write(p)
-}
-
-// mend writes quoted-printable lines so that they survive: white space at
-// their ends is not part of the text (RFC 2045 §6.7) and goes; bytes above
-// 127 are encoded; what is longer than 76 is broken softly.
-func mend(w *bufio.Writer, r io.Reader) error {
-	lines := bufio.NewReaderSize(r, chunk)
-	var blanks []byte // white space that may turn out to be at a line's end
-	width := 0
-	put := func(token string) {
-		if width+len(token) > 75 {
-			w.WriteString("=\r\n")
-			width = 0
-		}
-		w.WriteString(token)
-		width += len(token)
-	}
-	flush := func() {
-		for _, b := range blanks {
-			put(string(b))
-		}
-		blanks = blanks[:0]
-	}
-	for {
-		b, err := lines.ReadByte()
-		if err == io.EOF {
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-		switch {
-		case b == ' ' || b == '\t':
-			if blanks = append(blanks, b); len(blanks) > maxLine {
-				flush() // such a line is nobody's text
-			}
-		case b == '\r':
-		case b == '\n':
-			blanks = blanks[:0]
-			w.WriteString("\r\n")
-			width = 0
-		case b >= 0x80:
-			flush()
-			put(fmt.Sprintf("=%02X", b))
-		case b == '=':
-			flush()
-			next, _ := lines.Peek(2)
-			if len(next) == 2 && isHex(next[0]) && isHex(next[1]) {
-				lines.Discard(2)
-				put("=" + string(next))
-				continue
-			}
-			if len(next) > 0 && (next[0] == '\r' || next[0] == '\n' || next[0] == ' ' || next[0] == '\t') {
-				w.WriteByte('=') // a soft line break of its own
-				width++
-				continue
-			}
-			put("=3D")
-		case b == 'F' && width == 0 && len(blanks) == 0:
-			if next, _ := lines.Peek(4); string(next) == "rom " {
-				put("=46")
-				continue
-			}
-			put("F")
-		default:
-			flush()
-			put(string(rune(b)))
-		}
-	}
-}
-
-func isHex(b byte) bool {
-	return b >= '0' && b <= '9' || b >= 'A' && b <= 'F' || b >= 'a' && b <= 'f'
 }

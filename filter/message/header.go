@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io"
 	"strings"
+	"unicode"
+	"unicode/utf8"
 )
 
 // ErrHeaderLimit is a header beyond Limits.
@@ -14,11 +16,8 @@ var ErrHeaderLimit = errors.New("header beyond limits")
 // header reads the fields of one entity up to and with the blank line, or up
 // to a line that stop recognises, which is left unread. body is where the
 // entity's body begins.
-func (p *parser) header(stop func([]byte) bool) (fields []Field, body int64, err error) {
-	start := p.lines.pos
-	if p.lines.back != nil {
-		start = p.lines.back.Start
-	}
+func (p *parser) header(stop func(line) bool) (fields []Field, body int64, err error) {
+	start := p.lines.pos()
 	for {
 		// One byte more than allowed, so that a longer line is noticed.
 		l, ok, err := p.lines.next(int(p.limits.HeaderBytes) + 1)
@@ -26,16 +25,14 @@ func (p *parser) header(stop func([]byte) bool) (fields []Field, body int64, err
 		case err != nil:
 			return nil, 0, err
 		case !ok:
-			return fields, p.lines.pos, nil
+			return fields, p.lines.pos(), nil
 		case l.End-start > p.limits.HeaderBytes:
 			return nil, 0, fmt.Errorf("header of more than %d bytes: %w", p.limits.HeaderBytes, ErrHeaderLimit)
 		case len(l.text) == 0:
 			return fields, l.End, nil
-		case stop(l.text):
-			at := l.Start
-			l.text = bytes.Clone(l.text)
+		case stop(l):
 			p.lines.unread(l)
-			return fields, at, nil
+			return fields, l.Start, nil
 		}
 		if (l.text[0] == ' ' || l.text[0] == '\t') && len(fields) > 0 {
 			f := &fields[len(fields)-1]
@@ -47,7 +44,7 @@ func (p *parser) header(stop func([]byte) bool) (fields []Field, body int64, err
 			return nil, 0, fmt.Errorf("more than %d header fields: %w", p.limits.Fields, ErrHeaderLimit)
 		}
 		f := Field{Whole: l.Span, Value: Span{l.Start, l.Start + int64(len(l.text))}}
-		if i := bytes.IndexByte(l.text, ':'); i >= 0 {
+		if i := bytes.IndexByte(l.text, ':'); i >= 0 && i <= maxLine {
 			f.Name = string(bytes.TrimRight(l.text[:i], " \t"))
 			f.Value.Start += int64(i) + 1
 		}
@@ -117,25 +114,42 @@ func (m *Message) Author() (Address, error) {
 	return list[0], nil
 }
 
-// FoldField prints a field with its CRLF. Its lines are folded at white space
-// to at most 78 bytes where there is some (RFC 5322 §2.1.1). Control
-// characters become spaces, so that no value can begin a field of its own.
+// FoldField prints a field with its CRLF. Its lines are folded at spaces to at
+// most 78 bytes where there are some, and at any character before they are
+// longer than 998 (RFC 5322 §2.1.1). Control characters and line separators
+// become spaces, so that no value can begin a field of its own; bytes that
+// are no UTF-8 become U+FFFD.
 func FoldField(name, value string) []byte {
-	value = strings.Map(func(r rune) rune {
-		if r < ' ' || r == 0x7f {
+	value = strings.Trim(strings.Map(func(r rune) rune {
+		if unicode.In(r, unicode.Cc, unicode.Zl, unicode.Zp) {
 			return ' '
 		}
 		return r
-	}, value)
+	}, value), " ")
 	b := append([]byte(name), ':')
 	width := len(b)
-	for word := range strings.FieldsSeq(value) {
-		if width+1+len(word) > 78 && width > len(name)+1 {
+	for value != "" {
+		blanks := len(value) - len(strings.TrimLeft(value, " "))
+		word, _, _ := strings.Cut(value[blanks:], " ")
+		value = value[blanks+len(word):]
+		if blanks == 0 || blanks > 78 { // the first word; or a gap that nobody meant
+			blanks = 1
+		}
+		if width+blanks+len(word) > 78 && width > len(name)+1 {
 			b = append(b, '\r', '\n')
 			width = 0
 		}
-		b = append(append(b, ' '), word...)
-		width += 1 + len(word)
+		b = append(b, strings.Repeat(" ", blanks)...)
+		for width += blanks; width+len(word) > maxLine; width = 1 {
+			n := maxLine - width
+			for !utf8.RuneStart(word[n]) {
+				n--
+			}
+			b = append(append(b, word[:n]...), '\r', '\n', ' ')
+			word = word[n:]
+		}
+		b = append(b, word...)
+		width += len(word)
 	}
 	return append(b, '\r', '\n')
 }

@@ -15,8 +15,9 @@ const (
 // ParseFrom reads the value of a From, To or Cc field: mailboxes and groups
 // (RFC 5322 §3.4), comments between them, display names as words. It is
 // stricter than the standard where readers differ: no comment, white space or
-// route inside an address, no obsolete empty entries, no at sign outside of
-// quotes in a display name, nothing behind the angle bracket but a comment.
+// route inside an address, no obsolete empty entries, no at sign in a display
+// name outside of quotes or as an encoded word, nothing behind the angle
+// bracket but a comment.
 // The error is ErrAddress; an empty list is one, too.
 func ParseFrom(value string) ([]Address, error) {
 	list, _, err := parseList(value)
@@ -112,6 +113,9 @@ func (p *lister) entry() error {
 	for {
 		switch c := next(p.rest); {
 		case c == '<':
+			if hides(start[:len(start)-len(p.rest)]) {
+				return p.bad("an address in encoded words")
+			}
 			return p.angle()
 		case c == ':' && words > 0 && !p.group:
 			p.rest = p.rest[1:]
@@ -199,6 +203,13 @@ func (p *lister) take(spec, rest string) error {
 		return p.bad("something behind the address")
 	}
 	return nil
+}
+
+// hides reports whether a display name has encoded words that are shown as an
+// address. Many programs decode them in quotes, too.
+func hides(name string) bool {
+	shown := DecodeWords(name)
+	return shown != name && strings.Count(shown, "@") > strings.Count(name, "@")
 }
 
 // next is the first byte of s, or 0.

@@ -22,7 +22,7 @@ type Source interface {
 // Field is one header field as received. Whole covers name, colon, folded
 // value and the last CRLF; Value what stands between the colon and that CRLF.
 type Field struct {
-	Name         string // as received, without trailing white space
+	Name         string // as received, without trailing white space; "" for a line without colon, or with more than 998 bytes before it
 	Whole, Value Span
 }
 

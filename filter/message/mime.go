@@ -1,6 +1,7 @@
 package message
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -42,7 +43,8 @@ func (l Limits) orDefault() Limits {
 //
 // A part begins at a line that is the boundary of a multipart that is open,
 // the innermost first, and white space (RFC 2046 §5.1.1). A multipart that is
-// not closed ends with the one around it. message/rfc822 is looked into,
+// not closed ends with the one around it; one whose boundary is not in the
+// standard's grammar has no parts. message/rfc822 is looked into,
 // message/partial and message/external-body never are.
 func Parse(src Source, l Limits) (*Message, error) {
 	p := &parser{src: src, limits: l.orDefault(), lines: newScanner(src)}
@@ -73,22 +75,24 @@ type frame struct {
 	closed   bool // the last boundary was seen: what stands now is the epilogue
 }
 
-// match tells which open multipart has the boundary in text, and whether it
-// is its last one. It is -1 for other lines.
-func (p *parser) match(text []byte) (i int, last bool) {
-	if len(text) < 3 || text[0] != '-' || text[1] != '-' {
+// match tells which open multipart has the boundary in l, and whether it is
+// its last one. It is -1 for other lines.
+func (p *parser) match(l line) (i int, last bool) {
+	t, ok := bytes.CutPrefix(l.text, []byte("--"))
+	if !ok || l.cut {
 		return -1, false
 	}
-	t := strings.TrimRight(string(text[2:]), " \t")
+	t = bytes.TrimRight(t, " \t")
+	ends, closes := bytes.CutSuffix(t, []byte("--"))
 	for i := len(p.open) - 1; i >= 0; i-- {
 		f := &p.open[i]
 		if f.boundary == "" || f.closed {
 			continue
 		}
-		if t == f.boundary {
+		if string(t) == f.boundary {
 			return i, false
 		}
-		if t == f.boundary+"--" {
+		if closes && string(ends) == f.boundary {
 			return i, true
 		}
 	}
@@ -104,11 +108,8 @@ func (p *parser) entity() (*Part, error) {
 	if len(p.open) > p.limits.Depth {
 		return nil, fmt.Errorf("more than %d levels: %w", p.limits.Depth, ErrLimit)
 	}
-	start := p.lines.pos
-	if p.lines.back != nil {
-		start = p.lines.back.Start
-	}
-	header, body, err := p.header(func(text []byte) bool { i, _ := p.match(text); return i >= 0 })
+	start := p.lines.pos()
+	header, body, err := p.header(func(l line) bool { i, _ := p.match(l); return i >= 0 })
 	if err != nil {
 		return nil, err
 	}
@@ -118,7 +119,9 @@ func (p *parser) entity() (*Part, error) {
 	}
 	f := frame{part: part}
 	if strings.HasPrefix(part.Type, "multipart/") {
-		f.boundary = part.Params["boundary"]
+		if b := part.Params["boundary"]; isBoundary(b) {
+			f.boundary = b
+		}
 	}
 	p.open = append(p.open, f)
 	if part.Type == "message/rfc822" && (part.Encoding == "7bit" || part.Encoding == "8bit" || part.Encoding == "binary") {
@@ -131,6 +134,18 @@ func (p *parser) entity() (*Part, error) {
 	return part, nil
 }
 
+// isBoundary reports whether b is a boundary of RFC 2046 §5.1.1.
+func isBoundary(b string) bool {
+	for i := range len(b) {
+		switch c := b[i]; {
+		case c >= '0' && c <= '9', c >= 'a' && c <= 'z', c >= 'A' && c <= 'Z':
+		case strings.IndexByte("'()+_,-./:=? ", c) < 0:
+			return false
+		}
+	}
+	return b != "" && len(b) <= 70 && b[len(b)-1] != ' '
+}
+
 // body reads lines until the end, and opens and ends parts at boundaries.
 func (p *parser) body() error {
 	for {
@@ -139,10 +154,10 @@ func (p *parser) body() error {
 			return err
 		}
 		if !ok {
-			p.end(0, p.lines.pos)
+			p.end(0, p.lines.pos())
 			return nil
 		}
-		i, last := p.match(l.text)
+		i, last := p.match(l)
 		if i < 0 {
 			continue
 		}
@@ -169,25 +184,29 @@ func (p *parser) body() error {
 	}
 }
 
-// end ends every open entity from the i-th inwards at byte at.
+// end ends every open entity from the i-th inwards at byte at, or where the
+// i-th begins, when the boundary followed another one at once.
 func (p *parser) end(i int, at int64) {
+	if i < len(p.open) {
+		at = max(at, p.open[i].part.Whole.Start)
+	}
 	for _, f := range p.open[i:] {
 		part := f.part
-		part.Whole.End = max(at, part.Whole.Start)
-		part.Body.Start = min(part.Body.Start, part.Whole.End)
-		part.Body.End = part.Whole.End
-		if f.boundary != "" && !f.inside {
-			part.Preamble = part.Body // a multipart without parts
-		}
-		part.Epilogue.End = part.Whole.End
-		if !f.closed || part.Epilogue.Start > part.Whole.End {
-			part.Epilogue.Start = part.Whole.End
+		part.Whole = Span{min(part.Whole.Start, at), at}
+		part.Body = Span{min(part.Body.Start, at), at}
+		if strings.HasPrefix(part.Type, "multipart/") {
+			if !f.inside {
+				part.Preamble = part.Body // a multipart without parts
+			}
+			if !f.closed {
+				part.Epilogue.Start = at
+			}
+			part.Epilogue = Span{min(part.Epilogue.Start, at), at}
 		}
 		for j := range part.Header { // a header that a boundary cut off
 			h := &part.Header[j]
-			h.Whole.End = min(h.Whole.End, part.Whole.End)
-			h.Value.End = min(h.Value.End, h.Whole.End)
-			h.Value.Start = min(h.Value.Start, h.Value.End)
+			h.Whole.End = min(h.Whole.End, at)
+			h.Value.End = min(h.Value.End, at)
 		}
 	}
 	p.open = p.open[:i]
@@ -196,6 +215,9 @@ func (p *parser) end(i int, at int64) {
 // describe reads type, parameters and encoding.
 func (p *parser) describe(part *Part) error {
 	part.Type, part.Encoding = "text/plain", "7bit"
+	if n := len(p.open); n > 0 && p.open[n-1].part.Type == "multipart/digest" {
+		part.Type = "message/rfc822" // RFC 2046 §5.1.5
+	}
 	switch fields := all(part.Header, "Content-Type"); len(fields) {
 	case 0:
 	case 1:

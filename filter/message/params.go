@@ -1,6 +1,7 @@
 package message
 
 import (
+	"slices"
 	"strconv"
 	"strings"
 	"unicode/utf8"
@@ -8,14 +9,18 @@ import (
 	"golang.org/x/text/encoding/ianaindex"
 )
 
-// maxContentType is the longest Content-Type that is read, in bytes. The
-// parameters of all parts of a mail stay in memory.
-const maxContentType = 4 << 10
+// What is read of a Content-Type. The parameters of all parts of a mail stay in memory.
+const (
+	maxContentType = 4 << 10 // bytes
+	maxParams      = 64
+)
 
 // contentType reads the value of a Content-Type field (RFC 2045 §5.1). What
-// can't be read is text/plain, as RFC 2045 §5.2 has it. Values that should
-// have been quoted are taken up to the next semicolon or white space. A
-// parameter that stands there twice has no value.
+// can't be read is text/plain, as RFC 2045 §5.2 has it. Values need not be
+// quoted where they should be. A parameter has no value where readers differ:
+// when it stands there twice, when something stands between the value and the
+// next semicolon, and when it says how the body is built and is written as
+// RFC 2231 has it.
 func contentType(v string) (string, map[string]string) {
 	if len(v) > maxContentType {
 		return "text/plain", nil
@@ -33,7 +38,7 @@ func contentType(v string) (string, map[string]string) {
 // parameters reads ";"-separated parameters, with those of RFC 2231.
 func parameters(s string) map[string]string {
 	plain, twice := map[string]string{}, map[string]bool{}
-	for s != "" {
+	for s != "" && len(plain) < maxParams {
 		s = strings.TrimLeft(s, " \t;")
 		name, rest, ok := strings.Cut(s, "=")
 		if !ok {
@@ -52,20 +57,22 @@ func parameters(s string) map[string]string {
 				break
 			}
 			val, s = unquote(rest[1:n-1]), rest[n:]
-			if s = strings.TrimLeft(s, " \t"); s != "" && s[0] != ';' {
-				twice[name] = true // where the value ends is anybody's guess
-			}
-			if i := strings.IndexByte(s, ';'); i >= 0 {
-				s = s[i:]
-			} else {
-				s = ""
-			}
 		} else {
 			end := strings.IndexAny(rest, "; \t")
 			if end < 0 {
 				end = len(rest)
 			}
 			val, s = rest[:end], rest[end:]
+			if strings.ContainsAny(val, `"\`) {
+				twice[name] = true
+			}
+		}
+		if s = strings.TrimLeft(s, " \t"); s != "" && s[0] != ';' {
+			twice[name] = true // where the value ends is anybody's guess
+			s = s[max(strings.IndexByte(s, ';'), 0):]
+			if s[0] != ';' {
+				s = ""
+			}
 		}
 		if _, known := plain[name]; known || !isToken(name) {
 			twice[name] = true
@@ -78,6 +85,9 @@ func parameters(s string) map[string]string {
 	return extended(plain)
 }
 
+// structural are the parameters by which a body is read.
+var structural = []string{"boundary", "protocol", "micalg", "smime-type"}
+
 // extended joins continuations and decodes charsets (RFC 2231 §3, §4).
 func extended(plain map[string]string) map[string]string {
 	params := map[string]string{}
@@ -88,6 +98,10 @@ func extended(plain map[string]string) map[string]string {
 	}
 	for name := range plain {
 		base, tail, ok := strings.Cut(name, "*")
+		if ok && slices.Contains(structural, base) {
+			delete(params, base)
+			continue
+		}
 		if _, known := params[base]; !ok || known || tail != "" && tail != "0" && tail != "0*" {
 			continue
 		}

@@ -13,11 +13,13 @@ import (
 // maxWords is how much of a text is searched for encoded words, in bytes.
 const maxWords = 64 << 10
 
-// DecodeWords decodes the encoded words of s (RFC 2047 §2). Words in a
-// charset that nobody knows, or that are broken, stay as they are. What
-// stands beyond 64 KiB is not decoded.
+// DecodeWords decodes the encoded words of s (RFC 2047 §2) into UTF-8. White
+// space between two of them goes. Words in a charset that nobody knows, or
+// that are broken, stay as they are, and so does what is longer than 64 KiB.
+// Words can hide control characters and line ends: whoever prints the result
+// has to mind.
 func DecodeWords(s string) string {
-	if len(s) > maxWords || !strings.Contains(s, "=?") {
+	if len(s) > maxWords {
 		return s
 	}
 	d := mime.WordDecoder{CharsetReader: func(charset string, r io.Reader) (io.Reader, error) {
@@ -27,33 +29,77 @@ func DecodeWords(s string) string {
 		}
 		return e.NewDecoder().Reader(r), nil
 	}}
-	decoded, err := d.DecodeHeader(s)
-	if err != nil {
+	var b strings.Builder
+	between := 0 // what of s comes before the next word and behind the last
+	decoded := false
+	for i := 0; i < len(s); {
+		n := wordLen(s[i:])
+		if n == 0 {
+			i++
+			continue
+		}
+		text, err := d.Decode(s[i : i+n])
+		if err != nil {
+			i++
+			continue
+		}
+		if gap := s[between:i]; !decoded || strings.Trim(gap, " \t\r\n") != "" {
+			b.WriteString(gap)
+		}
+		b.WriteString(strings.ToValidUTF8(text, "\uFFFD"))
+		i += n
+		between, decoded = i, true
+	}
+	if !decoded {
 		return s
 	}
-	return decoded
+	return b.String() + s[between:]
 }
 
-// asciiField gives a field in which bytes above 127 are encoded words, inside
-// of quotes too, as mail programs have long read them. Bytes that are no
-// UTF-8 are of an unknown charset (RFC 1428 §3).
+// wordLen is the length of the encoded word that s begins with, or 0. Longer
+// ones than the 75 bytes of the standard are met.
+func wordLen(s string) int {
+	const longest = 1024
+	if !strings.HasPrefix(s, "=?") {
+		return 0
+	}
+	s = s[:min(len(s), longest)]
+	at := 2
+	for range 2 { // behind the charset, and the encoding
+		n := strings.IndexByte(s[at:], '?')
+		if n < 0 {
+			return 0
+		}
+		at += n + 1
+	}
+	n := strings.Index(s[at:], "?=")
+	if n < 0 {
+		return 0
+	}
+	return at + n + 2
+}
+
+// asciiField gives a field in which words with bytes above 127 are encoded
+// words, inside of quotes too, as mail programs have long read them. Bytes
+// that are no UTF-8 are of an unknown charset (RFC 1428 §3).
 func asciiField(field []byte) []byte {
 	var out bytes.Buffer
-	for len(field) > 0 {
+	for {
 		from := bytes.IndexFunc(field, func(r rune) bool { return r >= 0x80 })
 		if from < 0 {
 			break
 		}
-		to := from
-		for to < len(field) && field[to] >= 0x80 {
-			to++
+		for from > 0 && isPlain(field[from-1]) {
+			from--
 		}
 		out.Write(field[:from])
+		field = field[from:]
+		to := runLen(field)
 		charset := "utf-8"
-		if !bytes.Equal(bytes.ToValidUTF8(field[from:to], nil), field[from:to]) {
+		if !bytes.Equal(bytes.ToValidUTF8(field[:to], nil), field[:to]) {
 			charset = "unknown-8bit"
 		}
-		for piece := field[from:to]; len(piece) > 0; { // 75 characters at most, RFC 2047 §2
+		for piece := field[:to]; len(piece) > 0; { // 75 characters at most, RFC 2047 §2
 			n := min(15, len(piece))
 			for charset == "utf-8" && n < len(piece) && piece[n]&0xc0 == 0x80 {
 				n--
@@ -63,11 +109,49 @@ func asciiField(field []byte) []byte {
 				out.WriteString("\r\n ")
 			}
 		}
-		field = field[to:]
+		if field = field[to:]; len(field) > 0 && isBlank(field[0]) {
+			out.WriteString("\r\n") // encoding made the line longer
+		}
 	}
 	out.Write(field)
 	return out.Bytes()
 }
+
+// runLen is the length of what becomes encoded words together: words with
+// bytes above 127 and the blanks between them, which would be lost between
+// two encoded words.
+func runLen(b []byte) int {
+	end, at, wide := 0, 0, false
+	for at < len(b) {
+		switch c := b[at]; {
+		case c >= 0x80:
+			wide = true
+		case isBlank(c):
+			if wide {
+				end = at
+			}
+			wide = false
+			for at+1 < len(b) && isBlank(b[at+1]) {
+				at++
+			}
+		case !isPlain(c):
+			if wide {
+				end = at
+			}
+			return end
+		}
+		at++
+	}
+	if wide {
+		end = at
+	}
+	return end
+}
+
+func isBlank(c byte) bool { return c == ' ' || c == '\t' }
+
+// isPlain reports whether c may be part of a word that becomes an encoded word.
+func isPlain(c byte) bool { return c < 0x80 && c != '=' && c != '?' && isWordByte(c) }
 
 func hexed(b []byte) string {
 	var s strings.Builder
