@@ -13,9 +13,13 @@ import (
 	"postern/hsm/hsmtest"
 )
 
-// sessions are as many as hsm/internal/p11.BenchmarkRawUnwrap has operations at
-// a time.
-const sessions = 4
+// workers are the operations that keyd has in the token at a time, as many as
+// hsm/internal/p11.BenchmarkRawUnwrap has. The sessions are more, as they are
+// in a company: while one mail is on its way the token works on another.
+const (
+	workers  = 4
+	sessions = 16
+)
 
 // BenchmarkOpened is the rate of opened mails through the whole house: SMTP in,
 // keyd and its token, SMTP out, and a sink that syncs each mail to the disk.
@@ -30,7 +34,7 @@ func BenchmarkOpened(b *testing.B) {
 		rules []string
 	}{{"SoftHSM", nil}, {"Late20ms", []string{"C_Decrypt delay 20"}}} {
 		b.Run(c.name, func(b *testing.B) {
-			config := trial.Config{KeydFields: fmt.Sprintf("workers = %d\n", 2*sessions)} // half of them RSA
+			config := trial.Config{KeydFields: fmt.Sprintf("workers = %d\n", 2*workers)} // half of them RSA
 			if c.rules != nil {
 				shim := hsmtest.NewShim(b, hsmtest.EmptySoftHSM(b))
 				shim.Set(c.rules...)
@@ -40,7 +44,7 @@ func BenchmarkOpened(b *testing.B) {
 			bob := correspond(b, box)
 			sealed := bob.seal(bob.ours, "Content-Type: text/plain\r\n\r\n"+filler("4 KiB", 4<<10)+"\r\n")
 			raw := rawRate(b, c.name)
-			const batch = 50
+			const batch = 200
 			mails := 0
 			b.ResetTimer()
 			for b.Loop() {
