@@ -9,11 +9,15 @@ import (
 	"io"
 	"slices"
 	"strings"
+
+	"golang.org/x/text/encoding"
+	"golang.org/x/text/transform"
 )
 
 // ErrSigned8Bit is a part that can't be made fit for signing without breaking
-// what it is: it is signed already, or of a type that must not be encoded,
-// and holds 8-bit data or lines beyond 998 bytes.
+// what it is: it is signed or encrypted already, or of a type or in an
+// encoding that allows no other, and holds 8-bit data or lines beyond 998
+// bytes; or a line of its header is that long.
 var ErrSigned8Bit = errors.New("signed part holds 8-bit data")
 
 // maxLine is the longest line of a mail without its CRLF (RFC 5322 §2.1.1), in bytes.
@@ -28,13 +32,20 @@ func (c Content) clean() bool { return !c.EightBit && !c.Fragile && c.Longest <=
 // with "From ". Of the header only the fields of MIME are written, and before
 // them fields, which are complete lines. What is clean already passes as it
 // is; the rest is encoded, text as quoted-printable, anything else as base64.
+// Parts that must not be encoded keep their line ends and white space, if they
+// are 7-bit and not too long: what is signed or encrypted inside, messages and
+// multiparts that can't be looked into, and unknown encodings.
+//
 // The error is ErrSigned8Bit, or one of src or w. Memory does not grow with
-// the entity.
+// the entity, and its bytes are read twice, however deep it is.
 func WriteCanonical(w io.Writer, src Source, p *Part, fields []byte) error {
 	b := bufio.NewWriterSize(w, chunk)
 	b.Write(fields)
-	c := canonical{src: src, w: b}
-	err := c.entity(p, func(name string) bool { return len(name) > 8 && strings.EqualFold(name[:8], "Content-") })
+	c := canonical{src: src, w: b, contents: map[*Part]Content{}}
+	err := c.survey(p)
+	if err == nil {
+		err = c.entity(p, func(name string) bool { return len(name) > 8 && strings.EqualFold(name[:8], "Content-") })
+	}
 	if err == nil {
 		err = b.Flush()
 	}
@@ -45,8 +56,36 @@ func WriteCanonical(w io.Writer, src Source, p *Part, fields []byte) error {
 }
 
 type canonical struct {
-	src Source
-	w   *bufio.Writer // its errors stick until Flush
+	src      Source
+	w        *bufio.Writer     // its errors stick until Flush
+	contents map[*Part]Content // of bodies
+}
+
+// survey scans the body of p, and of each part in it on the way.
+func (c canonical) survey(p *Part) error {
+	at := p.Body.Start
+	var all Content
+	add := func(more Content) {
+		all.EightBit = all.EightBit || more.EightBit
+		all.Fragile = all.Fragile || more.Fragile
+		all.Longest = max(all.Longest, more.Longest)
+	}
+	for _, part := range p.Parts {
+		before, err := Scan(c.src, Span{at, part.Body.Start}) // its header, and the boundary
+		if err == nil {
+			err = c.survey(part)
+		}
+		if err != nil {
+			return err
+		}
+		add(before)
+		add(c.contents[part])
+		at = part.Body.End
+	}
+	rest, err := Scan(c.src, Span{at, p.Body.End})
+	add(rest)
+	c.contents[p] = all
+	return err
 }
 
 // how is what has to be done with a body.
@@ -65,11 +104,7 @@ var encodings = map[how]string{toQP: "quoted-printable", toBase64: "base64"}
 
 // entity writes the fields that keep wants, the blank line and the body.
 func (c canonical) entity(p *Part, keep func(string) bool) error {
-	content, err := Scan(c.src, p.Body)
-	if err != nil {
-		return err
-	}
-	h, err := c.judge(p, content)
+	h, err := c.judge(p)
 	if err != nil {
 		return err
 	}
@@ -95,8 +130,12 @@ func (c canonical) entity(p *Part, keep func(string) bool) error {
 		}
 	}
 	if e := encodings[h]; e != "" {
-		if len(all(p.Header, "Content-Type")) == 0 && content.EightBit {
-			c.w.WriteString("Content-Type: text/plain; charset=utf-8\r\n")
+		if len(all(p.Header, "Content-Type")) == 0 && c.contents[p].EightBit {
+			charset, err := c.charset(p)
+			if err != nil {
+				return err
+			}
+			c.w.WriteString("Content-Type: text/plain; charset=" + charset + "\r\n")
 		}
 		c.w.WriteString("Content-Transfer-Encoding: " + e + "\r\n")
 	}
@@ -104,8 +143,18 @@ func (c canonical) entity(p *Part, keep func(string) bool) error {
 	return c.body(p, h)
 }
 
+// charset guesses that of text that does not say it (RFC 1428 §3).
+func (c canonical) charset(p *Part) (string, error) {
+	_, err := io.Copy(io.Discard, transform.NewReader(SectionReader(c.src, p.Body), encoding.UTF8Validator))
+	if errors.Is(err, encoding.ErrInvalidUTF8) {
+		return "unknown-8bit", nil
+	}
+	return "utf-8", err
+}
+
 // judge says how the body has to be written.
-func (c canonical) judge(p *Part, content Content) (how, error) {
+func (c canonical) judge(p *Part) (how, error) {
+	content := c.contents[p]
 	signed := p.Type == "multipart/signed" || p.Type == "multipart/encrypted"
 	switch {
 	case signed && !content.EightBit && content.Longest <= maxLine:
@@ -152,6 +201,11 @@ func (c canonical) field(f Field) error {
 		if len(line) > maxLine {
 			return fmt.Errorf("header line of %d bytes: %w", len(line), ErrSigned8Bit)
 		}
+		for i, b := range line {
+			if b == '\r' || b == 0 {
+				line[i] = ' '
+			}
+		}
 		if len(line) > 0 { // a folded line of nothing would end the header
 			c.w.Write(line)
 			c.w.WriteString("\r\n")
@@ -166,7 +220,7 @@ func (c canonical) body(p *Part, h how) error {
 	case inside:
 		return c.parts(p)
 	case toQP:
-		return encodeQP(c.w, body)
+		return encodeQP(c.w, sectionBuffer(c.src, p.Body))
 	case toBase64:
 		l := &wrapped{w: c.w}
 		e := base64.NewEncoder(base64.StdEncoding, l)
@@ -178,7 +232,7 @@ func (c canonical) body(p *Part, h how) error {
 		}
 		return l.end()
 	case mendQP:
-		return mendQuoted(c.w, body)
+		return mendQuoted(c.w, sectionBuffer(c.src, p.Body))
 	case mendB64:
 		l := &wrapped{w: c.w}
 		if _, err := io.Copy(alphabet{l}, body); err != nil {

@@ -130,3 +130,6 @@ func TestScannerLines(t *testing.T) {
 		}
 	}
 }
+
+// text is a Source in memory.
+func text(s string) Source { return strings.NewReader(s) }

@@ -60,8 +60,8 @@ func (q *quoted) lineEnds() bool {
 }
 
 // encodeQP encodes the text in r. An LF alone is a line end, too.
-func encodeQP(w *bufio.Writer, r io.Reader) error {
-	q := &quoted{w: w, r: bufio.NewReaderSize(r, chunk)}
+func encodeQP(w *bufio.Writer, r *bufio.Reader) error {
+	q := &quoted{w: w, r: r}
 	for {
 		b, err := q.r.ReadByte()
 		switch {
@@ -86,8 +86,8 @@ func encodeQP(w *bufio.Writer, r io.Reader) error {
 // space at the ends of lines is not part of the text (RFC 2045 §6.7) and
 // goes; bytes above 127 and stray equal signs are encoded; what is longer
 // than 76 is broken softly.
-func mendQuoted(w *bufio.Writer, r io.Reader) error {
-	q := &quoted{w: w, r: bufio.NewReaderSize(r, chunk)}
+func mendQuoted(w *bufio.Writer, r *bufio.Reader) error {
+	q := &quoted{w: w, r: r}
 	var blanks []byte // white space that may turn out to be at a line's end
 	for {
 		b, err := q.r.ReadByte()
