@@ -37,14 +37,14 @@ func (c Content) clean() bool { return !c.EightBit && !c.Fragile && c.Longest <=
 // multiparts that can't be looked into, and unknown encodings.
 //
 // The error is ErrSigned8Bit, or one of src or w. Memory does not grow with
-// the entity, and its bytes are read twice, however deep it is.
+// the entity, and its bytes are read three times at most, however deep it is.
 func WriteCanonical(w io.Writer, src Source, p *Part, fields []byte) error {
 	b := bufio.NewWriterSize(w, chunk)
 	b.Write(fields)
 	c := canonical{src: src, w: b, contents: map[*Part]Content{}}
 	err := c.survey(p)
 	if err == nil {
-		err = c.entity(p, func(name string) bool { return len(name) > 8 && strings.EqualFold(name[:8], "Content-") })
+		err = c.entity(p, func(name string) bool { return len(name) > 8 && strings.EqualFold(name[:8], "Content-") && isToken(name) })
 	}
 	if err == nil {
 		err = b.Flush()
