@@ -1,0 +1,170 @@
+package e2e
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	pgp "github.com/ProtonMail/go-crypto/openpgp/v2"
+
+	"postern/appliance/trial"
+	"postern/hsm"
+	"postern/hsm/hsmtest"
+)
+
+const (
+	corpusDomain = "corpus.example"
+	unnamed      = "unnamed@elsewhere.example" // sends what names no sender of its own
+	nobody       = "nobody." + corpusDomain    // has no identity
+	everybody    = "all." + corpusDomain       // has all identities of a corpus
+)
+
+// world is a gateway that knows the keys of one corpus: the recipients' are in
+// its token, the senders' certificates are trusted.
+type world struct {
+	*trial.Box
+	readers pgp.EntityList // the recipients themselves
+	ours    []*certificate
+	trust   []*certificate
+}
+
+// openWorld starts a gateway with a fresh token, which holds the private keys
+// of the set as imported ones. Each certificate of ours is bound to a domain
+// of its own, since the addresses in the corpus belong to others.
+func openWorld(t testing.TB, dir string, set keyset) *world {
+	t.Helper()
+	w := &world{}
+	for _, c := range readCertificates(t, dir, set.ours) {
+		c.owner = "k" + c.primary() + "." + corpusDomain
+		w.ours = append(w.ours, c)
+	}
+	w.trust = readCertificates(t, dir, set.trust)
+	w.readers = readSecret(t, dir, set.secret)
+
+	token := hsmtest.EmptySoftHSM(t)
+	token.Label, token.PIN = "postern", "4711-corpus"
+	box := folder(t)
+	if err := os.Symlink(token.Dir, filepath.Join(box, "tokens")); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(box, "pin"), []byte(token.PIN+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	var domains strings.Builder
+	for _, d := range append([]string{nobody, everybody}, owners(w.ours)...) {
+		fmt.Fprintf(&domains, "[domain.%q]\n", d)
+	}
+	w.Box = open(t, trial.Config{Dir: box, KeydFields: "allow-imported = true\n", FilterdTables: domains.String(),
+		Create: []string{"--format", "openpgp", "--domain", "company1.example", "--algorithm", "ed25519"}})
+
+	kinds := keyKinds(t, dir)
+	held := map[string]bool{}
+	for _, file := range globbed(t, dir, set.token) {
+		name, _ := filepath.Rel(dir, file)
+		key := readPrivate(t, file, kinds[name])
+		id := strings.ToUpper(strings.TrimSuffix(file[strings.LastIndexByte(file, '-')+1:], ".p8"))
+		if key == nil || held[id] {
+			continue
+		}
+		held[id] = true
+		token.Import("corpus/"+id, hsm.Unwrap, key)
+	}
+	if len(held) > 0 {
+		if err := w.Keyd.Stop(); err != nil {
+			t.Fatal(err)
+		}
+		if err := w.StartKeyd(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, c := range w.ours {
+		if !slices.ContainsFunc(c.ids, func(id uint64) bool { return held[fmt.Sprintf("%016X", id)] }) {
+			c.owner = ""
+			continue
+		}
+		for _, d := range []string{c.owner, everybody} {
+			if _, err := w.Postern(t.Context(), bytes.NewReader(c.raw), "identity", "add", "--domain", d, "--expired", "--cert", "-"); err != nil {
+				t.Logf("%s: %v", c.file, err)
+				c.owner = ""
+				break
+			}
+		}
+	}
+	for _, c := range w.trust {
+		if _, err := w.Postern(t.Context(), bytes.NewReader(c.raw), "cert", "import", "-"); err != nil {
+			t.Logf("%s: %v", c.file, err)
+		}
+	}
+	return w
+}
+
+func owners(certs []*certificate) (all []string) {
+	for _, c := range certs {
+		if !slices.Contains(all, c.owner) {
+			all = append(all, c.owner)
+		}
+	}
+	return all
+}
+
+// to is the address that stands for the recipient whom the manifest names:
+// the one whose key the message is for, where several could be meant.
+func (w *world) to(s *sample, message []byte) string {
+	address := func(domain string) string { return "reader@" + domain }
+	if s.recipient == "-" || s.recipient == "" {
+		return address(nobody)
+	}
+	var able []*certificate
+	for _, c := range w.ours {
+		if c.owner != "" {
+			able = append(able, c)
+		}
+	}
+	meant := able[:0:0]
+	for _, c := range able {
+		if strings.HasSuffix(c.file, s.recipient) || strings.Contains(strings.ToLower(c.users0()), strings.ToLower(s.recipient)) {
+			meant = append(meant, c)
+		}
+	}
+	if len(meant) == 0 {
+		meant = able
+	}
+	for _, id := range recipientIDs(message) {
+		if id == 0 { // hidden: the text beside the armour may say who it is
+			for _, c := range meant {
+				if a := c.address(); a != "" && bytes.Contains(message, []byte(a)) {
+					return address(c.owner)
+				}
+			}
+		}
+		for _, c := range meant {
+			if slices.Contains(c.ids, id) {
+				return address(c.owner)
+			}
+		}
+	}
+	if len(meant) == 1 {
+		return address(meant[0].owner)
+	}
+	return address(everybody)
+}
+
+func (c *certificate) users0() string { return strings.Join(c.users, "\n") }
+
+// signer is the trusted certificate that the manifest names, or the one that
+// has the key; nil where there is none.
+func (w *world) signer(s *sample) *certificate {
+	for _, c := range w.trust {
+		if s.signer != "" && slices.ContainsFunc(c.ids, func(id uint64) bool { return fmt.Sprintf("%016X", id) == s.signer }) {
+			return c
+		}
+		if s.signer == "" && s.sender != "-" && strings.HasSuffix(c.file, s.sender) {
+			return c
+		}
+	}
+	return nil
+}
