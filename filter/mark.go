@@ -111,7 +111,32 @@ func (p *passage) verified(m *message.Message, f protect.Finding) (bool, string)
 	if shown, err := m.Author(); err != nil || shown.Key() != p.author.Key() {
 		return false, protect.ReasonNotFrom
 	}
+	if !answersTo(m, append(slices.Clone(f.Signers), p.author)) {
+		return false, protect.ReasonNotFrom
+	}
 	return true, f.Reason
+}
+
+// answersTo reports whether an answer to the mail goes to the signer alone.
+// Reply-To stands outside of the signature: whoever carries the mail could turn
+// the answer to himself, or a stranger sign as the one whom he names there.
+func answersTo(m *message.Message, signers []message.Address) bool {
+	for _, f := range m.All("Reply-To") {
+		value, err := m.Value(f)
+		if err != nil {
+			return false
+		}
+		list, err := message.ParseFrom(value)
+		if err != nil {
+			return false
+		}
+		for _, a := range list {
+			if !slices.ContainsFunc(signers, func(s message.Address) bool { return s.Key() == a.Key() }) {
+				return false
+			}
+		}
+	}
+	return true
 }
 
 func (p *passage) status(c *Copy) (s authres.Status, method, result string) {

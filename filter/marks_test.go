@@ -190,6 +190,10 @@ func TestVerifiedIsForTheOneAuthor(t *testing.T) {
 		{"two addresses", "From: bob@partner.example, ceo@company1.example\n" + body, "bob@partner.example", []string{"verified=no", "signer=none"}},
 		{"From a group", "From: g: bob@partner.example;\n" + body, "bob@partner.example", []string{"verified=no", "signer=none"}},
 		{"name looks like an address", "From: \"ceo@company1.example\" <bob@partner.example>\n" + body, "bob@partner.example", []string{"verified=yes", "signer=bob@partner.example"}},
+		{"answers to the author", "From: Bob <bob@partner.example>\nReply-To: Bob again <bob@PARTNER.example>\n" + body, "bob@partner.example", []string{"verified=yes"}},
+		{"answers to another", "From: Your bank <bob@partner.example>\nReply-To: ceo@company1.example\n" + body, "bob@partner.example", []string{"verified=no", "signer=none", "reason=signer-not-from"}},
+		{"answers to both", "From: bob@partner.example\nReply-To: bob@partner.example, ceo@company1.example\n" + body, "bob@partner.example", []string{"verified=no"}},
+		{"answers to nobody can tell", "From: bob@partner.example\nReply-To: bob@partner.example <ceo@company1.example>\n" + body, "bob@partner.example", []string{"verified=no"}},
 		{"unsigned", "From: bob@partner.example\n" + body, "", []string{"opened=openpgp", "verified=no", "signer=none", "reason=unsigned"}},
 	} {
 		got := status(w.sealed(crlf(c.mail), c.signer, "alice@company1.example"))
