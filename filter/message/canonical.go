@@ -197,14 +197,14 @@ func (c canonical) field(f Field) error {
 	}
 	raw = asciiField(raw)
 	for line := range bytes.Lines(raw) {
-		line = bytes.TrimRight(line, "\r\n \t")
-		if len(line) > maxLine {
-			return fmt.Errorf("header line of %d bytes: %w", len(line), ErrSigned8Bit)
-		}
 		for i, b := range line {
 			if b == '\r' || b == 0 {
 				line[i] = ' '
 			}
+		}
+		line = bytes.TrimRight(line, "\n \t")
+		if len(line) > maxLine {
+			return fmt.Errorf("header line of %d bytes: %w", len(line), ErrSigned8Bit)
 		}
 		if len(line) > 0 { // a folded line of nothing would end the header
 			c.w.Write(line)
