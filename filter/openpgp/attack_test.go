@@ -193,8 +193,8 @@ func sed(t *testing.T, plain []byte) []byte {
 	return append(prefix, out...)
 }
 
-// A mail costs one token operation, however many session keys it brings (R4),
-// and only the recipients' own keys are tried (R9).
+// A mail costs one token operation, and four where session keys name nobody,
+// however many it brings (R4), and only the recipients' own keys are tried (R9).
 func TestManySessionKeys(t *testing.T) {
 	token := soft(t)
 	bob := newIdentity(t, token, suites[3], "bob@partner.example")
@@ -215,6 +215,13 @@ func TestManySessionKeys(t *testing.T) {
 	wrongKey := append(append(binary.BigEndian.AppendUint64([]byte{3}, e.PrimaryKey.KeyId), 1), appendMPI(nil, bytes.Repeat([]byte{0x77}, 256))...)
 	tooLong := append(append(binary.BigEndian.AppendUint64([]byte{3}, e.Subkeys[0].PublicKey.KeyId), 1), appendMPI(nil, bytes.Repeat([]byte{0x77}, 3<<10))...)
 	sealedOnly := appendPacket(nil, tags[1], bodies[1])
+	first := newIdentity(t, token, suites[3], "first@partner.example")
+	second := newIdentity(t, token, suites[3], "second@partner.example")
+	lost := newIdentity(t, soft(t), suites[3], "bob@partner.example")
+	hidden := crafted{to: bob.Cert, payload: lit, hidden: true}.packets(t)
+	hiddenFor := func(id keyring.Identity) []byte {
+		return firstOf(t, crafted{to: id.Cert, payload: lit, hidden: true}.packets(t))
+	}
 	for _, c := range []struct {
 		name    string
 		packets []byte
@@ -228,6 +235,12 @@ func TestManySessionKeys(t *testing.T) {
 		{"anonymous", crafted{to: bob.Cert, payload: lit, hidden: true}.packets(t), []keyring.Identity{bob}, 1, true},
 		{"anonymous in version 6", crafted{to: bob.Cert, payload: lit, hidden: true, aead: true}.packets(t), []keyring.Identity{bob}, 1, true},
 		{"anonymous before a named one", join(firstOf(t, crafted{to: carol.Cert, payload: lit, hidden: true}.packets(t)), good), []keyring.Identity{carol, bob}, 1, true},
+		{"anonymous, the second of the recipient's keys", crafted{to: second.Cert, payload: lit, hidden: true}.packets(t), []keyring.Identity{bob, second}, 2, true},
+		{"anonymous, behind those of others", join(hiddenFor(first), hiddenFor(dave), hiddenFor(carol), hiddenFor(first), hidden), []keyring.Identity{bob}, 3, true},
+		{"anonymous, the fourth", join(hiddenFor(first), hiddenFor(first), hiddenFor(first), hidden), []keyring.Identity{bob}, 4, true},
+		{"anonymous, the fifth", join(hiddenFor(first), hiddenFor(first), hiddenFor(first), hiddenFor(first), hidden), []keyring.Identity{bob}, 4, false},
+		{"anonymous, and the token has not the first key", hidden, []keyring.Identity{lost, bob}, 2, true},
+		{"anonymous behind a broken one that names us", join(appendPacket(nil, tags[0], broken), hidden), []keyring.Identity{bob}, 1, false},
 		{"for our signing key", join(appendPacket(nil, tagSessionKey, wrongKey), sealedOnly), []keyring.Identity{dave}, 0, false},
 		{"old curve in version 6", crafted{to: carol.Cert, payload: lit, aead: true}.packets(t), []keyring.Identity{carol}, 0, false},
 		{"RSA integer of 3 KiB", join(appendPacket(nil, tagSessionKey, tooLong), sealedOnly), []keyring.Identity{dave}, 0, false},

@@ -140,7 +140,13 @@ func (p *Protector) Open(ctx context.Context, r protect.OpenRequest) (*message.M
 	author, _ := r.Message.Author() // none: then no certificate of a domain speaks for it
 	switch form := formOf(r.Message); form {
 	case mimeSealed, inlineSealed:
-		return p.openSealed(ctx, r, v, author, form)
+		t := &tries{newSpool: r.NewSpool}
+		r.NewSpool = t.spool
+		m, f, err := p.openSealed(ctx, r, v, author, form, t)
+		for err == protect.ErrCannotOpen && t.another() {
+			m, f, err = p.openSealed(ctx, r, v, author, form, t)
+		}
+		return m, f, err
 	case mimeSigned:
 		f, err := v.signed(r.Message, author)
 		if f.Good && denied(r.Message) {
@@ -157,7 +163,7 @@ func (p *Protector) Open(ctx context.Context, r protect.OpenRequest) (*message.M
 // openSealed decrypts into a new spool. What is wrong with the ciphertext is
 // protect.ErrCannotOpen, bare; what is wrong with the token, a spool or the
 // disk is told as it is, since it says nothing of the ciphertext.
-func (p *Protector) openSealed(ctx context.Context, r protect.OpenRequest, v *verifier, author message.Address, form form) (*message.Message, protect.Finding, error) {
+func (p *Protector) openSealed(ctx context.Context, r protect.OpenRequest, v *verifier, author message.Address, form form, t *tries) (*message.Message, protect.Finding, error) {
 	root := r.Message.Root
 	part := root
 	if form == mimeSealed {
@@ -175,7 +181,7 @@ func (p *Protector) openSealed(ctx context.Context, r protect.OpenRequest, v *ve
 	if err != nil {
 		return fail(err)
 	}
-	key, by, err := unwrap(ctx, p.Token, d.attempts(r.Identities))
+	key, by, err := t.unwrap(ctx, p.Token, d.attempts(r.Identities))
 	if err != nil {
 		return nil, protect.Finding{}, err
 	}

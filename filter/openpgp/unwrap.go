@@ -15,6 +15,7 @@ import (
 	pgp "github.com/ProtonMail/go-crypto/openpgp/v2"
 
 	"postern/filter/keyring"
+	"postern/filter/message"
 	"postern/filter/protect"
 	"postern/hsm"
 )
@@ -24,6 +25,8 @@ const (
 	maxSessionKeys     = 16      // looked at; more are read over (R4)
 	maxSessionKeyBytes = 4 << 10 // of one: RSA-16384 needs 2 KiB
 	maxIdentities      = 16      // whose keys are compared
+	maxUnnamed         = 16      // pairs of a session key that names nobody and a key of ours
+	maxTries           = 4       // token operations for such a mail
 )
 
 // wrappedKey is a public-key encrypted session key packet (RFC 9580 §5.1).
@@ -196,6 +199,7 @@ type attempt struct {
 	entity   *pgp.Entity
 	id       hsm.KeyID
 	wrapped  hsm.Wrapped
+	named    bool // the session key names the key
 }
 
 // attempts pairs session keys with the keys of the identities, best first:
@@ -222,10 +226,10 @@ func (d *data) attempts(identities []keyring.Identity) []attempt {
 					continue
 				}
 				if wrapped, ok := w.wrapped(k, m, d); ok {
-					a := attempt{identity: id, entity: e, id: m.id, wrapped: wrapped}
-					if w.names(k) {
+					a := attempt{identity: id, entity: e, id: m.id, wrapped: wrapped, named: w.names(k)}
+					if a.named {
 						named = append(named, a)
-					} else {
+					} else if len(unnamed) < maxUnnamed {
 						unnamed = append(unnamed, a)
 					}
 				}
@@ -264,29 +268,60 @@ func flaggedToEncrypt(sigs []*packet.VerifiableSignature) bool {
 	})
 }
 
-// unwrap has the token open the session key: one operation for a mail, so that
-// nobody can drive the token with a mail of a thousand session keys. Of
-// several that may be ours the first is taken: one that names a key of ours,
-// newest certificate first, and only without such a one a packet that names
-// none. A key that the token does not hold costs no operation and leads on to
-// the next; when there is no other, our configuration is broken, which is no
-// property of the mail: the error is hsm.ErrNoKey, and defers it.
-func unwrap(ctx context.Context, token hsm.Token, attempts []attempt) (hsm.SessionKey, *attempt, error) {
+// tries has the token open session keys: one operation for a mail that names a
+// key of ours, so that nobody can drive the token with a mail of a thousand
+// session keys. Of several that may be ours the first is taken: one that names
+// a key, newest certificate first, and only without such a one those that name
+// none. Of these the first is as good as the next, since gpg --throw-keyids
+// hides the sender's own key among them, so that maxTries are taken, one after
+// the other. A wrong one shows only at the end of the ciphertext, like any other
+// fault (R2): another try costs what the first did, whatever was wrong with it.
+type tries struct {
+	newSpool func() *message.Spool
+	last     *message.Spool
+	made     int // operations
+	next     int // of the attempts
+	more     bool
+}
+
+// spool makes room for the plaintext of a try.
+func (t *tries) spool() *message.Spool {
+	t.last = t.newSpool()
+	return t.last
+}
+
+// another lets go of what the last try wrote, and reports whether there is one more.
+func (t *tries) another() bool {
+	if t.last != nil {
+		_ = t.last.Close() // nothing in there is worth anything
+		t.last = nil
+	}
+	return t.more && t.made < maxTries
+}
+
+// unwrap makes the next try; attempts are the same each time. A key that the
+// token does not hold costs no operation and leads on to the next; when there
+// is no other, our configuration is broken, which is no property of the mail:
+// the error is hsm.ErrNoKey, and defers it.
+func (t *tries) unwrap(ctx context.Context, token hsm.Token, attempts []attempt) (hsm.SessionKey, *attempt, error) {
 	var missing error
-	for i := range attempts {
-		a := &attempts[i]
+	for t.more = false; t.next < len(attempts); {
+		a := &attempts[t.next]
+		t.next++
 		key, err := token.Unwrap(ctx, a.id, a.wrapped)
 		if errors.Is(err, hsm.ErrNoKey) {
-			missing = err
+			missing = fmt.Errorf("unwrap session key with %s: %w", a.id, err)
 			continue
 		}
 		if err != nil {
 			return hsm.SessionKey{}, nil, fmt.Errorf("unwrap session key with %s: %w", a.id, err)
 		}
+		t.made++
+		t.more = !a.named && t.next < len(attempts)
 		return key, a, nil
 	}
-	if missing != nil {
-		return hsm.SessionKey{}, nil, fmt.Errorf("unwrap session key with %s: %w", attempts[0].id, missing)
+	if missing != nil && t.made == 0 {
+		return hsm.SessionKey{}, nil, missing
 	}
 	return hsm.SessionKey{}, nil, protect.ErrCannotOpen
 }

@@ -221,7 +221,7 @@ func TestInside(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	key, _, err := unwrap(t.Context(), token, d.attempts([]keyring.Identity{bob}))
+	key, _, err := new(tries).unwrap(t.Context(), token, d.attempts([]keyring.Identity{bob}))
 	if err != nil {
 		t.Fatal(err)
 	}
