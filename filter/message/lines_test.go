@@ -2,24 +2,12 @@ package message
 
 import (
 	"bytes"
-	"crypto/cipher"
 	"errors"
 	"io"
 	"strings"
 	"testing"
 	"testing/iotest"
 )
-
-// countedAEAD counts openings.
-type countedAEAD struct {
-	cipher.AEAD
-	opened int
-}
-
-func (c *countedAEAD) Open(dst, nonce, ciphertext, data []byte) ([]byte, error) {
-	c.opened++
-	return c.AEAD.Open(dst, nonce, ciphertext, data)
-}
 
 func TestStrict(t *testing.T) {
 	long := strings.Repeat("x", 100_000)

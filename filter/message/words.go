@@ -99,7 +99,7 @@ func asciiField(field []byte) []byte {
 		if !bytes.Equal(bytes.ToValidUTF8(field[:to], nil), field[:to]) {
 			charset = "unknown-8bit"
 		}
-		for piece := field[:to]; len(piece) > 0; { // 75 characters at most, RFC 2047 §2
+		for piece := unfold(field[:to]); len(piece) > 0; { // 75 characters at most, RFC 2047 §2
 			n := min(15, len(piece))
 			for charset == "utf-8" && n < len(piece) && piece[n]&0xc0 == 0x80 {
 				n--
@@ -118,22 +118,19 @@ func asciiField(field []byte) []byte {
 }
 
 // runLen is the length of what becomes encoded words together: words with
-// bytes above 127 and the blanks between them, which would be lost between
-// two encoded words.
+// bytes above 127 and the blanks and folds between them, which would be lost
+// between two encoded words.
 func runLen(b []byte) int {
 	end, at, wide := 0, 0, false
 	for at < len(b) {
 		switch c := b[at]; {
 		case c >= 0x80:
 			wide = true
-		case isBlank(c):
+		case isBlank(c), c == '\r', c == '\n':
 			if wide {
 				end = at
 			}
 			wide = false
-			for at+1 < len(b) && isBlank(b[at+1]) {
-				at++
-			}
 		case !isPlain(c):
 			if wide {
 				end = at
@@ -146,6 +143,10 @@ func runLen(b []byte) int {
 		end = at
 	}
 	return end
+}
+
+func unfold(b []byte) []byte {
+	return bytes.ReplaceAll(bytes.ReplaceAll(b, []byte("\r"), nil), []byte("\n"), nil)
 }
 
 func isBlank(c byte) bool { return c == ' ' || c == '\t' }
