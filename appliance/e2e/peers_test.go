@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"postern/appliance/trial"
+	"postern/filter/openpgp/peertest"
 )
 
 const (
@@ -175,8 +176,8 @@ func (g *gnupg) open(_, mail []byte) string { return string(g.must(g.p.Open(g.t.
 // sq is a person with Sequoia.
 func sq(suite string) func(t *testing.T, address string) person {
 	return func(t *testing.T, address string) person {
-		s := &sequoia{t, folder(t)}
-		run(t, nil, "sq", "key", "generate", "--userid", "Bob <"+address+">", "--cipher-suite", suite, "--export", s.path("key"))
+		s := &sequoia{t, folder(t), peertest.NewSq()}
+		run(t, nil, "sq", s.sq.Generate("Bob <"+address+">", suite, s.path("key"))...)
 		return s
 	}
 }
@@ -184,6 +185,7 @@ func sq(suite string) func(t *testing.T, address string) person {
 type sequoia struct {
 	t   *testing.T
 	dir string
+	sq  peertest.Sq
 }
 
 func (s *sequoia) path(name string) string { return filepath.Join(s.dir, name) }
@@ -197,20 +199,20 @@ func (s *sequoia) keep(cert []byte) string {
 }
 
 func (s *sequoia) cert() []byte {
-	return run(s.t, nil, "sq", "key", "extract-cert", s.path("key"))
+	return run(s.t, nil, "sq", s.sq.Extract(s.path("key"))...)
 }
 
 func (s *sequoia) seal(cert, entity []byte) []byte {
-	return run(s.t, entity, "sq", "encrypt", "--signer-key", s.path("key"), "--recipient-cert", s.keep(cert))
+	return run(s.t, entity, "sq", s.sq.Encrypt(s.keep(cert), s.path("key"))...)
 }
 
 func (s *sequoia) open(cert, mail []byte) string {
-	return string(run(s.t, armoured(s.t, mail), "sq", "decrypt", "--recipient-key", s.path("key"), "--signer-cert", s.keep(cert), "--signatures", "1"))
+	return string(run(s.t, armoured(s.t, mail), "sq", s.sq.Decrypt(s.path("key"), s.keep(cert))...))
 }
 
 // openpgpjs is a person with OpenPGP.js and a key of version 6.
 func openpgpjs(t *testing.T, address string) person {
-	o := &javascript{sequoia{t, folder(t)}}
+	o := &javascript{sequoia{t: t, dir: folder(t)}}
 	if err := os.WriteFile(o.path("key"), run(t, nil, "node", "peers/openpgp.mjs", "generate", "Bob", address), 0o600); err != nil {
 		t.Fatal(err)
 	}

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"postern/filter/keyring"
+	"postern/filter/openpgp/peertest"
 	"postern/hsm/hsmtest"
 )
 
@@ -68,7 +69,7 @@ func TestGnuPG(t *testing.T) {
 				if err != nil || !strings.Contains(status, "VALIDSIG "+alice.Fingerprint) || !strings.Contains(status, "GOODMDC") {
 					t.Fatalf("gpg opens: %v\n%s", err, status)
 				}
-				if want := entity(t, plain); out != want {
+				if want := protectedEntity(t, plain, true); out != want || !strings.Contains(out, "\r\nSubject: =?utf-8?q?Gr=C3=BC=C3=9Fe?=\r\n") {
 					t.Errorf("gpg opens: got\n%s\nwant\n%s", out, want)
 				}
 
@@ -94,10 +95,11 @@ func TestSequoia(t *testing.T) {
 	token := soft(t)
 	dir := t.TempDir()
 	key := dir + "/key.pgp"
-	if _, status, err := peer(t, "", "sq", "key", "generate", "--userid", "Bob <bob@partner.example>", "--cipher-suite", "cv25519", "--expires", "never", "--export", key); err != nil {
+	sq := peertest.NewSq()
+	if _, status, err := peer(t, "", "sq", sq.Generate("Bob <bob@partner.example>", "cv25519", key)...); err != nil {
 		t.Fatalf("sq key generate: %v\n%s", err, status)
 	}
-	public, status, err := peer(t, "", "sq", "key", "extract-cert", key)
+	public, status, err := peer(t, "", "sq", sq.Extract(key)...)
 	if err != nil {
 		t.Fatalf("sq extract-cert: %v\n%s", err, status)
 	}
@@ -107,7 +109,7 @@ func TestSequoia(t *testing.T) {
 		t.Run(s.String(), func(t *testing.T) {
 			alice := newIdentityAt(t, token, s, "alice@company1.example", clock)
 			cert := write(t, "alice.asc", armored(t, alice.Cert))
-			armour, status, err := peer(t, simpleEntity, "sq", "encrypt", "--recipient-cert", cert, "--signer-key", key)
+			armour, status, err := peer(t, simpleEntity, "sq", sq.Encrypt(cert, key)...)
 			if err != nil {
 				t.Fatalf("sq encrypt: %v\n%s", err, status)
 			}
@@ -118,8 +120,8 @@ func TestSequoia(t *testing.T) {
 
 			plain := mail(t, plainMail)
 			sealed := packetsOf(t, print(t, sealAt(t, token, plain, &alice, time.Now(), bob)))
-			out, status, err := peer(t, string(sealed), "sq", "decrypt", "--recipient-key", key, "--signer-cert", cert)
-			if err != nil || out != entity(t, plain) {
+			out, status, err := peer(t, string(sealed), "sq", sq.Decrypt(key, cert)...)
+			if err != nil || out != protectedEntity(t, plain, true) {
 				t.Errorf("sq decrypt: %v\n%s\n%s", err, status, out)
 			}
 		})

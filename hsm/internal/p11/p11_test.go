@@ -166,7 +166,8 @@ var modules = []struct {
 }
 
 // Every algorithm on every module: generate, use, load anew, use, destroy. What
-// a module lacks stands in its profile and must be refused with hsm.ErrInvalid.
+// a version of it may lack stands in its profile, and works or is refused with
+// hsm.ErrInvalid.
 func TestAlgorithms(t *testing.T) {
 	for _, module := range modules {
 		t.Run(module.name, func(t *testing.T) {
@@ -175,15 +176,12 @@ func TestAlgorithms(t *testing.T) {
 			if got := tok.m.profile.name; got != module.profile {
 				t.Fatalf("profile: got %s want %s", got, module.profile)
 			}
-			lacks := tok.m.profile.lacks
+			mayLack := tok.m.profile.mayLack
 			var made []hsm.Key
 			for _, p := range pairs {
 				spec := hsm.KeySpec{Algorithm: p.algorithm, Usage: p.usage, Label: fmt.Sprintf("test/%s/%s", p.algorithm, p.usage)}
 				k, err := tok.Generate(spec)
-				if slices.Contains(lacks, p.algorithm) {
-					if !errors.Is(err, hsm.ErrInvalid) {
-						t.Errorf("generate %s, which the module lacks: got %v want %v", p.algorithm, err, hsm.ErrInvalid)
-					}
+				if slices.Contains(mayLack, p.algorithm) && errors.Is(err, hsm.ErrInvalid) {
 					continue
 				}
 				if err != nil {

@@ -39,7 +39,7 @@ type profile struct {
 	unreliable   []uint          // attributes it reports wrongly, not judged by the audit
 	xKeyGen      uint            // mechanism that generates X25519
 	xKeyType     uint            // key type of X25519
-	lacks        []hsm.Algorithm // known not to be offered: Probe says no, and that is well
+	mayLack      []hsm.Algorithm // not offered by every version: where Probe says no, that is well
 }
 
 // profiles is looked through from the top; the last fits every module.
@@ -51,7 +51,7 @@ var profiles = []profile{
 		xKeyGen: ckmEdwardsKeyPairGen, xKeyType: ckkEdwards,
 	},
 	{
-		// 3.87 of Debian 12. It needs its configuration through pReserved,
+		// 3.87 of Debian 12 and 3.110 of Debian 13, which has X25519. It needs its configuration through pReserved,
 		// reports every key as not made in the token, and answers bad RSA
 		// padding with garbage of random length, so raw RSA matters here too.
 		// It wraps out keys that are not extractable, so the audit takes all
@@ -60,7 +60,7 @@ var profiles = []profile{
 		rawRSA: true, usageBits: true, officerFirst: true,
 		unreliable: []uint{pkcs11.CKA_LOCAL},
 		xKeyGen:    ckmMontgomeryKeyPairGen, xKeyType: ckkMontgomery,
-		lacks: []hsm.Algorithm{hsm.Ed25519, hsm.X25519},
+		mayLack: []hsm.Algorithm{hsm.Ed25519, hsm.X25519},
 	},
 	{
 		// RSA and ECDSA only. A failed decryption poisons its session, which
@@ -68,7 +68,7 @@ var profiles = []profile{
 		name: "tpm2-pkcs11", match: []string{"tpm2"},
 		rawRSA:  true,
 		xKeyGen: ckmMontgomeryKeyPairGen, xKeyType: ckkMontgomery,
-		lacks: []hsm.Algorithm{hsm.Ed25519, hsm.X25519},
+		mayLack: []hsm.Algorithm{hsm.Ed25519, hsm.X25519},
 	},
 	{
 		name:     "generic",
