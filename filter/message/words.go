@@ -99,7 +99,7 @@ func asciiField(field []byte) []byte {
 		if !bytes.Equal(bytes.ToValidUTF8(field[:to], nil), field[:to]) {
 			charset = "unknown-8bit"
 		}
-		for piece := unfold(field[:to]); len(piece) > 0; { // 75 characters at most, RFC 2047 §2
+		for piece := bytes.Join(bytes.FieldsFunc(field[:to], isLineEnd), nil); len(piece) > 0; { // 75 characters at most, RFC 2047 §2
 			n := min(15, len(piece))
 			for charset == "utf-8" && n < len(piece) && piece[n]&0xc0 == 0x80 {
 				n--
@@ -145,9 +145,7 @@ func runLen(b []byte) int {
 	return end
 }
 
-func unfold(b []byte) []byte {
-	return bytes.ReplaceAll(bytes.ReplaceAll(b, []byte("\r"), nil), []byte("\n"), nil)
-}
+func isLineEnd(r rune) bool { return r == '\r' || r == '\n' }
 
 func isBlank(c byte) bool { return c == ' ' || c == '\t' }
 
