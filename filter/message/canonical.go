@@ -44,7 +44,9 @@ func WriteCanonical(w io.Writer, src Source, p *Part, fields []byte) error {
 	c := canonical{src: src, w: b, contents: map[*Part]Content{}}
 	err := c.survey(p)
 	if err == nil {
-		err = c.entity(p, func(name string) bool { return len(name) > 8 && strings.EqualFold(name[:8], "Content-") && isToken(name) })
+		err = c.entity(p, func(name string) bool {
+			return len(name) > 8 && strings.EqualFold(name[:8], "Content-") && isToken(name)
+		})
 	}
 	if err == nil {
 		err = b.Flush()
@@ -197,12 +199,17 @@ func (c canonical) field(f Field) error {
 	}
 	raw = asciiField(raw)
 	for line := range bytes.Lines(raw) {
+		line = bytes.TrimSuffix(bytes.TrimSuffix(line, []byte("\n")), []byte("\r"))
 		for i, b := range line {
-			if b == '\r' || b == 0 {
+			switch {
+			case b != '\r' && b != 0:
+			case i == 0: // a blank would fold the line
+				line[i] = '?'
+			default:
 				line[i] = ' '
 			}
 		}
-		line = bytes.TrimRight(line, "\n \t")
+		line = bytes.TrimRight(line, " \t")
 		if len(line) > maxLine {
 			return fmt.Errorf("header line of %d bytes: %w", len(line), ErrSigned8Bit)
 		}

@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"io"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -160,10 +161,13 @@ func untouched(p *Part) []Span {
 	return all
 }
 
+var lineEnds = regexp.MustCompile(`\r*\n`)
+
 // leaves are the type and the decoded body of each leaf, without regard to line ends.
 func leaves(src string, p *Part) (all []string) {
 	if kept(p) || len(p.Parts) == 0 {
-		return []string{p.Type + "\n" + strings.ReplaceAll(decoded(src[p.Body.Start:p.Body.End], p.Encoding), "\r\n", "\n")}
+		body := decoded(src[p.Body.Start:p.Body.End], p.Encoding)
+		return []string{p.Type + "\n" + lineEnds.ReplaceAllString(body, "\n")}
 	}
 	for _, part := range p.Parts {
 		all = append(all, leaves(src, part)...)

@@ -67,6 +67,10 @@ func all(header []Field, name string) (found []Field) {
 // Count is how many fields have the name.
 func (m *Message) Count(name string) int { return len(m.All(name)) }
 
+// unfolder takes line ends away. A CR or NUL of its own is a blank, as
+// WriteCanonical has it.
+var unfolder = strings.NewReplacer("\r\n", "", "\n", "", "\r", " ", "\x00", " ")
+
 // Value is the unfolded value of a field (RFC 5322 §2.2.3), without outer white space.
 func (m *Message) Value(f Field) (string, error) { return value(m.Source, f) }
 
@@ -75,7 +79,7 @@ func value(src Source, f Field) (string, error) {
 	if _, err := io.ReadFull(SectionReader(src, f.Value), b); err != nil {
 		return "", fmt.Errorf("read header field: %w", err)
 	}
-	return strings.TrimSpace(strings.NewReplacer("\r", "", "\n", "").Replace(string(b))), nil
+	return strings.TrimSpace(unfolder.Replace(string(b))), nil
 }
 
 // Get is the value of the first field with the name, or "" when there is none
