@@ -91,6 +91,7 @@ type Default struct {
 	Protect       string `toml:"protect" default:"optional" enum:"none|optional|require" doc:"End-to-end encryption, with the words of [partner]."`
 	Transport     string `toml:"transport" default:"next-hop" enum:"next-hop|may|encrypt|verify|dane|dane-only|pin" later:"may|encrypt|verify|dane|dane-only|pin" doc:"Security of the way to partners. next-hop: left to the next hop."`
 	NoKey         string `toml:"no-key" default:"reject" enum:"reject" doc:"What becomes of mail that must be protected and cannot be. reject: it is refused with 550 5.7.3."`
+	Headers       string `toml:"header-confidentiality" default:"baseline" enum:"baseline|shy|none" doc:"What of an encrypted mail's header nobody on the way reads; the recipient does (RFC 9788 §3.2). baseline: subject, comments and keywords. shy: also display names and the sender's time zone. none: nothing."`
 	Undecryptable string `toml:"undecryptable" default:"mark" enum:"mark|reject" doc:"What becomes of sealed mail that does not open. mark: it is delivered as it came, and marked. reject: it is refused, with one text for every cause."`
 }
 

@@ -32,7 +32,7 @@ const (
 // placed on purpose.
 var floors = map[string]int{
 	"hsm": ground, "hsm/wire": ground,
-	"filter/message": nouns, "filter/keyring": nouns, "filter/protect": nouns,
+	"filter/message": nouns, "filter/keyring": nouns, "filter/protect": nouns, "filter/protect/headers": nouns,
 	"filter/openpgp": crafts, "filter/smime": crafts, "filter/cms": crafts, "filter/policy": crafts, "filter/directory": crafts,
 	"filter/dkim": crafts, "filter/transport": crafts, "filter/authres": crafts, "hsm/internal/p11": crafts, "hsm/module": crafts, "hsm/client": crafts,
 	"filter": rooms, "hsm/keyd": rooms,
@@ -40,13 +40,14 @@ var floors = map[string]int{
 
 // neighbours are the imports allowed on one floor below the rooms.
 var neighbours = map[string][]string{
-	"hsm/wire":       {"hsm"},
-	"filter/keyring": {"filter/message"},
-	"filter/protect": {"filter/keyring", "filter/message"},
-	"filter/openpgp": {"hsm/client"},
-	"filter/smime":   {"filter/cms", "hsm/client"},
-	"filter/dkim":    {"hsm/client"},
-	"hsm/module":     {"hsm/internal/p11"}, // the door for cmd/keyd: Go lets nothing outside of hsm import it
+	"hsm/wire":               {"hsm"},
+	"filter/keyring":         {"filter/message"},
+	"filter/protect":         {"filter/keyring", "filter/message"},
+	"filter/protect/headers": {"filter/message"},
+	"filter/openpgp":         {"hsm/client"},
+	"filter/smime":           {"filter/cms", "hsm/client"},
+	"filter/dkim":            {"hsm/client"},
+	"hsm/module":             {"hsm/internal/p11"}, // the door for cmd/keyd: Go lets nothing outside of hsm import it
 }
 
 // floorOf is where a package stands, and in which room.

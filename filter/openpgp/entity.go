@@ -39,12 +39,14 @@ func writeOuter(w io.Writer, m *message.Message) error {
 
 // entityWriter takes the MIME entity that was sealed, and writes it as the
 // rest of a mail whose outer header is written already. Of the entity's header
-// it keeps what describes the body: another From or Subject in there would
-// make a mail with two, and no reader knows which one counts. What is no entity
-// is text. Line ends become CRLF; NUL can't travel and is an error.
+// it writes what describes the body: another From or Subject in there would
+// make a mail with two, and no reader knows which one counts. All of it is kept
+// for headers.Show. What is no entity is text. Line ends become CRLF; NUL can't
+// travel and is an error.
 type entityWriter struct {
 	w      io.Writer
 	header []byte
+	entity []byte // the header as it came, once it is known to be one
 	body   bool
 	cr     bool // the last byte was a CR
 	out    []byte
@@ -113,6 +115,7 @@ func (e *entityWriter) pass(p []byte) error {
 	}
 	end += from + 2
 	if kept, ok := mimeFields(e.header[:end]); ok {
+		e.entity = bytes.Clone(e.header[:end])
 		return e.begin(kept, e.header[end+2:])
 	}
 	return e.text()
@@ -151,6 +154,7 @@ func (e *entityWriter) close() error {
 		header = append(header, "\r\n"...)
 	}
 	if kept, ok := mimeFields(header); ok {
+		e.entity = header
 		return e.begin(kept, nil)
 	}
 	return e.text()

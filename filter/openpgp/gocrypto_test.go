@@ -50,7 +50,7 @@ func TestGoCrypto(t *testing.T) {
 					t.Fatalf("%s: go-crypto opens: %v", s, err)
 				}
 				got, err := io.ReadAll(d.UnverifiedBody)
-				if err != nil || d.SignatureError != nil || string(got) != entity(t, plain) {
+				if err != nil || d.SignatureError != nil || string(got) != protectedEntity(t, plain, true) {
 					t.Errorf("%s: go-crypto opens: %v, %v", s, err, d.SignatureError)
 				}
 

@@ -17,6 +17,7 @@ import (
 
 	"postern/filter/message"
 	"postern/filter/protect"
+	"postern/filter/protect/headers"
 	"postern/hsm"
 )
 
@@ -220,7 +221,15 @@ func (p *Protector) openSealed(ctx context.Context, r protect.OpenRequest, v *ve
 		}
 	}
 	f.Opened = true
-	return opened, f, nil
+	var signers []message.Address
+	if f.Good {
+		signers = f.Signers
+	}
+	shown, err := headers.Show(opened, entity.entity, signers, p.Limits)
+	if err != nil {
+		return nil, protect.Finding{}, fmt.Errorf("show header: %w", err)
+	}
+	return shown, f, nil
 }
 
 // bodyOf is decoded, but for armour that only calls itself quoted-printable:

@@ -11,9 +11,7 @@
 // keys that name nobody one is tried, not all; signatures with MD5, SHA-1 or
 // RIPEMD-160, and by DSA or short RSA keys, are not verified, nor is one that
 // was made long before the Date of its mail, or around header fields that the
-// mail denies; a signature made around
-// an encrypted message gives no claim. Header fields inside a sealed payload,
-// but for those of MIME, are left out.
+// mail denies; a signature made around an encrypted message gives no claim.
 package openpgp
 
 import (
@@ -22,6 +20,7 @@ import (
 	"postern/filter/keyring"
 	"postern/filter/message"
 	"postern/filter/protect"
+	"postern/filter/protect/headers"
 	"postern/hsm"
 )
 
@@ -41,6 +40,7 @@ type Config struct {
 	// MaxRatio is how many bytes one compressed byte may become beyond the
 	// first MiB; 0 means 200. Text reaches 20, and bombs 1000.
 	MaxRatio int64
+	Headers  headers.Policy // what of a sealed mail's header stands outside
 }
 
 // Protector is the OpenPGP way to protect mail.

@@ -17,6 +17,7 @@ import (
 	"postern/filter/keyring"
 	"postern/filter/message"
 	"postern/filter/protect"
+	"postern/filter/protect/headers"
 	"postern/hsm"
 )
 
@@ -38,15 +39,19 @@ func (p *Protector) Seal(ctx context.Context, r protect.SealRequest) (*message.M
 	if by == nil && len(recipients) == 0 {
 		return nil, fmt.Errorf("seal: neither a signer nor a recipient: %w", protect.ErrNoCert)
 	}
+	protected, err := headers.Protect(r.Message, p.Headers, len(recipients) > 0)
+	if err != nil {
+		return nil, fmt.Errorf("seal: %w", err)
+	}
 	spool := r.NewSpool()
 	out := bufio.NewWriterSize(spool, 64<<10)
-	if err := writeOuter(out, r.Message); err != nil {
+	if _, err := out.Write(append(protected.Outer(), "MIME-Version: 1.0\r\n"...)); err != nil {
 		return nil, fmt.Errorf("seal: write header: %w", err)
 	}
 	if len(recipients) == 0 {
-		err = writeSigned(ctx, out, r, by)
+		err = writeSigned(ctx, out, protected, r.At, by)
 	} else {
-		err = writeSealed(ctx, out, r, by, recipients)
+		err = writeSealed(ctx, out, protected, r.At, by, recipients)
 	}
 	if err == nil {
 		err = out.Flush()
@@ -93,8 +98,8 @@ func signerOf(token hsm.Token, id keyring.Identity, at time.Time) (*signer, erro
 }
 
 // writeSigned writes a multipart/signed.
-func writeSigned(ctx context.Context, w io.Writer, r protect.SealRequest, by *signer) error {
-	sig, h, err := by.begin(packet.SigTypeBinary, r.At)
+func writeSigned(ctx context.Context, w io.Writer, m *headers.Mail, at time.Time, by *signer) error {
+	sig, h, err := by.begin(packet.SigTypeBinary, at)
 	if err != nil {
 		return err
 	}
@@ -102,7 +107,7 @@ func writeSigned(ctx context.Context, w io.Writer, r protect.SealRequest, by *si
 	if _, err := fmt.Fprintf(w, "Content-Type: multipart/signed; micalg=%q;\r\n protocol=\"application/pgp-signature\";\r\n boundary=%q\r\n\r\n--%s\r\n", micalg(sig.Hash), b, b); err != nil {
 		return err
 	}
-	if err := message.WriteCanonical(io.MultiWriter(w, h), r.Message.Source, r.Message.Root, nil); err != nil {
+	if err := m.WriteEntity(io.MultiWriter(w, h)); err != nil {
 		return fmt.Errorf("write entity: %w", err)
 	}
 	if err := by.finish(ctx, sig, h); err != nil {
@@ -130,7 +135,7 @@ func writeSigned(ctx context.Context, w io.Writer, r protect.SealRequest, by *si
 }
 
 // writeSealed writes a multipart/encrypted.
-func writeSealed(ctx context.Context, w io.Writer, r protect.SealRequest, by *signer, recipients []recipient) error {
+func writeSealed(ctx context.Context, w io.Writer, m *headers.Mail, at time.Time, by *signer, recipients []recipient) error {
 	b := boundary()
 	if _, err := fmt.Fprintf(w, "Content-Type: multipart/encrypted;\r\n protocol=\"application/pgp-encrypted\";\r\n boundary=%q\r\n\r\n"+
 		"--%s\r\nContent-Type: application/pgp-encrypted\r\nContent-Description: PGP/MIME version identification\r\n\r\nVersion: 1\r\n\r\n"+
@@ -159,7 +164,7 @@ func writeSealed(ctx context.Context, w io.Writer, r protect.SealRequest, by *si
 	if err != nil {
 		return fmt.Errorf("encrypt: %w", err)
 	}
-	if err := writePayload(ctx, sealed, r, by, recipients); err != nil {
+	if err := writePayload(ctx, sealed, m, at, by, recipients); err != nil {
 		return err
 	}
 	if err := sealed.Close(); err != nil {
@@ -175,13 +180,13 @@ func writeSealed(ctx context.Context, w io.Writer, r protect.SealRequest, by *si
 // writePayload writes what is encrypted: announcement, literal, signature.
 // The signature names for whom it is meant, so that a reader can't pass the
 // mail on as if it had been written to somebody else (RFC 9580 §5.2.3.36).
-func writePayload(ctx context.Context, w io.Writer, r protect.SealRequest, by *signer, recipients []recipient) error {
+func writePayload(ctx context.Context, w io.Writer, m *headers.Mail, at time.Time, by *signer, recipients []recipient) error {
 	var sig *packet.Signature
 	var h hash.Hash
 	covered := io.Discard
 	if by != nil {
 		var err error
-		if sig, h, err = by.begin(packet.SigTypeBinary, r.At); err != nil {
+		if sig, h, err = by.begin(packet.SigTypeBinary, at); err != nil {
 			return err
 		}
 		for _, to := range recipients {
@@ -200,7 +205,7 @@ func writePayload(ctx context.Context, w io.Writer, r protect.SealRequest, by *s
 	if _, err := literal.Write([]byte("b\x00\x00\x00\x00\x00")); err != nil { // binary, no name, no date (RFC 9580 §5.9)
 		return fmt.Errorf("write literal: %w", err)
 	}
-	if err := message.WriteCanonical(io.MultiWriter(literal, covered), r.Message.Source, r.Message.Root, nil); err != nil {
+	if err := m.WriteEntity(io.MultiWriter(literal, covered)); err != nil {
 		return fmt.Errorf("write entity: %w", err)
 	}
 	if err := literal.Close(); err != nil {

@@ -86,10 +86,12 @@ type Protector interface {
 	Detect(m *message.Message) Layer
 	// Open takes the layer that Detect saw off. For Sealed it gives a new
 	// message: the outer header fields without those of MIME, then the
-	// plaintext entity. For Signed the message comes back as it was. It
+	// plaintext entity, and the fields that it protects in the place of those
+	// outside (package headers). For Signed the message comes back as it was. It
 	// costs at most one token operation, and gives nothing before the integrity of all is known.
 	Open(ctx context.Context, r OpenRequest) (*message.Message, Finding, error)
-	// Seal signs, then encrypts, into a new message.
+	// Seal signs, then encrypts, into a new message; the payload protects a
+	// copy of the header, and an encrypted mail shows less of it outside.
 	Seal(ctx context.Context, r SealRequest) (*message.Message, error)
 	// Usable tells whether the certificate can be sealed to at the time, and why not.
 	Usable(c keyring.Cert, at time.Time) error

@@ -15,6 +15,7 @@ import (
 	"postern/filter/openpgp"
 	"postern/filter/policy"
 	"postern/filter/protect"
+	"postern/filter/protect/headers"
 	"postern/filter/transport"
 	"postern/hsm"
 )
@@ -82,7 +83,7 @@ func New(c *config.Filterd, token hsm.Token, ring keyring.KeyRing, log *slog.Log
 	return filter.New(filter.Config{
 		Name:       c.AuthservID,
 		KeyRing:    ring,
-		Protectors: []protect.Protector{openpgp.New(openpgp.Config{Token: token})},
+		Protectors: []protect.Protector{openpgp.New(openpgp.Config{Token: token, Headers: headers.Policy(c.Default.Headers)})},
 		Policy:     rules,
 		Hops:       hops,
 		// A sealed copy is bigger than the mail: base64 inside armour.

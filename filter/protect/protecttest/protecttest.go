@@ -175,6 +175,12 @@ func (s *suite) roundTrip(t *testing.T) {
 			if got, want := canonical(t, m), canonical(t, plain(t)); got != want {
 				t.Errorf("got\n%s\nwant\n%s", got, want)
 			}
+			head, _, _ := strings.Cut(text(t, m), "\r\n\r\n")
+			for _, line := range []string{"From: Alice <alice@company1.example>\r\n", "To: bob@company1.example\r\n", "Subject: codes\r\n", "X-Folded: a\r\n b\r\n"} {
+				if name, _, _ := strings.Cut(line, ":"); strings.Count(head, line) != 1 || m.Count(name) != 1 {
+					t.Errorf("%q is not there once in\n%s", line, head)
+				}
+			}
 		}
 	}
 }
@@ -193,16 +199,25 @@ func (s *suite) signedOnly(t *testing.T) {
 	}
 }
 
-// header: what is outside stays as it is, once, and what describes the body is that of the new body.
+// header: what is outside stays as it is, once, but for the subject of a sealed
+// mail, and what describes the body is that of the new body.
 func (s *suite) header(t *testing.T) {
 	for name, m := range map[string]*message.Message{
 		"signed": s.seal(t, plain(t), &s.alice),
 		"sealed": s.seal(t, plain(t), &s.alice, s.bob.Cert),
 	} {
-		for _, line := range []string{"From: Alice <alice@company1.example>\r\n", "Subject: codes\r\n", "X-Folded: a\r\n b\r\n"} {
-			if strings.Count(text(t, m), line) != 1 {
-				t.Errorf("%s: %q is not there once", name, line)
+		subject := "Subject: codes\r\n"
+		if name == "sealed" {
+			subject = "Subject: [...]\r\n"
+		}
+		head, _, _ := strings.Cut(text(t, m), "\r\n\r\n")
+		for _, line := range []string{"From: Alice <alice@company1.example>\r\n", subject, "X-Folded: a\r\n b\r\n"} {
+			if strings.Count(head, line) != 1 {
+				t.Errorf("%s: %q is not there once in\n%s", name, line, head)
 			}
+		}
+		if strings.Count(head, "Subject:") != 1 {
+			t.Errorf("%s: got\n%s\nwant one subject", name, head)
 		}
 		for _, field := range []string{"MIME-Version", "Content-Type"} {
 			if n := m.Count(field); n != 1 {
