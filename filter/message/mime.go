@@ -2,6 +2,7 @@ package message
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -236,7 +237,7 @@ func (p *parser) describe(part *Part) error {
 		if err != nil {
 			return err
 		}
-		part.Encoding = strings.ToLower(strings.TrimSpace(stripComments(v)))
+		part.Encoding = cmp.Or(strings.ToLower(strings.TrimSpace(stripComments(v))), "7bit")
 	default:
 		part.Encoding = "unknown"
 	}

@@ -146,11 +146,14 @@ func initial(v string) (charset string, raw []byte) {
 	return charset, percent(text)
 }
 
-// percent decodes %XX; what is not that stays.
-func percent(s string) []byte {
+// percent decodes %XX.
+func percent(s string) []byte { return unescape(s, '%') }
+
+// unescape decodes two hexadecimal digits behind mark; what is not that stays.
+func unescape(s string, mark byte) []byte {
 	b := make([]byte, 0, len(s))
 	for i := 0; i < len(s); i++ {
-		if s[i] == '%' && i+2 < len(s) {
+		if s[i] == mark && i+2 < len(s) {
 			if n, err := strconv.ParseUint(s[i+1:i+3], 16, 8); err == nil {
 				b = append(b, byte(n))
 				i += 2
@@ -164,14 +167,24 @@ func percent(s string) []byte {
 
 // decodeCharset gives UTF-8. What nobody knows stays as it is where it is valid.
 func decodeCharset(charset string, raw []byte) string {
-	if charset != "" && !strings.EqualFold(charset, "utf-8") && !strings.EqualFold(charset, "us-ascii") {
-		if e, err := ianaindex.MIME.Encoding(charset); err == nil && e != nil {
-			if out, err := e.NewDecoder().Bytes(raw); err == nil {
-				return string(out)
-			}
-		}
+	if text, ok := toUTF8(charset, raw); ok {
+		return text
 	}
 	return strings.ToValidUTF8(string(raw), string(utf8.RuneError))
+}
+
+// toUTF8 is false for a charset that nobody knows.
+func toUTF8(charset string, raw []byte) (string, bool) {
+	if !strings.EqualFold(charset, "utf-8") && !strings.EqualFold(charset, "us-ascii") {
+		e, err := ianaindex.MIME.Encoding(charset)
+		if err != nil || e == nil {
+			return "", false
+		}
+		if raw, err = e.NewDecoder().Bytes(raw); err != nil {
+			return "", false
+		}
+	}
+	return strings.ToValidUTF8(string(raw), string(utf8.RuneError)), true
 }
 
 // unquote takes the backslashes of quoted pairs away.

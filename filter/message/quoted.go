@@ -46,7 +46,23 @@ func (q *quoted) text(b byte) {
 	}
 	q.w.WriteByte(b)
 	q.width++
+	q.run()
 }
+
+// run writes what is next and stays as it is, up to the end of the line.
+func (q *quoted) run() {
+	next, _ := q.r.Peek(min(q.r.Buffered(), 75-q.width))
+	n := 0
+	for n < len(next) && (isVisible(next[n]) || next[n] == ' ' && n+1 < len(next) && isVisible(next[n+1])) {
+		n++
+	}
+	q.w.Write(next[:n])
+	q.r.Discard(n)
+	q.width += n
+}
+
+// isVisible reports whether c stands for itself wherever it is.
+func isVisible(c byte) bool { return c > ' ' && c < 0x7f && c != '=' }
 
 func (q *quoted) follows(s string) bool {
 	next, _ := q.r.Peek(len(s))

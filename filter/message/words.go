@@ -2,51 +2,34 @@ package message
 
 import (
 	"bytes"
+	"encoding/base64"
 	"fmt"
-	"io"
-	"mime"
 	"strings"
-
-	"golang.org/x/text/encoding/ianaindex"
 )
 
-// maxWords is how much of a text is searched for encoded words, in bytes.
-const maxWords = 64 << 10
+// maxWord is the longest encoded word that is decoded, in bytes. Longer ones
+// than the 75 of RFC 2047 §2 are met.
+const maxWord = 4 << 10
 
 // DecodeWords decodes the encoded words of s (RFC 2047 §2) into UTF-8. White
-// space between two of them goes. Words in a charset that nobody knows, or
-// that are broken, stay as they are, and so does what is longer than 64 KiB.
-// Words can hide control characters and line ends: whoever prints the result
-// has to mind.
+// space between two of them goes. Words in a charset that nobody knows stay as
+// they are; those that are broken are decoded as far as lenient programs do,
+// since what is hidden from us may be shown to a reader. Words can hide
+// control characters and line ends: whoever prints the result has to mind.
 func DecodeWords(s string) string {
-	if len(s) > maxWords {
-		return s
-	}
-	d := mime.WordDecoder{CharsetReader: func(charset string, r io.Reader) (io.Reader, error) {
-		e, err := ianaindex.MIME.Encoding(charset)
-		if err != nil || e == nil {
-			return nil, fmt.Errorf("charset %.40q is not known", charset)
-		}
-		return e.NewDecoder().Reader(r), nil
-	}}
 	var b strings.Builder
 	between := 0 // what of s comes before the next word and behind the last
 	decoded := false
 	for i := 0; i < len(s); {
-		n := wordLen(s[i:])
+		text, n := decodeWord(s[i:min(len(s), i+maxWord)])
 		if n == 0 {
-			i++
-			continue
-		}
-		text, err := d.Decode(s[i : i+n])
-		if err != nil {
 			i++
 			continue
 		}
 		if gap := s[between:i]; !decoded || strings.Trim(gap, " \t\r\n") != "" {
 			b.WriteString(gap)
 		}
-		b.WriteString(strings.ToValidUTF8(text, "\uFFFD"))
+		b.WriteString(text)
 		i += n
 		between, decoded = i, true
 	}
@@ -56,27 +39,39 @@ func DecodeWords(s string) string {
 	return b.String() + s[between:]
 }
 
-// wordLen is the length of the encoded word that s begins with, or 0. Longer
-// ones than the 75 bytes of the standard are met.
-func wordLen(s string) int {
-	const longest = 1024
-	if !strings.HasPrefix(s, "=?") {
-		return 0
+// decodeWord decodes the encoded word that s begins with, which is n bytes
+// long. It is 0 where there is none. A language may follow the charset
+// (RFC 2231 §5).
+func decodeWord(s string) (text string, n int) {
+	rest, ok := strings.CutPrefix(s, "=?")
+	if !ok {
+		return "", 0
 	}
-	s = s[:min(len(s), longest)]
-	at := 2
-	for range 2 { // behind the charset, and the encoding
-		n := strings.IndexByte(s[at:], '?')
-		if n < 0 {
-			return 0
+	charset, rest, _ := strings.Cut(rest, "?")
+	charset, _, _ = strings.Cut(charset, "*")
+	encoding, rest, _ := strings.Cut(rest, "?")
+	inner, rest, ok := strings.Cut(rest, "?=")
+	if !ok || charset == "" {
+		return "", 0
+	}
+	var raw []byte
+	switch encoding {
+	case "q", "Q":
+		raw = unescape(strings.ReplaceAll(inner, "_", " "), '=')
+	case "b", "B":
+		var kept bytes.Buffer
+		alphabet{&kept}.Write([]byte(inner))
+		for piece := range bytes.SplitSeq(kept.Bytes(), []byte("=")) { // padding inside is met, too
+			part, _ := base64.RawStdEncoding.AppendDecode(nil, piece)
+			raw = append(raw, part...)
 		}
-		at += n + 1
+	default:
+		return "", 0
 	}
-	n := strings.Index(s[at:], "?=")
-	if n < 0 {
-		return 0
+	if text, ok = toUTF8(charset, raw); !ok {
+		return "", 0
 	}
-	return at + n + 2
+	return text, len(s) - len(rest)
 }
 
 // asciiField gives a field in which words with bytes above 127 are encoded
