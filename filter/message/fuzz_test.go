@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"errors"
 	"io"
+	"maps"
+	"mime"
 	"net/mail"
 	"strings"
 	"testing"
@@ -141,6 +143,47 @@ func FuzzASCIIField(f *testing.F) {
 		}
 		if isASCII(field) && !bytes.Equal(got, field) {
 			t.Errorf("%q: got %q, want it as it was", field, got)
+		}
+	})
+}
+
+// FuzzContentType: type and parameters are well-formed and always the same,
+// read again when they are printed, and a boundary is what another parser
+// takes for it.
+func FuzzContentType(f *testing.F) {
+	for _, seed := range []string{
+		"text/plain", "Text/Plain; charset=utf-8", `multipart/mixed; boundary="a b\"c" ; x=y (z)`, "a/b; c*0*=utf-8''%41; c*1=d; c*2*=%zz", "a/b; c*=x'y'z; c*0=w; c*0*=v",
+		"a/b; c=d; c=e", "a/b;;; =x; y", `a/b; c="d`, "a/b; c=d e", "multipart/x; boundary*=a; boundary=b", "a/b (c(d)\\)) ; e=f(g)",
+	} {
+		f.Add(seed)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		kind, params := contentType(s)
+		major, minor, ok := strings.Cut(kind, "/")
+		if !ok || !isToken(major) || !isToken(minor) || strings.ToLower(kind) != kind {
+			t.Errorf("%q: got type %q", s, kind)
+		}
+		if len(params) > maxParams {
+			t.Errorf("%q: got %d parameters", s, len(params))
+		}
+		printed := kind
+		for name, val := range params {
+			if !isToken(name) || strings.ToLower(name) != name || strings.Contains(name, "*") {
+				t.Errorf("%q: got parameter %q", s, name)
+			}
+			printed += ";" + name + `="` + strings.NewReplacer(`\`, `\\`, `"`, `\"`).Replace(val) + `"`
+		}
+		if _, again := contentType(s); !maps.Equal(again, params) {
+			t.Errorf("%q: got %q, and then %q", s, params, again)
+		}
+		if strings.ContainsAny(printed, "\r\n\x00") || len(printed) > maxContentType {
+			return // which no field holds
+		}
+		if again, same := contentType(printed); again != kind || !maps.Equal(same, params) {
+			t.Errorf("%q: got %q %q, printed and read %q %q", s, kind, params, again, same)
+		}
+		if _, others, err := mime.ParseMediaType(s); err == nil && params["boundary"] != "" && params["boundary"] != others["boundary"] {
+			t.Errorf("%q: got boundary %q, package mime has %q", s, params["boundary"], others["boundary"])
 		}
 	})
 }

@@ -20,7 +20,7 @@ const (
 // quoted where they should be. A parameter has no value where readers differ:
 // when it stands there twice, when something stands between the value and the
 // next semicolon, and when it says how the body is built and is written as
-// RFC 2231 has it.
+// RFC 2231 has it. Of 64 parameters or more none has a value.
 func contentType(v string) (string, map[string]string) {
 	if len(v) > maxContentType {
 		return "text/plain", nil
@@ -77,7 +77,13 @@ func parameters(s string) map[string]string {
 		if _, known := plain[name]; known || !isToken(name) {
 			twice[name] = true
 		}
+		if base, _, ok := strings.Cut(name, "*"); ok && slices.Contains(structural, base) {
+			twice[name], twice[base] = true, true
+		}
 		plain[name] = val
+	}
+	if len(plain) == maxParams {
+		return nil
 	}
 	for name := range twice {
 		delete(plain, name)
@@ -88,49 +94,44 @@ func parameters(s string) map[string]string {
 // structural are the parameters by which a body is read.
 var structural = []string{"boundary", "protocol", "micalg", "smime-type"}
 
-// extended joins continuations and decodes charsets (RFC 2231 §3, §4).
+// extended joins continuations and decodes charsets (RFC 2231 §3, §4). Where
+// there is a value without all that, it counts.
 func extended(plain map[string]string) map[string]string {
-	params := map[string]string{}
+	params, starts := map[string]string{}, map[string][]string{}
 	for name, val := range plain {
-		if !strings.Contains(name, "*") {
+		base, tail, ok := strings.Cut(name, "*")
+		switch {
+		case !ok:
 			params[name] = val
+		case base != "" && (tail == "" || tail == "0" || tail == "0*"):
+			starts[base] = append(starts[base], name)
 		}
 	}
-	for name := range plain {
-		base, tail, ok := strings.Cut(name, "*")
-		if ok && slices.Contains(structural, base) {
-			delete(params, base)
-			continue
-		}
-		if _, known := params[base]; !ok || known || tail != "" && tail != "0" && tail != "0*" {
-			continue
-		}
-		var raw []byte
-		charset, any := "", false
-		if v, ok := plain[base+"*"]; ok && tail == "" {
-			charset, raw = initial(v)
-			any = true
-		}
-		for i := 0; !any || i > 0; i++ {
-			number := base + "*" + strconv.Itoa(i)
-			if v, ok := plain[number+"*"]; ok {
-				if i == 0 {
-					charset, raw = initial(v)
-				} else {
-					raw = append(raw, percent(v)...)
-				}
-			} else if v, ok := plain[number]; ok {
-				raw = append(raw, v...)
-			} else {
-				break
-			}
-			any = true
-		}
-		if any {
-			params[base] = decodeCharset(charset, raw)
+	for base, names := range starts {
+		if _, known := params[base]; !known && len(names) == 1 {
+			params[base] = joined(plain, base, names[0])
 		}
 	}
 	return params
+}
+
+// joined is the value of base, whose first piece is the parameter first.
+func joined(plain map[string]string, base, first string) string {
+	charset, raw := "", []byte(plain[first])
+	if strings.HasSuffix(first, "*") {
+		charset, raw = initial(plain[first])
+	}
+	for i := 1; first != base+"*"; i++ {
+		number := base + "*" + strconv.Itoa(i)
+		if v, ok := plain[number+"*"]; ok {
+			raw = append(raw, percent(v)...)
+		} else if v, ok := plain[number]; ok {
+			raw = append(raw, v...)
+		} else {
+			break
+		}
+	}
+	return decodeCharset(charset, raw)
 }
 
 // initial reads charset'language'text.
