@@ -115,6 +115,7 @@ type Algorithm string
 
 // The algorithms of the token.
 const (
+	RSA1024 Algorithm = "rsa-1024" // Unwrap only, for old mail; none is made
 	RSA2048 Algorithm = "rsa-2048"
 	RSA3072 Algorithm = "rsa-3072"
 	RSA4096 Algorithm = "rsa-4096"
@@ -130,7 +131,7 @@ func AlgorithmOf(pub crypto.PublicKey) Algorithm {
 	switch k := pub.(type) {
 	case *rsa.PublicKey:
 		switch n := k.N.BitLen(); n {
-		case 2048, 3072, 4096:
+		case 1024, 2048, 3072, 4096:
 			return Algorithm(fmt.Sprintf("rsa-%d", n))
 		}
 	case *ecdsa.PublicKey:

@@ -144,7 +144,7 @@ func fits(a hsm.Algorithm, u hsm.Usage) string {
 	switch {
 	case a == "":
 		return "algorithm or size is not one of ours"
-	case a == hsm.Ed25519 && u != hsm.Sign, a == hsm.X25519 && u != hsm.Unwrap:
+	case a == hsm.Ed25519 && u != hsm.Sign, (a == hsm.X25519 || a == hsm.RSA1024) && u != hsm.Unwrap:
 		return fmt.Sprintf("%s cannot %s", a, u)
 	case u != hsm.Sign && u != hsm.Unwrap:
 		return "usage is neither sign nor unwrap"

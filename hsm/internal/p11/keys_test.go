@@ -133,6 +133,8 @@ func TestAuditOnToken(t *testing.T) {
 	f.Import("no-id", hsm.Sign, ecKey(t, elliptic.P256()), hsmtest.Attr{Type: pkcs11.CKA_ID, Value: []byte{}})
 	f.Import("bad\x00label\xff", hsm.Sign, ecKey(t, elliptic.P256()))
 	f.Import("small", hsm.Sign, rsaKey(t, 1024))
+	f.Import("small-old", hsm.Unwrap, rsaKey(t, 1024))
+	f.Import("odd", hsm.Unwrap, rsaKey(t, 1536))
 	f.Import("good", hsm.Sign, ecKey(t, elliptic.P256()))
 	f.Import("ed-good", hsm.Sign, edKey(t))
 
@@ -153,7 +155,9 @@ func TestAuditOnToken(t *testing.T) {
 		{"id-2", false, []string{"several private keys have this CKA_ID"}},
 		{"no-id", false, []string{"CKA_ID is empty"}},
 		{"bad?label?", true, nil},
-		{"small", false, []string{"algorithm or size is not one of ours"}},
+		{"small", false, []string{"rsa-1024 cannot sign"}},
+		{"small-old", true, nil}, // opens old mail
+		{"odd", false, []string{"algorithm or size is not one of ours"}},
 		{"good", true, nil},
 		{"ed-good", true, nil},
 	} {
@@ -302,7 +306,8 @@ func TestGenerateRefusals(t *testing.T) {
 	}{
 		{hsm.KeySpec{Algorithm: hsm.Ed25519, Usage: hsm.Unwrap, Label: "x"}, hsm.ErrInvalid},
 		{hsm.KeySpec{Algorithm: hsm.X25519, Usage: hsm.Sign, Label: "x"}, hsm.ErrInvalid},
-		{hsm.KeySpec{Algorithm: "rsa-1024", Usage: hsm.Sign, Label: "x"}, hsm.ErrInvalid},
+		{hsm.KeySpec{Algorithm: hsm.RSA1024, Usage: hsm.Sign, Label: "x"}, hsm.ErrInvalid},
+		{hsm.KeySpec{Algorithm: hsm.RSA1024, Usage: hsm.Unwrap, Label: "x"}, hsm.ErrInvalid},
 		{hsm.KeySpec{Algorithm: "", Usage: hsm.Sign, Label: "x"}, hsm.ErrInvalid},
 		{hsm.KeySpec{Algorithm: hsm.P256, Usage: 0, Label: "x"}, hsm.ErrInvalid},
 		{hsm.KeySpec{Algorithm: hsm.P256, Usage: 3, Label: "x"}, hsm.ErrInvalid},
