@@ -167,8 +167,8 @@ func canonicalDomain(s string) (name, ascii string, ok bool) {
 	if name, err = profile.ToUnicode(ascii); err != nil || !sameLabels(lower, name, ascii) {
 		return "", "", false
 	}
-	if back, err := profile.ToASCII(name); err != nil || back != ascii {
-		return "", "", false
+	if back, err := profile.ToASCII(name); err != nil || back != ascii || strings.ToLower(name) != name {
+		return "", "", false // Cherokee has letters whose small forms are other labels
 	}
 	return name, ascii, true
 }

@@ -49,6 +49,7 @@ func TestParseAddress(t *testing.T) {
 
 func TestParseAddressRefuses(t *testing.T) {
 	for _, in := range []string{
+		"a@xn--bce.eer-kvr-U.DDlh", // a capital letter as an A-label
 		"", "@", "a", "a@", "@b.example", "postmaster", "<a@b.example>", "<>",
 		" a@b.example", "a@b.example ", "a @b.example", "a@ b.example", "a b@b.example",
 		"a@b@c.example", "a@b.example@c.example", "@relay.example:a@b.example", "a%b@", "a!b",

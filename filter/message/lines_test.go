@@ -65,6 +65,12 @@ func TestScan(t *testing.T) {
 		{"xFrom y\r\n", Content{Longest: 7}},
 		{long + "y\r\nFrom z", Content{Longest: chunk + 1, Fragile: true}},
 		{long + long + "\r\n", Content{Longest: 2 * chunk}},
+		{long[1:] + "\r\n", Content{Longest: chunk - 1}}, // CR and LF in two buffers
+		{long[1:] + " \r\n", Content{Longest: chunk, Fragile: true}},
+		{long[1:] + "\rx", Content{Longest: chunk + 1, Fragile: true}},
+		{long[1:] + "x\r\n", Content{Longest: chunk}},
+		{long + "From x\r\n", Content{Longest: chunk + 6}},
+		{"1234567\x80", Content{EightBit: true, Longest: 8}},
 		{"a\nb\r\n", Content{Longest: 1, Fragile: true}},
 		{"a\rb\r\n", Content{Longest: 3, Fragile: true}},
 		{"a\x00b\r\n", Content{Longest: 3, Fragile: true}},

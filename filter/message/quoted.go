@@ -2,7 +2,6 @@ package message
 
 import (
 	"bufio"
-	"fmt"
 	"io"
 )
 
@@ -30,7 +29,10 @@ func (q *quoted) room(n int) {
 	}
 }
 
-func (q *quoted) hex(b byte) { q.token(fmt.Sprintf("=%02X", b)) }
+func (q *quoted) hex(b byte) {
+	const digits = "0123456789ABCDEF"
+	q.token(string([]byte{'=', digits[b>>4], digits[b&15]}))
+}
 
 func (q *quoted) newline() {
 	q.w.WriteString("\r\n")
