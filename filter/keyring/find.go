@@ -114,8 +114,12 @@ func (s *Store) identities(ctx context.Context, rest string, args ...any) ([]Ide
 
 // Identities are ours for a: its own, then its domain's; in each group newest first.
 func (s *Store) Identities(ctx context.Context, a message.Address) ([]Identity, error) {
-	return s.identities(ctx, `WHERE i.address = ?1 AND i.owner_domain = '' OR i.owner_domain = ?2 AND i.address = ''
-		ORDER BY i.address = '', c.created DESC, c.fingerprint`, a.Key(), strings.ToLower(a.Domain))
+	found, err := s.answer(ctx, about(true, a), func() (found answer, err error) {
+		found.identities, err = s.identities(ctx, `WHERE i.address = ?1 AND i.owner_domain = '' OR i.owner_domain = ?2 AND i.address = ''
+			ORDER BY i.address = '', c.created DESC, c.fingerprint`, a.Key(), strings.ToLower(a.Domain))
+		return found, err
+	})
+	return found.identities, err
 }
 
 // Certs are the partners' certificates for a, whatever their trust: those
@@ -123,10 +127,27 @@ func (s *Store) Identities(ctx context.Context, a message.Address) ([]Identity, 
 // group newest first. The domain's come even when there are some of its own,
 // since an own one may be worthless: planted by a mail, distrusted, expired.
 func (s *Store) Certs(ctx context.Context, a message.Address) ([]Cert, error) {
-	return s.certs(ctx, `WHERE c.partner = 1 AND c.fingerprint IN (
-			SELECT fingerprint FROM cert_address WHERE address = ?1 UNION SELECT fingerprint FROM cert_domain WHERE domain = ?2)
-		ORDER BY c.fingerprint NOT IN (SELECT fingerprint FROM cert_address WHERE address = ?1), c.created DESC, c.fingerprint`,
-		a.Key(), strings.ToLower(a.Domain))
+	found, err := s.answer(ctx, about(false, a), func() (found answer, err error) {
+		found.certs, err = s.certs(ctx, `WHERE c.partner = 1 AND c.fingerprint IN (
+				SELECT fingerprint FROM cert_address WHERE address = ?1 UNION SELECT fingerprint FROM cert_domain WHERE domain = ?2)
+			ORDER BY c.fingerprint NOT IN (SELECT fingerprint FROM cert_address WHERE address = ?1), c.created DESC, c.fingerprint`,
+			a.Key(), strings.ToLower(a.Domain))
+		return found, err
+	})
+	return found.certs, err
+}
+
+// answer asks the cache of a read-only store first. A store that writes sees no
+// change of its own there, and has none.
+func (s *Store) answer(ctx context.Context, q question, load func() (answer, error)) (answer, error) {
+	if !s.readOnly {
+		return load()
+	}
+	db, err := s.open()
+	if err != nil {
+		return answer{}, err
+	}
+	return s.cache.answer(ctx, db, q, load)
 }
 
 // Filter narrows List; zero fields let everything pass.

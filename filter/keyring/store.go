@@ -43,13 +43,16 @@ var schema string
 
 // Store is a KeyRing in one SQLite file of public material. Any number of
 // processes may hold it open; a reader sees what was committed before its
-// look-up began, and is never held up by a writer (write-ahead log).
+// look-up began, and is never held up by a writer (write-ahead log). What
+// look-ups give is shared with others: it must not be written to.
 //
 // The log and its index (FILE-wal, FILE-shm) are kept when the last writer
 // closes: a reader that may not write in the folder could not make them again.
 type Store struct {
 	path     string
 	readOnly bool
+
+	cache cache // of a read-only store
 
 	mu sync.Mutex
 	db *sql.DB // nil until a read-only store finds its file
@@ -114,6 +117,9 @@ func (s *Store) Close() error {
 	if s.db == nil {
 		return nil
 	}
+	s.cache.mutex.Lock()
+	s.cache.close()
+	s.cache.mutex.Unlock()
 	return s.db.Close()
 }
 
@@ -150,8 +156,8 @@ func dial(path string, readOnly bool) (*sql.DB, error) {
 	if err != nil {
 		return nil, err
 	}
-	db.SetMaxOpenConns(4)
-	db.SetMaxIdleConns(4)
+	db.SetMaxOpenConns(5) // one of them is the cache's
+	db.SetMaxIdleConns(5)
 	if readOnly {
 		err = checkVersion(db)
 	} else {

@@ -1,0 +1,141 @@
+package keyring
+
+import (
+	"context"
+	"database/sql"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+
+	"postern/filter/message"
+)
+
+// What a cache holds at most. Senders choose the addresses that are asked for,
+// so that a bound on both is needed.
+const (
+	maxCached      = 4096    // answers, the empty ones among them
+	maxCachedBytes = 8 << 20 // of certificates
+)
+
+// cache keeps answers of a read-only store, for as long as nobody changes the
+// keyring: before each answer SQLite is asked whether another connection, of
+// this process or another, has committed anything. That costs a look at the
+// index of the write-ahead log, where a look-up costs the compilation of a query.
+type cache struct {
+	mutex   sync.Mutex
+	watch   *sql.Conn // its data_version counts the commits of all others
+	ask     *sql.Stmt
+	version int64
+	epoch   int // grows with each change that was seen
+	size    int // bytes of certificates
+	answers map[question]answer
+}
+
+// question is one look-up of an address.
+type question struct {
+	ours        bool // Identities, else Certs
+	key, domain string
+}
+
+// answer is what was found. Callers share what its elements point to.
+type answer struct {
+	certs      []Cert
+	identities []Identity
+}
+
+func about(ours bool, a message.Address) question {
+	return question{ours, a.Key(), strings.ToLower(a.Domain)}
+}
+
+// bytes is how much an answer keeps in memory, roughly.
+func (a answer) bytes() (n int) {
+	for i := range a.certs {
+		n += len(a.certs[i].Raw)
+	}
+	for i := range a.identities {
+		n += len(a.identities[i].Raw)
+	}
+	return n
+}
+
+// answer gives what is known for q, or loads it. What was committed before the
+// call is in the answer.
+func (c *cache) answer(ctx context.Context, db *sql.DB, q question, load func() (answer, error)) (answer, error) {
+	epoch, a, ok, err := c.look(ctx, db, q)
+	if err == nil && !ok {
+		if a, err = load(); err == nil {
+			c.keep(epoch, q, a)
+		}
+	}
+	return answer{slices.Clone(a.certs), slices.Clone(a.identities)}, err
+}
+
+// look forgets everything when the keyring has changed.
+func (c *cache) look(ctx context.Context, db *sql.DB, q question) (epoch int, a answer, ok bool, err error) {
+	ctx = context.WithoutCancel(ctx) // an interrupted question would cost the connection
+	c.mutex.Lock()
+	defer c.mutex.Unlock()
+	if c.watch == nil {
+		err = c.open(ctx, db)
+	}
+	var version int64
+	if err == nil {
+		err = c.ask.QueryRowContext(ctx).Scan(&version)
+	}
+	if err != nil {
+		c.close()
+		return 0, a, false, fmt.Errorf("read version of keyring: %w", err)
+	}
+	if version != c.version {
+		c.forget()
+		c.version = version
+	}
+	a, ok = c.answers[q]
+	return c.epoch, a, ok, nil
+}
+
+// keep remembers an answer that was loaded after epoch was seen. When a change
+// was seen since, it may be older than that.
+func (c *cache) keep(epoch int, q question, a answer) {
+	c.mutex.Lock()
+	defer c.mutex.Unlock()
+	if _, known := c.answers[q]; known || epoch != c.epoch || a.bytes() > maxCachedBytes {
+		return
+	}
+	for other, old := range c.answers { // in no order: nobody can tell which
+		if len(c.answers) < maxCached && c.size+a.bytes() <= maxCachedBytes {
+			break
+		}
+		c.size -= old.bytes()
+		delete(c.answers, other)
+	}
+	c.answers[q] = a
+	c.size += a.bytes()
+}
+
+func (c *cache) forget() {
+	c.epoch++
+	c.size, c.answers = 0, map[question]answer{}
+}
+
+func (c *cache) open(ctx context.Context, db *sql.DB) (err error) {
+	if c.watch, err = db.Conn(ctx); err != nil {
+		return err
+	}
+	c.forget() // another connection counts otherwise
+	c.ask, err = c.watch.PrepareContext(ctx, "PRAGMA data_version")
+	return err
+}
+
+// close lets go of the connection; the next look makes another.
+func (c *cache) close() {
+	if c.ask != nil {
+		c.ask.Close()
+	}
+	if c.watch != nil {
+		c.watch.Close()
+	}
+	c.watch, c.ask = nil, nil
+	c.forget()
+}
