@@ -197,7 +197,10 @@ func (c canonical) field(f Field) error {
 	if _, err := io.ReadFull(SectionReader(c.src, f.Whole), raw); err != nil {
 		return err
 	}
-	raw = asciiField(raw)
+	received := len(raw)
+	if raw = asciiField(raw); len(raw) > received && len(raw) > maxContentType && strings.EqualFold(f.Name, "Content-Type") {
+		return fmt.Errorf("content type of %d bytes: %w", len(raw), ErrSigned8Bit) // would be read as another one
+	}
 	for line := range bytes.Lines(raw) {
 		line = bytes.TrimSuffix(bytes.TrimSuffix(line, []byte("\n")), []byte("\r"))
 		for i, b := range line {

@@ -91,6 +91,7 @@ func TestWriteCanonicalRefuses(t *testing.T) {
 		"multipart without part": mixed + "ü\n",
 		"unknown encoding":       "Content-Transfer-Encoding: x-uuencode\n\nü\n",
 		"two encodings":          "Content-Transfer-Encoding: 8bit\nContent-Transfer-Encoding: base64\n\nü\n",
+		"type that grows":        "Content-Type: multipart/mixed; c=" + strings.Repeat("ü", 1000) + "; boundary=b\n\n--b\n\nx\n--b--\n",
 		"long header line":       "Content-Type: a/b;\n c=" + long + "\n\nx",
 	} {
 		if got, err := canonicalOf(crlf(in), "", Limits{}); !errors.Is(err, ErrSigned8Bit) {
