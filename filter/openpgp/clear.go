@@ -27,7 +27,7 @@ const (
 // claim that fits nothing. Errors are those of the spool.
 func (v *verifier) multipart(m *message.Message, p *message.Part) ([]*claim, error) {
 	source := &watched{Source: m.Source}
-	claims, err := v.armoured(decoded(source, p.Parts[1]))
+	claims, err := v.signatures(decoded(source, p.Parts[1]))
 	if err != nil {
 		if source.err != nil {
 			return nil, source.verdict(err)
@@ -93,14 +93,16 @@ func isSealed(m *message.Message, p *message.Part) bool {
 	switch p.Type {
 	case "multipart/encrypted", "application/pkcs7-mime", "application/x-pkcs7-mime":
 		return true
-	case "text/plain":
-		return strings.HasPrefix(leadOf(m, p), "-----BEGIN "+labelMessage+"-----")
+	case "multipart/mixed":
+		return mangled(m, p)
+	case "text/plain", "application/pgp":
+		return armoured(m, p)
 	}
 	return false
 }
 
-// armoured reads detached signatures out of their armour; at least one.
-func (v *verifier) armoured(r io.Reader) ([]*claim, error) {
+// signatures reads detached signatures out of their armour; at least one.
+func (v *verifier) signatures(r io.Reader) ([]*claim, error) {
 	a, err := newUnarmor(io.LimitReader(r, maxSignatures*maxSignatureBytes*2), labelSignature)
 	if err != nil {
 		return nil, err
@@ -125,7 +127,7 @@ func (v *verifier) clear(m *message.Message, author message.Address) (protect.Fi
 		f.Reason = protect.ReasonPartial
 		return f, nil
 	}
-	claims, err := v.armoured(bytes.NewReader(armour))
+	claims, err := v.signatures(bytes.NewReader(armour))
 	if err != nil {
 		f.Reason = protect.ReasonPartial
 		return f, nil

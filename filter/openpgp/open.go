@@ -28,8 +28,9 @@ const (
 	none form = iota
 	mimeSealed
 	mimeSigned
-	inlineSealed
+	inlineSealed // text
 	inlineSigned
+	entitySealed // like inlineSealed, around a MIME entity
 )
 
 // Bounds on what is looked at before a mail is opened.
@@ -45,7 +46,7 @@ const (
 // its meaning unseen, so such a mail is none (R7, R10).
 func (p *Protector) Detect(m *message.Message) protect.Layer {
 	switch formOf(m) {
-	case mimeSealed, inlineSealed:
+	case mimeSealed, inlineSealed, entitySealed:
 		return protect.Sealed
 	case mimeSigned, inlineSigned:
 		return protect.Signed
@@ -65,11 +66,17 @@ func formOf(m *message.Message) form {
 		if protocol == "application/pgp-signature" && pair(m, root, "", "application/pgp-signature") {
 			return mimeSigned
 		}
-	case "text/plain":
-		switch lead := leadOf(m, root); {
-		case strings.HasPrefix(lead, "-----BEGIN "+labelMessage+"-----"):
+	case "multipart/mixed":
+		if mangled(m, root) {
+			return mimeSealed
+		}
+	case "text/plain", "application/pgp": // the second is what mutt and pine wrote before RFC 3156
+		switch {
+		case armoured(m, root) && root.Params["format"] == "mime" && root.Type == "application/pgp":
+			return entitySealed
+		case armoured(m, root):
 			return inlineSealed
-		case strings.HasPrefix(lead, "-----BEGIN "+labelClear+"-----"):
+		case strings.HasPrefix(leadOf(m, root), "-----BEGIN "+labelClear+"-----"):
 			return inlineSigned
 		}
 	}
@@ -140,7 +147,7 @@ func (p *Protector) Open(ctx context.Context, r protect.OpenRequest) (*message.M
 	}
 	author, _ := r.Message.Author() // none: then no certificate of a domain speaks for it
 	switch form := formOf(r.Message); form {
-	case mimeSealed, inlineSealed:
+	case mimeSealed, inlineSealed, entitySealed:
 		t := &tries{newSpool: r.NewSpool}
 		r.NewSpool = t.spool
 		m, f, err := p.openSealed(ctx, r, v, author, form, t)
@@ -168,7 +175,7 @@ func (p *Protector) openSealed(ctx context.Context, r protect.OpenRequest, v *ve
 	root := r.Message.Root
 	part := root
 	if form == mimeSealed {
-		part = root.Parts[1]
+		part = root.Parts[len(root.Parts)-1]
 	}
 	source := &watched{Source: r.Message.Source}
 	fail := func(err error) (*message.Message, protect.Finding, error) {

@@ -118,6 +118,13 @@ func TestVerifyRevoked(t *testing.T) {
 	}
 }
 
+// mangledMail is a multipart/encrypted after Exchange had it.
+func mangledMail(text, armour string) string {
+	return crlf("From: a@b.example\nSubject: s\nContent-Type: multipart/mixed; boundary=x\n\n--x\nContent-Type: text/plain\n\n" + text +
+		"\n--x\nContent-Type: application/pgp-encrypted; name=\"PGPMIME version identification\"\nContent-Disposition: attachment\n\nVersion: 1\n\n" +
+		"--x\nContent-Type: application/octet-stream; name=\"encrypted.asc\"\n\n" + armour + "\n--x--\n")
+}
+
 // What is not the root layer, or not alone there, gives no claim (R7, R10, R13).
 func TestDetect(t *testing.T) {
 	const armour = "-----BEGIN PGP MESSAGE-----\n\nwcBM\n-----END PGP MESSAGE-----\n"
@@ -137,7 +144,22 @@ func TestDetect(t *testing.T) {
 		{"inline sealed, quoted-printable", crlf("From: a@b.example\nContent-Type: text/plain\nContent-Transfer-Encoding: quoted-printable\n\n-----BEGIN PGP =\nMESSAGE-----\n"), protect.Sealed},
 		{"inline signed", text("-----BEGIN PGP SIGNED MESSAGE-----\nHash: SHA256\n\nx\n"), protect.Signed},
 
+		{"mangled by Exchange", mangledMail("\n", armour), protect.Sealed},
+		{"mangled, without a text", strings.Replace(mangledMail("\n", armour), "--x\r\nContent-Type: text/plain\r\n\r\n\r\n\r\n", "", 1), protect.Sealed},
+		{"application/pgp", strings.Replace(text(armour), "text/plain", "application/pgp; x-action=encrypt; format=text", 1), protect.Sealed},
+		{"application/pgp around an entity", strings.Replace(text(armour), "text/plain", "application/pgp; format=mime", 1), protect.Sealed},
+		{"application/pgp, signed", strings.Replace(text("-----BEGIN PGP SIGNED MESSAGE-----\nHash: SHA256\n\nx\n"), "text/plain", "application/pgp; x-action=sign", 1), protect.Signed},
+
 		{"plain", text("hello\n"), protect.None},
+		{"application/pgp that is none", strings.Replace(text("hello\n"), "text/plain", "application/pgp", 1), protect.None},
+		{"mangled, with a text", mangledMail("read this\n", armour), protect.None},
+		{"mangled, with HTML", strings.Replace(mangledMail("\n", armour), "text/plain", "text/html", 1), protect.None},
+		{"mangled, with more", strings.Replace(mangledMail("\n", armour), "--x--", "--x\r\n\r\n\r\n--x--", 1), protect.None},
+		{"mangled, text before", strings.Replace(mangledMail("\n", armour), "\r\n\r\n--x", "\r\n\r\nread this\r\n--x", 1), protect.None},
+		{"mangled, text behind", mangledMail("\n", armour) + "read this\r\n", protect.None},
+		{"mangled, no version", strings.Replace(mangledMail("\n", armour), "Version: 1", "Version: 2", 1), protect.None},
+		{"mangled, no armour", mangledMail("\n", "hello\n"), protect.None},
+		{"partitioned", crlf("From: a@b.example\nContent-Type: multipart/mixed; boundary=x\n\n--x\nContent-Type: text/plain\n\n" + armour + "\n--x\nContent-Type: application/pgp-encrypted; name=a.pdf.asc\n\n" + armour + "\n--x--\n"), protect.None},
 		{"text before armour", text("hello\n" + armour), protect.None},
 		{"armour in html", crlf("From: a@b.example\nContent-Type: text/html\n\n" + armour), protect.None},
 		{"armour as attachment", crlf("From: a@b.example\nContent-Type: multipart/mixed; boundary=b\n\n--b\nContent-Type: text/plain\n\n" + armour + "\n--b--\n"), protect.None},
@@ -171,6 +193,9 @@ func TestClear(t *testing.T) {
 	for _, c := range []struct{ name, mail, want string }{
 		{"good", text(clear), protect.ReasonGood},
 		{"blank around", text("\n\n" + clear + "\n\n"), protect.ReasonGood},
+		{"base64", crlf("From: Bob <bob@partner.example>\nContent-Type: text/plain\nContent-Transfer-Encoding: base64\n\n") + lines(base64.StdEncoding.EncodeToString([]byte(clear))), protect.ReasonGood},
+		{"application/pgp", strings.Replace(text(clear), "text/plain", "application/pgp", 1), protect.ReasonGood},
+		{"a list's footer", text(clear + "-- \nlist@example.org\n"), protect.ReasonPartial},
 		{"quoted-printable", crlf("From: Bob <bob@partner.example>\nContent-Type: text/plain\nContent-Transfer-Encoding: quoted-printable\n\n" + strings.ReplaceAll(clear, "=", "=3D")), protect.ReasonGood},
 		{"changed", text(strings.Replace(clear, "hello", "Hello", 1)), protect.ReasonBad},
 		{"text behind", text(clear + "more\n"), protect.ReasonPartial},
@@ -389,6 +414,23 @@ func TestInline(t *testing.T) {
 		want := crlf("From: a@b.example\nSubject: s\nMIME-Version: 1.0\nContent-Type: text/plain; charset=" + c.charset + "\nContent-Transfer-Encoding: 8bit\n\nfirst\n\nsecond\nthird")
 		if got := print(t, opened); got != want {
 			t.Errorf("%s: got\n%q\nwant\n%q", c.name, got, want)
+		}
+	}
+	// The same where a MIME entity was sealed, in other dress.
+	sealed = pgpMIME(t, crafted{to: bob.Cert, payload: literal(simpleEntity)}.packets(t))
+	whole := sealed[strings.Index(sealed, "-----BEGIN"):strings.Index(sealed, "\r\n--b--")]
+	for name, text := range map[string]string{
+		"application/pgp":     strings.Replace(head, "text/plain", "application/pgp; format=mime", 1) + whole,
+		"mangled by Exchange": mangledMail("\n\n", strings.ReplaceAll(whole, "\r\n", "\n")),
+	} {
+		opened, f, err := opening{token: token, ids: []keyring.Identity{bob}}.open(t, mail(t, text))
+		if err != nil || !f.Opened {
+			t.Errorf("%s: got %+v, %v", name, f, err)
+			continue
+		}
+		want := crlf("From: a@b.example\nSubject: s\nMIME-Version: 1.0\n") + simpleEntity
+		if got := print(t, opened); got != want {
+			t.Errorf("%s: got\n%q\nwant\n%q", name, got, want)
 		}
 	}
 	if _, _, err := (opening{token: token, ids: []keyring.Identity{bob}}).open(t, mail(t, head+armour+"\r\nmore\r\n")); err != protect.ErrCannotOpen {
