@@ -12,7 +12,7 @@ BENCHTIME  ?= 2s
 # A Go that is older than go.mod asks for fetches the right one.
 export GOTOOLCHAIN := auto
 
-.PHONY: all deps deps-run deps-test build run demo test race fuzz bench lint docs clean
+.PHONY: all deps deps-run deps-test build run demo test race fuzz oracle bench lint docs clean
 all: build
 
 # ---- set-up ----------------------------------------------------------------
@@ -51,6 +51,10 @@ fuzz: deps-run
 	@set -e; for p in $$($(GO) list ./...); do \
 	  for f in $$($(GO) test -list '^Fuzz' $$p | grep '^Fuzz' || true); do \
 	    echo "== $$p $$f"; $(GO) test -run '^$$' -fuzz "^$$f$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 10x $$p; done; done
+
+# Does the time to refuse a mail tell why? Minutes, on a machine that does nothing else.
+oracle: deps-test
+	$(GO) test -count=1 -timeout 30m ./filter/openpgp -run '^TestOracle$$' -oracle -update
 
 bench: deps-test build
 	$(GO) test -run '^$$' -bench . -benchtime $(BENCHTIME) ./...
