@@ -23,7 +23,8 @@ import (
 // that of a signer (RFC 9788 §4.4). A recipient or a subject that stands
 // outside only goes, where the sender says that he has protected all of them:
 // it was put there so that an answer goes astray. Nothing of the inside reaches
-// the header but whole fields of these names.
+// the header but whole fields of these names. Content-Type keeps its mark, which
+// says nothing in a mail that is not protected.
 //
 // The errors are those of the source.
 func Show(opened *message.Message, entity []byte, signers []message.Address, l message.Limits) (*message.Message, error) {
@@ -50,9 +51,8 @@ func Show(opened *message.Message, entity []byte, signers []message.Address, l m
 type payload struct {
 	message.Message       // its header
 	stated          bool  // by the standard's own parameter, so that all fields are there
-	direct          bool  // it is the root of the opened mail, which may be changed
-	body            int64 // where the opened mail's body begins, its header left out
-	mime            bool  // its header describes the body, not that of the opened mail
+	body            int64 // where the body that is shown begins, in the opened mail
+	mime            bool  // its header describes that body, not the one of the opened mail
 }
 
 // payloadOf finds the payload of an opened mail, below a signature that stands
@@ -62,14 +62,14 @@ func payloadOf(opened *message.Message, entity []byte) (*payload, error) {
 	if err != nil {
 		return nil, nil // it says nothing that could be read
 	}
-	p := &payload{Message: *root, direct: true, body: opened.Root.Body.Start}
+	p := &payload{Message: *root, body: opened.Root.Body.Start}
 	whole := opened.Root // the payload, with its parts
 	if root.Root.Type == "multipart/signed" {
 		if len(opened.Root.Parts) != 2 {
 			return nil, nil
 		}
 		whole = opened.Root.Parts[0]
-		p.Message, p.direct = message.Message{Source: opened.Source, Root: whole}, false
+		p.Message = message.Message{Source: opened.Source, Root: whole}
 	}
 	if isLayer(p.Root.Type) {
 		return nil, nil
@@ -83,7 +83,7 @@ func payloadOf(opened *message.Message, entity []byte) (*payload, error) {
 		return p, nil
 	case p.Root.Type == "message/rfc822" && strings.EqualFold(params["forwarded"], "no") && len(whole.Parts) == 1 && !isLayer(whole.Parts[0].Type) && whole.Parts[0].Params[parameter] == "":
 		p.Message = message.Message{Source: opened.Source, Root: whole.Parts[0]}
-		if p.direct {
+		if whole == opened.Root { // else it was signed, and stays as it is
 			p.mime, p.body = true, whole.Parts[0].Body.Start
 		}
 		return p, nil
@@ -184,11 +184,7 @@ func (p *payload) header(opened *message.Message, taken []field) ([]byte, error)
 			continue
 		}
 		raw := make([]byte, f.Whole.Len())
-		_, err := io.ReadFull(message.SectionReader(opened.Source, f.Whole), raw)
-		if err == nil && p.direct && name == "content-type" {
-			raw, _, err = unmarked(opened, f)
-		}
-		if err != nil {
+		if _, err := io.ReadFull(message.SectionReader(opened.Source, f.Whole), raw); err != nil {
 			return nil, fmt.Errorf("read header field: %w", err)
 		}
 		head = append(head, raw...)

@@ -93,17 +93,17 @@ To: Bob <bob@b.example>
 Date: Tue, 24 Nov 2026 12:00:00 +0100
 Message-ID: <dinner@a.example>
 MIME-Version: 1.0
-Content-Type: text/plain; charset=utf-8
+Content-Type: text/plain; charset=utf-8; hp="cipher"
 References: <hunger@b.example>
 
 At eight?
 `},
 		{name: "the draft form has a few, and the rest stays", entity: "Subject: Plans\n" + v1 + "\nAt eight?\n",
-			want: strings.Replace(outside, "[...]", "Plans", 1) + "MIME-Version: 1.0\nContent-Type: text/plain\n\nAt eight?\n"},
+			want: strings.Replace(outside, "[...]", "Plans", 1) + "MIME-Version: 1.0\n" + v1 + "\nAt eight?\n"},
 		{name: "the draft form, in a multipart", entity: "Subject: Plans\nContent-Type: multipart/mixed; boundary=x;\n protected-headers=v1\n\n--x\n\nAt eight?\n--x--\n",
-			want: strings.Replace(outside, "[...]", "Plans", 1) + "MIME-Version: 1.0\nContent-Type: multipart/mixed; boundary=x\n\n--x\n\nAt eight?\n--x--\n"},
+			want: strings.Replace(outside, "[...]", "Plans", 1) + "MIME-Version: 1.0\nContent-Type: multipart/mixed; boundary=x;\n protected-headers=v1\n\n--x\n\nAt eight?\n--x--\n"},
 		{name: "clear inside of encryption", entity: "Subject: Plans\nTo: bob@b.example\nContent-Type: text/plain; hp=CLEAR\n\nAt eight?\n",
-			want: strings.Replace(outside, "[...]", "Plans", 1) + "MIME-Version: 1.0\nContent-Type: text/plain\n\nAt eight?\n"},
+			want: strings.Replace(outside, "[...]", "Plans", 1) + "MIME-Version: 1.0\nContent-Type: text/plain; hp=CLEAR\n\nAt eight?\n"},
 		{name: "below a signature", entity: "Subject: Wrong\nContent-Type: multipart/signed; boundary=x; hp=cipher\n\n--x\nSubject: Plans\nTo: bob@b.example\n" + hp + "\nAt eight?\n--x\nContent-Type: application/pgp-signature\n\ns\n--x--\n",
 			want: strings.Replace(outside, "[...]", "Plans", 1) + "MIME-Version: 1.0\nContent-Type: multipart/signed; boundary=x; hp=cipher\n\n--x\nSubject: Plans\nTo: bob@b.example\n" + hp + "\nAt eight?\n--x\nContent-Type: application/pgp-signature\n\ns\n--x--\n"},
 		{name: "a whole message", entity: "Content-Type: message/rfc822; forwarded=no\nContent-Description: wrapper\n\nSubject: Plans\nX-Private: 1\nMIME-Version: 1.0\nContent-Type: text/html\n\n<p>At eight?\n",
@@ -125,29 +125,29 @@ At eight?
 
 		// Fields of others, and fields twice (R19, R20).
 		{name: "fields that are for servers", entity: "Subject: Plans\nPostern-Status: v=1; verified=yes\nAuthentication-Results: gw.b.example; x-openpgp=pass\nReceived: by nobody\nX-Spam-Status: No\nBcc: eve@evil.example\nTo: bob@b.example\nContent-Type: text/plain; hp=cipher\n\nAt eight?\n",
-			want: strings.Replace(outside, "[...]", "Plans", 1) + "MIME-Version: 1.0\nContent-Type: text/plain\n\nAt eight?\n"},
+			want: strings.Replace(outside, "[...]", "Plans", 1) + "MIME-Version: 1.0\nContent-Type: text/plain; hp=cipher\n\nAt eight?\n"},
 		{name: "twice inside", entity: "Subject: Plans\nSUBJECT: Other plans\nFrom: alice@a.example\nFrom: eve@evil.example\nComments: 1\nComments: 2\nTo: bob@b.example\nContent-Type: text/plain; hp=cipher\n\nAt eight?\n",
-			want: outside + "MIME-Version: 1.0\nContent-Type: text/plain\nComments: 1\nComments: 2\n\nAt eight?\n"},
+			want: outside + "MIME-Version: 1.0\nContent-Type: text/plain; hp=cipher\nComments: 1\nComments: 2\n\nAt eight?\n"},
 		{name: "twice outside", outer: "Subject: a\nFrom: alice@a.example\nSubject: b\n", entity: "Subject: Plans\nContent-Type: text/plain; hp=cipher\n\nAt eight?\n",
-			want: "Subject: Plans\nFrom: alice@a.example\nMIME-Version: 1.0\nContent-Type: text/plain\n\nAt eight?\n"},
+			want: "Subject: Plans\nFrom: alice@a.example\nMIME-Version: 1.0\nContent-Type: text/plain; hp=cipher\n\nAt eight?\n"},
 		{name: "put there by somebody else", outer: outside + "Cc: eve@evil.example\nReply-To: eve@evil.example\nList-Id: <list.b.example>\n", entity: "From: alice@a.example\nTo: bob@b.example\nContent-Type: text/plain; hp=cipher\n\nAt eight?\n",
-			want: strings.Replace(outside, "Subject: [...]\n", "", 1) + "List-Id: <list.b.example>\nMIME-Version: 1.0\nContent-Type: text/plain\n\nAt eight?\n"},
+			want: strings.Replace(outside, "Subject: [...]\n", "", 1) + "List-Id: <list.b.example>\nMIME-Version: 1.0\nContent-Type: text/plain; hp=cipher\n\nAt eight?\n"},
 		{name: "a Date that is none", entity: "Date: yesterday\nSubject: Plans\nTo: bob@b.example\nContent-Type: text/plain; hp=cipher\n\nAt eight?\n",
-			want: strings.Replace(outside, "[...]", "Plans", 1) + "MIME-Version: 1.0\nContent-Type: text/plain\n\nAt eight?\n"},
+			want: strings.Replace(outside, "[...]", "Plans", 1) + "MIME-Version: 1.0\nContent-Type: text/plain; hp=cipher\n\nAt eight?\n"},
 		{name: "control characters", entity: "Subject : Plans\x0b\x1b[31m\tfor\n \n dinner\nTo: bob@b.example\nContent-Type: text/plain; hp=cipher\n\nAt eight?\n",
-			want: strings.Replace(outside, "[...]", "Plans  [31m for  dinner", 1) + "MIME-Version: 1.0\nContent-Type: text/plain\n\nAt eight?\n"},
+			want: strings.Replace(outside, "[...]", "Plans  [31m for  dinner", 1) + "MIME-Version: 1.0\nContent-Type: text/plain; hp=cipher\n\nAt eight?\n"},
 
 		// Who it is from (RFC 9788 §4.4).
 		{name: "another From", entity: "From: ceo@a.example\nTo: bob@b.example\nSubject: Plans\nContent-Type: text/plain; hp=cipher\n\nPay.\n",
-			want: strings.Replace(outside, "[...]", "Plans", 1) + "MIME-Version: 1.0\nContent-Type: text/plain\n\nPay.\n"},
+			want: strings.Replace(outside, "[...]", "Plans", 1) + "MIME-Version: 1.0\nContent-Type: text/plain; hp=cipher\n\nPay.\n"},
 		{name: "another From, signed by the one outside", entity: "From: ceo@a.example\nTo: bob@b.example\nSubject: Plans\nContent-Type: text/plain; hp=cipher\n\nPay.\n", signers: []string{"alice@a.example"},
-			want: strings.Replace(outside, "[...]", "Plans", 1) + "MIME-Version: 1.0\nContent-Type: text/plain\n\nPay.\n"},
+			want: strings.Replace(outside, "[...]", "Plans", 1) + "MIME-Version: 1.0\nContent-Type: text/plain; hp=cipher\n\nPay.\n"},
 		{name: "another From, signed by himself", entity: "From: ceo@a.example\nTo: bob@b.example\nSubject: Plans\nContent-Type: text/plain; hp=cipher\n\nPay.\n", signers: []string{"alice@a.example", "CEO@a.example"},
-			want: strings.Replace(strings.Replace(outside, "[...]", "Plans", 1), "alice@", "ceo@", 1) + "MIME-Version: 1.0\nContent-Type: text/plain\n\nPay.\n"},
+			want: strings.Replace(strings.Replace(outside, "[...]", "Plans", 1), "alice@", "ceo@", 1) + "MIME-Version: 1.0\nContent-Type: text/plain; hp=cipher\n\nPay.\n"},
 		{name: "two in one From", entity: "From: alice@a.example, eve@evil.example\nTo: bob@b.example\nSubject: Plans\nContent-Type: text/plain; hp=cipher\n\nPay.\n", signers: []string{"alice@a.example", "eve@evil.example"},
-			want: strings.Replace(outside, "[...]", "Plans", 1) + "MIME-Version: 1.0\nContent-Type: text/plain\n\nPay.\n"},
+			want: strings.Replace(outside, "[...]", "Plans", 1) + "MIME-Version: 1.0\nContent-Type: text/plain; hp=cipher\n\nPay.\n"},
 		{name: "two From outside", outer: "From: alice@a.example\nFrom: eve@evil.example\n", entity: "From: alice@a.example\nContent-Type: text/plain; hp=cipher\n\nPay.\n",
-			want: "From: alice@a.example\nFrom: eve@evil.example\nMIME-Version: 1.0\nContent-Type: text/plain\n\nPay.\n"},
+			want: "From: alice@a.example\nFrom: eve@evil.example\nMIME-Version: 1.0\nContent-Type: text/plain; hp=cipher\n\nPay.\n"},
 	} {
 		if c.outer == "" {
 			c.outer = outside
@@ -179,8 +179,8 @@ func TestProtectAndShow(t *testing.T) {
 				t.Errorf("%s: %s: got %q, want %q", p, name, got.Get(name), was.Get(name))
 			}
 		}
-		if got.Count(record) != 0 || got.Root.Params[parameter] != "" || got.Root.Params[draft] != "" {
-			t.Errorf("%s: got traces of the protection", p)
+		if got.Count(record) != 0 {
+			t.Errorf("%s: got a field for readers of what is sealed", p)
 		}
 	}
 }
