@@ -45,6 +45,7 @@ type expected struct {
 	part     bool     // the ciphertext is a part of the mail only
 	signer   string   // key id of a signature that GnuPG calls good
 	texts    []string // in what is delivered
+	subject  string   // "inner": the protected one is shown; "outer": the one inside is not
 	limits   bool     // 2 s and 64 MiB
 }
 
@@ -153,6 +154,10 @@ func expect(s *sample) (e expected) {
 			if m := goodSig.FindStringSubmatch(clause); m != nil {
 				e.verified, e.signer = wantYes, m[1]
 			}
+		case strings.HasPrefix(clause, "inner (protected) Subject must be used"):
+			e.subject = "inner"
+		case strings.Contains(clause, "must NOT replace the Subject"):
+			e.subject = "outer"
 		case strings.HasPrefix(clause, "reject"), strings.HasPrefix(clause, "must be rejected"):
 			e.opened, e.verified = wantNo, wantNo
 		case strings.Contains(clause, "must not be accepted"), strings.Contains(clause, "never verified=yes"), strings.Contains(clause, "pass through"):

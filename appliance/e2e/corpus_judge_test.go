@@ -186,7 +186,7 @@ func (w *world) differences(s *sample, o *outcome, named bool) (words []string) 
 	wasOpened := o.opened == "openpgp"
 	differ(s.opened == wantYes && !wasOpened || s.opened == wantNo && !s.plain && wasOpened, "opened")
 	differ(s.plain && o.opened != "none", "opened")
-	differ(s.part && wasOpened, "merged")
+	differ(s.part && wasOpened && !holds(o.delivered, s.digest), "merged") // all that was sealed and nothing else is no mixture
 	if s.verified == wantYes && !o.verified {
 		// Of what is not old enough to be read only, and whose signer has an address.
 		differ(s.signer == "" && s.work() != workRaw || named && o.reason != "weak-algorithm", "verified")
@@ -197,11 +197,30 @@ func (w *world) differences(s *sample, o *outcome, named bool) (words []string) 
 	if wasOpened && s.digest != "" && !holds(o.delivered, s.digest) {
 		words = append(words, w.payload(s, o)...)
 	}
+	subjects := subjectsOf(o.delivered)
+	switch outer := subjectsOf(string(o.sent)); {
+	case s.subject == "inner" && wasOpened:
+		differ(len(subjects) != 1 || subjects[0] == "...", "subject")
+	case s.subject == "outer":
+		differ(!slices.Equal(subjects, outer), "subject")
+	}
 	if len(s.texts) > 0 && (wasOpened || s.plain || s.opened == either && o.opened == "none") {
 		text := readable(o.delivered)
 		differ(slices.ContainsFunc(s.texts, func(want string) bool { return !strings.Contains(text, want) }), "text")
 	}
 	return words
+}
+
+// subjectsOf are the values of all Subject fields on top of a mail.
+func subjectsOf(mail string) (values []string) {
+	head, _, _ := strings.Cut(mail, "\r\n\r\n")
+	head = strings.NewReplacer("\r\n\t", " ", "\r\n ", " ").Replace(head)
+	for line := range strings.SplitSeq(head, "\r\n") {
+		if name, value, ok := strings.Cut(line, ":"); ok && strings.EqualFold(name, "Subject") {
+			values = append(values, strings.TrimSpace(value))
+		}
+	}
+	return values
 }
 
 // asItCame reports whether what was delivered is what was sent, below our

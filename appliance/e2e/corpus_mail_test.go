@@ -38,6 +38,7 @@ func (w *world) mailOf(t testing.TB, s *sample, file string) (from, to string, m
 		}
 		return unnamed, w.to(s, b), crlf(b)
 	}
+	s.plain = false // who calls a signed message inline, or no message at all, one that did not open, says no more than that
 	from = unnamed
 	if c := w.signer(s); c != nil && c.address() != "" {
 		from = c.address()
@@ -71,8 +72,8 @@ func wrapped(header string, b []byte) []byte {
 	case 4, 8, 11: // one-pass signature, compressed data, literal data
 		return crlf([]byte(plain + armoured64(binary, "MESSAGE")))
 	}
-	if bytes.Contains(b, []byte("-----BEGIN PGP MESSAGE-----")) {
-		return trial.Encrypted(header, b)
+	if bytes.HasPrefix(b, []byte("-----BEGIN PGP MESSAGE-----")) {
+		return trial.Encrypted(header, b) // its armour may be what is wrong with it
 	}
 	return trial.Encrypted(header, []byte(armoured64(binary, "MESSAGE")))
 }

@@ -133,17 +133,15 @@ func (w *world) to(s *sample, message []byte) string {
 	if len(meant) == 0 {
 		meant = able
 	}
-	for _, id := range recipientIDs(message) {
-		if id == 0 { // hidden: the text beside the armour may say who it is
-			for _, c := range meant {
-				if a := c.address(); a != "" && bytes.Contains(message, []byte(a)) {
+	ids := recipientIDs(message)
+	for _, from := range [][]*certificate{meant, able} {
+		for _, id := range ids {
+			for _, c := range from {
+				// A hidden recipient may stand in the text beside the armour.
+				hidden := id == 0 && c.address() != "" && bytes.Contains(message, []byte("("+c.address()+")"))
+				if hidden || slices.Contains(c.ids, id) {
 					return address(c.owner)
 				}
-			}
-		}
-		for _, c := range meant {
-			if slices.Contains(c.ids, id) {
-				return address(c.owner)
 			}
 		}
 	}
