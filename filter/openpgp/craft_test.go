@@ -146,14 +146,18 @@ const bzip2Bomb = "425a68393141592653591689e050057e3d5f84e1124002c01048000400322
 func plaintext(t testing.TB, d *data, key hsm.SessionKey) []byte {
 	t.Helper()
 	var payload []byte
-	err := d.decrypt(key, func(r io.Reader) (err error) {
-		payload, err = io.ReadAll(r)
-		return err
-	})
-	if err != nil {
+	if err := d.decrypt(key, collect(&payload)); err != nil {
 		t.Fatal(err)
 	}
 	return payload
+}
+
+// collect reads all there is.
+func collect(into *[]byte) func(io.Reader) error {
+	return func(r io.Reader) (err error) {
+		*into, err = io.ReadAll(r)
+		return err
+	}
 }
 
 // stays is a writer that stays open when what writes to it closes.

@@ -5,6 +5,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/ProtonMail/go-crypto/openpgp/packet"
+
 	"postern/filter/keyring"
 	"postern/filter/protect"
 )
@@ -18,7 +20,8 @@ func FuzzOpen(f *testing.F) {
 	f.Add(crafted{to: alice.Cert, payload: literal(simpleEntity), aead: true}.packets(f), true)
 	f.Add(literal(simpleEntity), false)
 	f.Add(compressedSeed(f), false)
-	p := New(Config{Token: token})
+	f.Add(libreTo(f, alice.Cert, packet.AEADModeOCB, 0, literal(simpleEntity)), true)
+	p := New(Config{Token: token, Legacy: true})
 	f.Fuzz(func(t *testing.T, data []byte, sealed bool) {
 		if !sealed { // data is what was encrypted
 			data = crafted{to: alice.Cert, payload: data}.packets(t)

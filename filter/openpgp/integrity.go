@@ -11,9 +11,9 @@ import (
 	"io"
 )
 
-// This is version 1 of the encrypted data packet with AES (RFC 9580 §5.13.1),
-// out of the standard library's CFB and SHA-1: go-crypto goes byte by byte,
-// and takes three times as long. Other ciphers, and version 2, are left to it.
+// This is version 1 of the encrypted data packet (RFC 9580 §5.13.1), out of
+// the standard library's CFB and SHA-1: go-crypto goes byte by byte, and takes
+// three times as long. Version 2 is left to it.
 
 // mdcSize is the length of the modification detection code packet, which begins with mdcHead.
 const mdcSize = 2 + sha1.Size
@@ -31,14 +31,11 @@ type opener struct {
 	err    error // of in
 }
 
-func newOpener(in io.Reader, key []byte) (*opener, error) {
-	block, err := aes.NewCipher(key)
-	if err != nil {
-		return nil, errPacket
-	}
+func newOpener(in io.Reader, block cipher.Block) (*opener, error) {
+	size := block.BlockSize()
 	o := &opener{in: in, sum: sha1.New(), buf: make([]byte, 64<<10)}
-	o.stream = cipher.NewCFBDecrypter(block, make([]byte, aes.BlockSize)) //lint:ignore SA1019 the packet has its own integrity
-	prefix := make([]byte, aes.BlockSize+2)
+	o.stream = cipher.NewCFBDecrypter(block, make([]byte, size)) //lint:ignore SA1019 the packet has its own integrity
+	prefix := make([]byte, size+2)
 	if _, err := io.ReadFull(in, prefix); err != nil {
 		return nil, cut(err)
 	}

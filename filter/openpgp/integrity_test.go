@@ -61,7 +61,7 @@ func TestIntegrity(t *testing.T) {
 					if v, err := body.ReadByte(); v != 1 || err != nil {
 						t.Fatal(v, err)
 					}
-					o, err := newOpener(slow(body), key)
+					o, err := newOpener(slow(body), newBlock(c, key, false))
 					if err != nil {
 						t.Fatal(err)
 					}
@@ -94,7 +94,7 @@ func TestIntegrityBroken(t *testing.T) {
 	}
 	content := bodies[0][1:]
 	whole := func(content []byte) error {
-		o, err := newOpener(bytes.NewReader(content), key)
+		o, err := newOpener(bytes.NewReader(content), newBlock(packet.CipherAES256, key, false))
 		if err != nil {
 			return err
 		}
@@ -116,7 +116,7 @@ func TestIntegrityBroken(t *testing.T) {
 			t.Errorf("cut at %d: got %v, want %v", i, err, errPacket)
 		}
 	}
-	o, err := newOpener(bytes.NewReader(content), key)
+	o, err := newOpener(bytes.NewReader(content), newBlock(packet.CipherAES256, key, false))
 	if err != nil {
 		t.Fatal(err)
 	}

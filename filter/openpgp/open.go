@@ -185,7 +185,7 @@ func (p *Protector) openSealed(ctx context.Context, r protect.OpenRequest, v *ve
 	if err != nil {
 		return fail(err)
 	}
-	d, err := readData(ciphertext)
+	d, err := readData(ciphertext, p.Legacy)
 	if err != nil {
 		return fail(err)
 	}
@@ -226,6 +226,9 @@ func (p *Protector) openSealed(ctx context.Context, r protect.OpenRequest, v *ve
 		if f, err = v.signed(opened, author); err != nil {
 			return nil, protect.Finding{}, err
 		}
+	}
+	if d.old && f.Good { // what anybody could have changed is nobody's word
+		f = protect.Finding{Format: f.Format, Signed: true, Reason: protect.ReasonWeak}
 	}
 	f.Opened = true
 	var signers []message.Address
@@ -274,24 +277,32 @@ func sealedBody(r io.Reader) (packets io.Reader, charset string, err error) {
 // behind it. A wrong session key and a plaintext that makes no sense go the
 // same way to the end of the ciphertext, so that the time does not tell them apart (R2).
 func (d *data) decrypt(key hsm.SessionKey, read func(io.Reader) error) error {
-	cipher := packet.CipherFunction(key.Cipher)
-	if d.Version == 2 {
-		cipher = d.Cipher
+	told := packet.CipherFunction(key.Cipher)
+	if d.Version == 2 || d.libre {
+		told = d.Cipher
 	}
 	secret := key.Key
-	if !cipher.IsSupported() || cipher.KeySize() != len(secret) {
-		if d.Version == 1 {
-			cipher = packet.CipherAES256
+	block := newBlock(told, secret, d.legacy)
+	if block == nil {
+		if d.Version == 1 && !d.libre {
+			told = packet.CipherAES256
 		}
-		secret = make([]byte, cipher.KeySize())
+		secret = make([]byte, told.KeySize())
 		rand.Read(secret)
+		if block = newBlock(told, secret, false); block == nil {
+			return errPacket
+		}
 	}
+	d.old = d.libre || !isAES(told)
 	var plain io.ReadCloser
 	var err error
-	if d.Version == 1 && isAES(cipher) {
-		plain, err = newOpener(d.Contents, secret)
-	} else {
-		plain, err = d.Decrypt(cipher, secret)
+	switch {
+	case d.libre:
+		plain, err = newLibreOpener(d, block)
+	case d.Version == 1:
+		plain, err = newOpener(d.Contents, block)
+	default:
+		plain, err = d.Decrypt(told, secret)
 	}
 	if err != nil {
 		return errPacket
@@ -307,10 +318,6 @@ func (d *data) decrypt(key hsm.SessionKey, read func(io.Reader) error) error {
 		err = errPacket
 	}
 	return err
-}
-
-func isAES(c packet.CipherFunction) bool {
-	return c == packet.CipherAES128 || c == packet.CipherAES192 || c == packet.CipherAES256
 }
 
 // watched remembers the errors of the spool below, which are no property of the mail.

@@ -7,8 +7,9 @@
 // ciphers are go-crypto's.
 //
 // Departures from the standards: messages without integrity protection (RFC
-// 9580 §5.7), LibrePGP's packet 20 and passwords are not opened; of session
-// keys that name nobody one is tried, not all; signatures with MD5, SHA-1 or
+// 9580 §5.7) and passwords are not opened, old ciphers and LibrePGP's packet 20
+// only with Config.Legacy; of session keys that name nobody four are tried, not
+// all; signatures with MD5, SHA-1 or
 // RIPEMD-160, and by DSA or short RSA keys, are not verified, nor is one that
 // was made long before the Date of its mail, or around header fields that the
 // mail denies; a signature made around an encrypted message gives no claim.
@@ -41,6 +42,9 @@ type Config struct {
 	// first MiB; 0 means 200. Text reaches 20, and bombs 1000.
 	MaxRatio int64
 	Headers  headers.Policy // what of a sealed mail's header stands outside
+	// Legacy also opens what RFC 9580 §9.3 no longer wants, CAST5, 3DES,
+	// Blowfish and Twofish, and LibrePGP's OCB packet. Such a mail is never verified.
+	Legacy bool
 }
 
 // Protector is the OpenPGP way to protect mail.

@@ -128,8 +128,12 @@ func (w wrappedKey) wrapped(k *packet.PublicKey, m keyMaterial, d *data) (hsm.Wr
 // data is the encrypted data packet (RFC 9580 §5.13) behind its session keys.
 type data struct {
 	packet.SymmetricallyEncrypted
-	keys []wrappedKey
-	in   *packetReader
+	keys   []wrappedKey
+	in     *packetReader
+	legacy bool   // old ciphers and LibrePGP's packet are taken
+	libre  bool   // it is that packet
+	nonce  []byte // of that packet
+	old    bool   // one of these was needed
 }
 
 // keySize is the length of the session key, where it is told outside.
@@ -142,9 +146,9 @@ func (d *data) keySize() int {
 
 // readData reads up to the ciphertext: session keys, then one packet of
 // encrypted data with integrity protection. Old encrypted data without it
-// (R5) and LibrePGP's packet 20 are errPacket like everything else.
-func readData(r io.Reader) (*data, error) {
-	d := &data{in: newPacketReader(r)}
+// (R5), and LibrePGP's packet 20 without legacy, are errPacket like everything else.
+func readData(r io.Reader, legacy bool) (*data, error) {
+	d := &data{in: newPacketReader(r), legacy: legacy}
 	for {
 		tag, body, err := d.in.next()
 		if err != nil {
@@ -162,6 +166,8 @@ func readData(r io.Reader) (*data, error) {
 		case tag == tagSessionKey:
 		case tag == tagIntegrity:
 			return d, d.header(body)
+		case tag == tagLibreAEAD && legacy:
+			return d, d.libreHeader(body)
 		default:
 			return nil, errPacket
 		}

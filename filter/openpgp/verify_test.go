@@ -242,7 +242,7 @@ func TestInside(t *testing.T) {
 		}
 	}
 	// Bob re-encrypts Alice's signed words for Carol.
-	d, err := readData(strings.NewReader(string(packetsOf(t, print(t, forBob)))))
+	d, err := readData(strings.NewReader(string(packetsOf(t, print(t, forBob)))), false)
 	if err != nil {
 		t.Fatal(err)
 	}
