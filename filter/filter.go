@@ -169,7 +169,7 @@ func (g *Gateway) recipient(ctx context.Context, p *passage, to message.Address)
 // spool takes the whole mail in before anything looks at it.
 func (g *Gateway) spool(_ context.Context, p *passage) error {
 	s := g.spoolFor(p)
-	if _, err := io.Copy(s, message.Strict(p.body)); err != nil {
+	if _, err := message.Copy(s, message.Strict(p.body)); err != nil {
 		return fmt.Errorf("spool mail: %w", err)
 	}
 	p.msg = &message.Message{Source: s}

@@ -39,7 +39,7 @@ func (c Content) clean() bool { return !c.EightBit && !c.Fragile && c.Longest <=
 // The error is ErrSigned8Bit, or one of src or w. Memory does not grow with
 // the entity, and its bytes are read three times at most, however deep it is.
 func WriteCanonical(w io.Writer, src Source, p *Part, fields []byte) error {
-	b := bufio.NewWriterSize(w, chunk)
+	b := bufio.NewWriterSize(w, int(min(chunk, p.Whole.Len()+int64(len(fields))+1)))
 	b.Write(fields)
 	c := canonical{src: src, w: b, contents: map[*Part]Content{}}
 	err := c.survey(p)
@@ -234,7 +234,7 @@ func (c canonical) body(p *Part, h how) error {
 	case toBase64:
 		l := &wrapped{w: c.w}
 		e := base64.NewEncoder(base64.StdEncoding, l)
-		if _, err := io.Copy(e, body); err != nil {
+		if _, err := Copy(e, body); err != nil {
 			return err
 		}
 		if err := e.Close(); err != nil {
@@ -245,12 +245,12 @@ func (c canonical) body(p *Part, h how) error {
 		return mendQuoted(c.w, sectionBuffer(c.src, p.Body))
 	case mendB64:
 		l := &wrapped{w: c.w}
-		if _, err := io.Copy(alphabet{l}, body); err != nil {
+		if _, err := Copy(alphabet{l}, body); err != nil {
 			return err
 		}
 		return l.end()
 	}
-	_, err := io.Copy(c.w, body)
+	_, err := Copy(c.w, body)
 	return err
 }
 

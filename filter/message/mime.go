@@ -267,7 +267,7 @@ func (m *Message) WriteTo(w io.Writer) (int64, error) {
 			break
 		}
 		var n int64
-		n, err = io.Copy(w, SectionReader(m.Source, Span{at, max(at, d.Start)}))
+		n, err = Copy(w, SectionReader(m.Source, Span{at, max(at, d.Start)}))
 		written, at = written+n, max(at, d.End)
 	}
 	if err != nil {

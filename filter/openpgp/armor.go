@@ -40,9 +40,12 @@ type unarmor struct {
 	decoder io.Reader
 }
 
+// Size is that of the buffer below.
+func (a *unarmor) Size() int { return a.in.Size() }
+
 // newUnarmor finds the beginning of the block.
 func newUnarmor(r io.Reader, label string) (*unarmor, error) {
-	a := &unarmor{in: bufio.NewReaderSize(r, 32<<10), label: label}
+	a := &unarmor{in: bufio.NewReaderSize(r, bufferSize(r)), label: label}
 	line, err := a.text()
 	for err == nil && line == "" {
 		line, err = a.text()

@@ -29,7 +29,7 @@ func writeOuter(w io.Writer, m *message.Message) error {
 		if ofMIME(f.Name) || slices.Contains(m.Drop, f.Whole) {
 			continue
 		}
-		if _, err := io.Copy(w, message.SectionReader(m.Source, f.Whole)); err != nil {
+		if _, err := message.Copy(w, message.SectionReader(m.Source, f.Whole)); err != nil {
 			return err
 		}
 	}

@@ -33,7 +33,7 @@ type opener struct {
 
 func newOpener(in io.Reader, block cipher.Block) (*opener, error) {
 	size := block.BlockSize()
-	o := &opener{in: in, sum: sha1.New(), buf: make([]byte, 64<<10)}
+	o := &opener{in: in, sum: sha1.New(), buf: make([]byte, max(bufferSize(in), 1<<10))}
 	o.stream = cipher.NewCFBDecrypter(block, make([]byte, size)) //lint:ignore SA1019 the packet has its own integrity
 	prefix := make([]byte, size+2)
 	if _, err := io.ReadFull(in, prefix); err != nil {
@@ -45,6 +45,9 @@ func newOpener(in io.Reader, block cipher.Block) (*opener, error) {
 	o.sum.Write(prefix)
 	return o, nil
 }
+
+// Size is that of the buffer.
+func (o *opener) Size() int { return len(o.buf) }
 
 func (o *opener) Read(p []byte) (int, error) {
 	for o.to-o.from <= mdcSize {

@@ -261,7 +261,7 @@ func bodyOf(src message.Source, p *message.Part) io.Reader {
 
 // sealedBody finds the packets: armour, or what a mailer put into base64 without it.
 func sealedBody(r io.Reader) (packets io.Reader, charset string, err error) {
-	in := bufio.NewReaderSize(r, 32<<10)
+	in := bufio.NewReaderSize(r, bufferSize(r))
 	if first, err := in.Peek(1); err == nil && first[0]&0x80 != 0 {
 		return in, "", nil
 	}

@@ -51,13 +51,34 @@ type packetBody struct {
 	done    bool
 }
 
+// maxBuffer is the size of the buffers that a mail is read through, in bytes.
+const maxBuffer = 32 << 10
+
+// bufferSize is maxBuffer, or less where there is less to read: most mail is
+// small, and buffers were most of what it cost.
+func bufferSize(r io.Reader) int {
+	size := int64(maxBuffer)
+	switch r := r.(type) {
+	case interface{ Len() int }: // all that is left
+		size = int64(r.Len()) + 1
+	case interface{ Size() int64 }: // all there is
+		size = r.Size() + 1
+	case interface{ Size() int }: // the buffer below, that was made by need
+		size = int64(r.Size())
+	}
+	return int(min(size, maxBuffer))
+}
+
 func newPacketReader(r io.Reader) *packetReader {
 	b, ok := r.(*bufio.Reader)
 	if !ok {
-		b = bufio.NewReaderSize(r, 32<<10)
+		b = bufio.NewReaderSize(r, bufferSize(r))
 	}
 	return &packetReader{in: b, body: packetBody{in: b, done: true}}
 }
+
+// Size is that of the buffer below.
+func (b *packetBody) Size() int { return b.in.Size() }
 
 // next skips what is left of the packet before, and finds the next. It gives
 // io.EOF at the end of the stream, if that falls between packets.

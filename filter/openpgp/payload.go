@@ -7,6 +7,8 @@ import (
 	"io"
 
 	"github.com/ProtonMail/go-crypto/openpgp/packet"
+
+	"postern/filter/message"
 )
 
 // Bounds on what was encrypted.
@@ -151,7 +153,7 @@ func (p *payload) literal(body *packetBody) error {
 			writers = append(writers, c.content)
 		}
 	}
-	_, err := io.Copy(io.MultiWriter(writers...), body)
+	_, err := message.Copy(io.MultiWriter(writers...), body)
 	return err
 }
 

@@ -398,6 +398,6 @@ func cover(claims []*claim, r io.Reader) error {
 	if len(writers) == 0 {
 		return nil
 	}
-	_, err := io.Copy(io.MultiWriter(writers...), r)
+	_, err := message.Copy(io.MultiWriter(writers...), r)
 	return err
 }
