@@ -19,6 +19,7 @@ func FuzzOpen(f *testing.F) {
 	f.Add(crafted{to: alice.Cert, payload: literal(simpleEntity)}.packets(f), true)
 	f.Add(crafted{to: alice.Cert, payload: literal(simpleEntity), aead: true}.packets(f), true)
 	f.Add(literal(simpleEntity), false)
+	f.Add(literal("From: ceo@company1.example\r\nSubject: inner\r\n"+strings.Replace(simpleEntity, "text/plain", "text/plain; hp=cipher", 1)), false)
 	f.Add(compressedSeed(f), false)
 	f.Add(libreTo(f, alice.Cert, packet.AEADModeOCB, 0, literal(simpleEntity)), true)
 	p := New(Config{Token: token, Legacy: true})
@@ -39,6 +40,11 @@ func FuzzOpen(f *testing.F) {
 		}
 		if opened == nil || !finding.Opened {
 			t.Fatalf("got %v, %+v", opened, finding)
+		}
+		for _, name := range []string{"From", "To", "Subject", "MIME-Version"} {
+			if n := opened.Count(name); n > 1 || n == 0 && name == "From" {
+				t.Fatalf("%d times %s in %q", n, name, print(t, opened))
+			}
 		}
 		text := print(t, opened)
 		if strings.Contains(strings.ReplaceAll(text, "\r\n", ""), "\n") || strings.Contains(text, "\x00") {

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"strings"
 	"testing"
+	"unicode"
+	"unicode/utf8"
 
 	"postern/filter/message"
 )
@@ -242,4 +244,58 @@ func TestProtectLongLines(t *testing.T) {
 	if err != nil && !errors.Is(err, message.ErrSigned8Bit) {
 		t.Errorf("got %v", err)
 	}
+}
+
+// Whatever header and Content-Type a user's program wrote, the payload says
+// that it protects, and the reader gets the subject that nobody else has read.
+func FuzzProtect(f *testing.F) {
+	f.Add("Subject: Plans\r\nFrom: alice@a.example\r\nContent-Type: text/plain\r\n", "hello\r\n")
+	f.Add("subject : Grüße\r\n \r\n und mehr\r\nContent-Type: text/html; hp=clear; charset=\"a;b\" (c;d)\r\n", "<p>\r\n")
+	f.Add("Content-Type: multipart/mixed; boundary*0=x\r\nSubject: =?utf-8?q?a?=\r\nKeywords: a\r\nKeywords: b\r\n", "--x\r\n\r\n--x--\r\n")
+	f.Fuzz(func(t *testing.T, fields, body string) {
+		text := fields + "\r\n" + body
+		if strings.Contains(text, "\x00") || strings.ContainsAny(strings.ReplaceAll(text, "\r\n", ""), "\r\n") {
+			t.Skip() // the door has such mail no more
+		}
+		m := mail(t, text)
+		protected, err := Protect(m, Baseline, true)
+		var b bytes.Buffer
+		if err == nil {
+			err = protected.WriteEntity(&b)
+		}
+		if err != nil {
+			if !errors.Is(err, message.ErrSigned8Bit) {
+				t.Fatalf("got %v", err)
+			}
+			return
+		}
+		if isLayer(m.Root.Type) {
+			return
+		}
+		outer, payload := mail(t, string(protected.Outer())+"\r\n"), mail(t, b.String())
+		if payload.Root.Params[parameter] != inCipher || payload.Root.Type != m.Root.Type || payload.Count("Content-Type") != 1 {
+			t.Fatalf("payload of %q:\n%s", text, b.String())
+		}
+		for _, f := range outer.All("Subject") {
+			if v, err := outer.Value(f); err != nil || v != obscured {
+				t.Errorf("outside: subject %q, %v", v, err)
+			}
+		}
+		if outer.Count("Keywords") > 0 || payload.Count("Subject") != m.Count("Subject") || payload.Count("Bcc") > 0 {
+			t.Errorf("of %q: outside\n%s\ninside\n%s", text, protected.Outer(), b.String())
+		}
+		if !travels(b.Bytes()[:payload.Root.Body.Start]) {
+			t.Errorf("payload of %q:\n%q", text, b.String())
+		}
+		plainly := func(m *message.Message) string {
+			return strings.Join(strings.Fields(message.DecodeWords(m.Get("Subject"))), " ")
+		}
+		want := plainly(m)
+		if m.Count("Subject") != 1 || strings.Contains(m.Get("Subject"), "=?") || !utf8.ValidString(want) || strings.ContainsFunc(want, func(r rune) bool { return !unicode.IsPrint(r) }) {
+			return // two readers may take it differently
+		}
+		if got := plainly(mail(t, shown(t, string(protected.Outer()), b.String()))); got != want {
+			t.Errorf("subject: got %q, want %q", got, want)
+		}
+	})
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	netmail "net/mail"
 	"slices"
 	"strings"
@@ -40,19 +41,47 @@ func Show(opened *message.Message, entity []byte, signers []message.Address, l m
 	if err != nil {
 		return nil, err
 	}
-	shown, err := message.Parse(&joined{head: head, tail: opened.Source, from: p.body}, l)
-	if errors.Is(err, message.ErrLimit) || errors.Is(err, message.ErrHeaderLimit) {
+	shown, err := message.Parse(bytes.NewReader(head), l)
+	switch {
+	case errors.Is(err, message.ErrHeaderLimit):
 		return opened, nil
+	case err != nil:
+		return nil, err
+	case shown.Root.Type != p.entity.Type || !maps.Equal(shown.Root.Params, p.entity.Params):
+		return opened, nil // a Content-Type that could not be printed as it was
 	}
-	return shown, err
+	whole := shifted(p.entity, int64(len(head))-p.entity.Body.Start)
+	shown.Source = &joined{head: head, tail: opened.Source, from: p.entity.Body.Start}
+	whole.Header, whole.Whole = shown.Root.Header, message.Span{End: shown.Source.Size()}
+	shown.Root = whole
+	return shown, nil
+}
+
+// shifted is a part of a mail in which it begins later by some bytes.
+func shifted(p *message.Part, by int64) *message.Part {
+	move := func(s message.Span) message.Span { return message.Span{Start: s.Start + by, End: s.End + by} }
+	moved := *p
+	moved.Header = slices.Clone(p.Header)
+	for i, f := range moved.Header {
+		moved.Header[i].Whole, moved.Header[i].Value = move(f.Whole), move(f.Value)
+	}
+	moved.Whole, moved.Body = move(p.Whole), move(p.Body)
+	if strings.HasPrefix(p.Type, "multipart/") {
+		moved.Preamble, moved.Epilogue = move(p.Preamble), move(p.Epilogue)
+	}
+	moved.Parts = nil
+	for _, part := range p.Parts {
+		moved.Parts = append(moved.Parts, shifted(part, by))
+	}
+	return &moved
 }
 
 // payload is the root of what was protected.
 type payload struct {
-	message.Message       // its header
-	stated          bool  // by the standard's own parameter, so that all fields are there
-	body            int64 // where the body that is shown begins, in the opened mail
-	mime            bool  // its header describes that body, not the one of the opened mail
+	message.Message               // its header
+	stated          bool          // by the standard's own parameter, so that all fields are there
+	entity          *message.Part // of the opened mail, whose body is shown
+	mime            bool          // its header describes that body, not the one of the opened mail
 }
 
 // payloadOf finds the payload of an opened mail, below a signature that stands
@@ -62,7 +91,7 @@ func payloadOf(opened *message.Message, entity []byte) (*payload, error) {
 	if err != nil {
 		return nil, nil // it says nothing that could be read
 	}
-	p := &payload{Message: *root, body: opened.Root.Body.Start}
+	p := &payload{Message: *root, entity: opened.Root}
 	whole := opened.Root // the payload, with its parts
 	if root.Root.Type == "multipart/signed" {
 		if len(opened.Root.Parts) != 2 {
@@ -84,7 +113,7 @@ func payloadOf(opened *message.Message, entity []byte) (*payload, error) {
 	case p.Root.Type == "message/rfc822" && strings.EqualFold(params["forwarded"], "no") && len(whole.Parts) == 1 && !isLayer(whole.Parts[0].Type) && whole.Parts[0].Params[parameter] == "":
 		p.Message = message.Message{Source: opened.Source, Root: whole.Parts[0]}
 		if whole == opened.Root { // else it was signed, and stays as it is
-			p.mime, p.body = true, whole.Parts[0].Body.Start
+			p.mime, p.entity = true, whole.Parts[0]
 		}
 		return p, nil
 	}

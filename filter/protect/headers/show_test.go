@@ -2,6 +2,7 @@ package headers
 
 import (
 	"bytes"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -49,8 +50,8 @@ func shown(t testing.TB, outer, entity string, signers ...string) string {
 		t.Fatal(err)
 	}
 	again := mail(t, b.String())
-	if a, b := again.Root.Type, got.Root.Type; a != b || len(again.Root.Header) != len(got.Root.Header) {
-		t.Errorf("the mail reads otherwise when it is written: %s with %d fields, want %s with %d", a, len(again.Root.Header), b, len(got.Root.Header))
+	if !reflect.DeepEqual(again.Root, got.Root) {
+		t.Errorf("the mail reads otherwise when it is written: got %+v, want %+v of\n%s", got.Root, again.Root, b.String())
 	}
 	return b.String()
 }
