@@ -92,6 +92,7 @@ type Default struct {
 	Transport     string `toml:"transport" default:"next-hop" enum:"next-hop|may|encrypt|verify|dane|dane-only|pin" later:"may|encrypt|verify|dane|dane-only|pin" doc:"Security of the way to partners. next-hop: left to the next hop."`
 	NoKey         string `toml:"no-key" default:"reject" enum:"reject" doc:"What becomes of mail that must be protected and cannot be. reject: it is refused with 550 5.7.3."`
 	Headers       string `toml:"header-confidentiality" default:"baseline" enum:"baseline|shy|none" doc:"What of an encrypted mail's header nobody on the way reads; the recipient does (RFC 9788 §3.2). baseline: subject, comments and keywords. shy: also display names and the sender's time zone. none: nothing."`
+	OldCiphers    bool   `toml:"old-ciphers" doc:"Whether mail is opened that is sealed with CAST5, 3DES, Blowfish or Twofish, or in LibrePGP's OCB packet (RFC 9580 §9.3 wants none of them). What is opened so is never called verified."`
 	Undecryptable string `toml:"undecryptable" default:"mark" enum:"mark|reject" doc:"What becomes of sealed mail that does not open. mark: it is delivered as it came, and marked. reject: it is refused, with one text for every cause."`
 }
 

@@ -83,7 +83,7 @@ func New(c *config.Filterd, token hsm.Token, ring keyring.KeyRing, log *slog.Log
 	return filter.New(filter.Config{
 		Name:       c.AuthservID,
 		KeyRing:    ring,
-		Protectors: []protect.Protector{openpgp.New(openpgp.Config{Token: token, Headers: headers.Policy(c.Default.Headers)})},
+		Protectors: []protect.Protector{openpgp.New(openpgp.Config{Token: token, Headers: headers.Policy(c.Default.Headers), Legacy: c.Default.OldCiphers})},
 		Policy:     rules,
 		Hops:       hops,
 		// A sealed copy is bigger than the mail: base64 inside armour.
