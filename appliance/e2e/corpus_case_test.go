@@ -194,6 +194,7 @@ const (
 	workMail    work = "mail"      // fed as it is
 	workRaw     work = "raw"       // an OpenPGP message, put into a mail
 	workCert    work = "cert"      // a certificate, imported
+	workSMTP    work = "smtp"      // what a session may hold
 	workPassage work = "passage"   // next work, but as a mail it must pass as it came
 	workNext    work = "next work" // not OpenPGP, not mail
 )
@@ -202,6 +203,8 @@ func (s *sample) work() work {
 	switch k := s.kind; {
 	case strings.HasPrefix(k, "openpgp-cert-"):
 		return workCert
+	case k == "smtp-smuggling", k == "smtp-fuzz-seed":
+		return workSMTP
 	case strings.HasPrefix(k, "openpgp-"):
 		return workRaw
 	case strings.Contains(k, "smime"), k == "spoof-cms", strings.Contains(s.path, "/01-cms/"), strings.Contains(s.path, "smime") && strings.HasSuffix(s.path, ".eml"):

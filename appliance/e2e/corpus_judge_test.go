@@ -48,16 +48,24 @@ func (o *outcome) String() string {
 	return fmt.Sprintf("%d opened=%s verified=%v reason=%s, %v, %d MiB", o.code, o.opened, o.verified, o.reason, o.took, o.grew>>20)
 }
 
-// feed sends a mail to the outside listener and takes from the sink what came of it.
-func (w *world) feed(t testing.TB, from, to string, mail []byte) *outcome {
+// feed sends a mail to the outside listener, as the data that follow DATA, and
+// takes from the sink what came of it.
+func (w *world) feed(t testing.TB, from, to string, mail, data []byte) *outcome {
 	t.Helper()
 	before := usage(t, w.Filterd.PID(), true)
-	a, err := submit(w.Outside, from, to, mail)
+	a, err := submit(w.Outside, from, to, data)
 	if err != nil {
 		a = answer{text: err.Error()}
 	}
 	after := usage(t, w.Filterd.PID(), false)
 	o := &outcome{answer: a, sent: mail, took: after.time - before.time, grew: after.peak - before.now}
+	w.take(t, o)
+	return o
+}
+
+// take empties the sink.
+func (w *world) take(t testing.TB, o *outcome) {
+	t.Helper()
 	seen, err := w.Kept.Seen()
 	if err != nil {
 		t.Fatal(err)
@@ -80,7 +88,6 @@ func (w *world) feed(t testing.TB, from, to string, mail []byte) *outcome {
 		}
 	}
 	o.read()
-	return o
 }
 
 // read takes the claims out of the fields on top.

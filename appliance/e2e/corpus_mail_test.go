@@ -160,9 +160,21 @@ func recipientIDs(b []byte) (ids []uint64) {
 	}
 }
 
-// submit sends one mail in a session of its own, its bytes as they are: the
-// corpus has line ends that a decent client would mend.
-func submit(server, from, to string, mail []byte) (answer, error) {
+// stuffed is a mail as it follows DATA (RFC 5321 §4.5.2).
+func stuffed(mail []byte) []byte {
+	data := bytes.ReplaceAll(mail, []byte("\r\n."), []byte("\r\n.."))
+	if bytes.HasPrefix(data, []byte(".")) {
+		data = append([]byte("."), data...)
+	}
+	if !bytes.HasSuffix(data, []byte("\r\n")) {
+		data = append(bytes.Clone(data), "\r\n"...)
+	}
+	return append(data, ".\r\n"...)
+}
+
+// submit sends one mail in a session of its own, and all that follows DATA as
+// it is given: the corpus has line ends that a decent client would mend.
+func submit(server, from, to string, data []byte) (answer, error) {
 	conn, err := net.DialTimeout("tcp", server, patience)
 	if err != nil {
 		return answer{}, err
@@ -188,14 +200,7 @@ func submit(server, from, to string, mail []byte) (answer, error) {
 			return answer{}, err
 		}
 	}
-	stuffed := bytes.ReplaceAll(mail, []byte("\r\n."), []byte("\r\n.."))
-	if bytes.HasPrefix(stuffed, []byte(".")) {
-		stuffed = append([]byte("."), stuffed...)
-	}
-	if !bytes.HasSuffix(stuffed, []byte("\r\n")) {
-		stuffed = append(bytes.Clone(stuffed), "\r\n"...)
-	}
-	if _, err := c.W.Write(append(stuffed, ".\r\n"...)); err != nil {
+	if _, err := c.W.Write(data); err != nil {
 		return answer{}, err
 	}
 	if err := c.W.Flush(); err != nil {

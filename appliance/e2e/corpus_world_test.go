@@ -58,7 +58,7 @@ func openWorld(t testing.TB, dir string, set keyset) *world {
 	for _, d := range append([]string{nobody, everybody}, owners(w.ours)...) {
 		fmt.Fprintf(&domains, "[domain.%q]\n", d)
 	}
-	w.Box = open(t, trial.Config{Dir: box, KeydFields: "allow-imported = true\n", FilterdTables: domains.String(),
+	w.Box = open(t, trial.Config{Dir: box, KeydFields: "allow-imported = true\n", FilterdTables: domains.String() + "[default]\nold-ciphers = true\n",
 		Create: []string{"--format", "openpgp", "--domain", "company1.example", "--algorithm", "ed25519"}})
 
 	kinds := keyKinds(t, dir)
