@@ -20,6 +20,8 @@ func TestGoCrypto(t *testing.T) {
 		"v4":      {Algorithm: packet.PubKeyAlgoEdDSA, Time: func() time.Time { return now.Add(-time.Hour) }},
 		"v4 AEAD": {Algorithm: packet.PubKeyAlgoEdDSA, AEADConfig: &packet.AEADConfig{}, Time: func() time.Time { return now.Add(-time.Hour) }},
 		"v6":      {V6Keys: true, Algorithm: packet.PubKeyAlgoEd25519, AEADConfig: &packet.AEADConfig{}, Time: func() time.Time { return now.Add(-time.Hour) }},
+		"v4 448":  {Algorithm: packet.PubKeyAlgoEd448, Time: func() time.Time { return now.Add(-time.Hour) }},
+		"v6 448":  {V6Keys: true, Algorithm: packet.PubKeyAlgoEd448, AEADConfig: &packet.AEADConfig{}, Time: func() time.Time { return now.Add(-time.Hour) }},
 		"v6 RSA":  {V6Keys: true, Algorithm: packet.PubKeyAlgoRSA, RSABits: 3072, AEADConfig: &packet.AEADConfig{}, Time: func() time.Time { return now.Add(-time.Hour) }},
 	} {
 		t.Run(name, func(t *testing.T) {

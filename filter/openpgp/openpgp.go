@@ -9,10 +9,10 @@
 // Departures from the standards: messages without integrity protection (RFC
 // 9580 §5.7) and passwords are not opened, old ciphers and LibrePGP's packet 20
 // only with Config.Legacy; of session keys that name nobody four are tried, not
-// all; signatures with MD5, SHA-1 or
-// RIPEMD-160, and by DSA or short RSA keys, are not verified, nor is one that
-// was made long before the Date of its mail, or around header fields that the
-// mail denies; a signature made around an encrypted message gives no claim.
+// all; signatures of version 3, with MD5, SHA-1 or RIPEMD-160, and by DSA or
+// short RSA keys, are not verified, nor is one that was made long before the
+// Date of its mail, or around header fields that the mail denies; a signature
+// made around an encrypted message gives no claim.
 package openpgp
 
 import (

@@ -34,8 +34,8 @@ const (
 var errPacket = errors.New("packets malformed")
 
 // packetReader reads the framing of packets (RFC 9580 §4.2), old and new,
-// with definite and partial lengths. It never looks into a packet, never
-// recurses and holds no more than one buffer.
+// with definite and partial lengths. It looks into no packet but the marker,
+// never recurses and holds no more than one buffer.
 type packetReader struct {
 	in   *bufio.Reader
 	body packetBody
@@ -118,6 +118,15 @@ func (p *packetReader) next() (tag int, body *packetBody, err error) {
 	}
 	if tag == 0 || (p.body.partial || p.body.open) && !streams(tag) {
 		return 0, nil, errPacket
+	}
+	if tag == tagMarker { // of all that says nothing the one that could (RFC 9580 §5.8)
+		text, err := p.in.Peek(3)
+		if err != nil {
+			return 0, nil, cut(err)
+		}
+		if string(text) != "PGP" || p.body.left != 3 {
+			return 0, nil, errPacket
+		}
 	}
 	return tag, &p.body, nil
 }

@@ -245,7 +245,8 @@ func (d *data) attempts(identities []keyring.Identity) []attempt {
 	return append(named, unnamed...)
 }
 
-// unwrapKeys are the keys of a certificate that are flagged to be encrypted to.
+// unwrapKeys are the keys of a certificate that are flagged to be encrypted to,
+// and subkeys of the time before flags: those that sign have always had them.
 // A mail that names another, say our signing key, must not send the token
 // after it: the refusal would look like a broken configuration. Signatures are
 // not verified here; what is validly bound was found out when the certificate
@@ -259,11 +260,15 @@ func unwrapKeys(e *pgp.Entity) (keys []*packet.PublicKey) {
 		keys = append(keys, e.PrimaryKey)
 	}
 	for i := range e.Subkeys {
-		if s := &e.Subkeys[i]; s.PublicKey.PubKeyAlgo.CanEncrypt() && flaggedToEncrypt(s.Bindings) {
+		if s := &e.Subkeys[i]; s.PublicKey.PubKeyAlgo.CanEncrypt() && (flaggedToEncrypt(s.Bindings) || unflagged(s.Bindings)) {
 			keys = append(keys, s.PublicKey)
 		}
 	}
 	return keys
+}
+
+func unflagged(sigs []*packet.VerifiableSignature) bool {
+	return !slices.ContainsFunc(sigs, func(s *packet.VerifiableSignature) bool { return s.Packet.FlagsValid })
 }
 
 // flaggedToEncrypt asks any of the signatures: a certificate that was renewed

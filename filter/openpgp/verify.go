@@ -105,9 +105,10 @@ func (c *claim) begin(h crypto.Hash, kind packet.SignatureType, salt []byte) {
 	}
 }
 
-// read reads the signature packet (RFC 9580 §5.2) with the content data.
+// read reads the signature packet (RFC 9580 §5.2) with the content data. One
+// of version 3 covers neither its own expiry nor who made it, and is weak by that.
 func (c *claim) read(data []byte) {
-	c.weak = slices.Contains(weakHashes, hashOf(data))
+	c.weak = slices.Contains(weakHashes, hashOf(data)) || len(data) > 0 && data[0] < 4
 	p, err := packet.Read(bytes.NewReader(appendPacket(nil, tagSignature, data)))
 	if sig, ok := p.(*packet.Signature); err == nil && ok {
 		c.sig = sig
