@@ -69,11 +69,11 @@ func TestPeers(t *testing.T) {
 
 			plain := []byte("From: Alice <" + alice + ">\r\nTo: " + bob + "\r\nSubject: answer\r\n\r\n" + secret + "\r\n")
 			got = one(t, b, b.Inside, alice, bob, plain)
-			if strings.Contains(got, secret) || !strings.HasPrefix(field(got, "Content-Type"), "multipart/encrypted") {
-				t.Fatalf("got %s\nwant a sealed mail", got)
+			if strings.Contains(got, secret) || !strings.HasPrefix(field(got, "Content-Type"), "multipart/encrypted") || strings.Contains(got, "answer") || field(got, "Subject") != "[...]" {
+				t.Fatalf("got %s\nwant a sealed mail without its subject", got)
 			}
-			if text := p.open(cert, []byte(got)); !strings.Contains(text, secret) {
-				t.Errorf("got %q, want what was sent", text)
+			if text := p.open(cert, []byte(got)); !strings.Contains(text, secret) || !strings.Contains(text, "Subject: answer") || !strings.Contains(text, "HP-Outer: Subject: [...]") {
+				t.Errorf("got %q, want what was sent, with its header", text)
 			}
 		})
 	}

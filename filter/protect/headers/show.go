@@ -29,9 +29,13 @@ import (
 //
 // The errors are those of the source.
 func Show(opened *message.Message, entity []byte, signers []message.Address, l message.Limits) (*message.Message, error) {
-	p, err := payloadOf(opened, entity)
+	p, err := payloadOf(opened, entity, l)
 	if err != nil || p == nil {
 		return opened, err
+	}
+	p.count = map[string]int{}
+	for _, f := range p.Root.Header {
+		p.count[strings.ToLower(f.Name)]++
 	}
 	taken, err := p.take(opened, signers)
 	if err != nil {
@@ -78,18 +82,19 @@ func shifted(p *message.Part, by int64) *message.Part {
 
 // payload is the root of what was protected.
 type payload struct {
-	message.Message               // its header
-	stated          bool          // by the standard's own parameter, so that all fields are there
-	entity          *message.Part // of the opened mail, whose body is shown
-	mime            bool          // its header describes that body, not the one of the opened mail
+	message.Message                // its header
+	count           map[string]int // of its fields, by their names in lower case
+	stated          bool           // by the standard's own parameter, so that all fields are there
+	entity          *message.Part  // of the opened mail, whose body is shown
+	mime            bool           // its header describes that body, not the one of the opened mail
 }
 
 // payloadOf finds the payload of an opened mail, below a signature that stands
-// around it; nil where it protects no header.
-func payloadOf(opened *message.Message, entity []byte) (*payload, error) {
-	root, err := parseHeader(entity)
+// around it; nil where it protects no header, or one beyond limits.
+func payloadOf(opened *message.Message, entity []byte, l message.Limits) (*payload, error) {
+	root, err := message.Parse(bytes.NewReader(slices.Concat(entity, []byte("\r\n"))), l)
 	if err != nil {
-		return nil, nil // it says nothing that could be read
+		return nil, nil
 	}
 	p := &payload{Message: *root, entity: opened.Root}
 	whole := opened.Root // the payload, with its parts
@@ -120,37 +125,40 @@ func payloadOf(opened *message.Message, entity []byte) (*payload, error) {
 	return nil, nil
 }
 
-// field is one to be shown.
-type field struct {
-	name string // in lower case
-	text []byte // complete lines
+// fields are those to be shown, by their names in lower case.
+type fields struct {
+	names []string // in order, each once
+	text  map[string][]byte
 }
 
 // take are the fields that may stand in the place of those outside.
-func (p *payload) take(opened *message.Message, signers []message.Address) ([]field, error) {
-	var list []field
+func (p *payload) take(opened *message.Message, signers []message.Address) (fields, error) {
+	taken := fields{text: map[string][]byte{}}
 	for _, f := range p.Root.Header {
 		name := strings.ToLower(f.Name)
 		r, ok := read[name]
-		if !ok || !r.many && p.Count(f.Name) != 1 || name == "from" && !p.mayShowFrom(opened, signers) {
+		if !ok || !r.many && p.count[name] != 1 || name == "from" && !p.mayShowFrom(opened, signers) {
 			continue
 		}
 		value, err := p.Value(f)
 		if err != nil {
-			return nil, err
+			return fields{}, err
 		}
 		if _, err := netmail.ParseDate(value); name == "date" && err != nil {
 			continue
 		}
 		text, err := shownField(&p.Message, f, value)
 		if err != nil {
-			return nil, err
+			return fields{}, err
 		}
 		if text != nil {
-			list = append(list, field{name, text})
+			if taken.text[name] == nil {
+				taken.names = append(taken.names, name)
+			}
+			taken.text[name] = append(taken.text[name], text...)
 		}
 	}
-	return list, nil
+	return taken, nil
 }
 
 // mayShowFrom is the rule of RFC 9788 §4.4: who nobody has signed as is shown
@@ -188,26 +196,20 @@ func shownField(m *message.Message, f message.Field, value string) ([]byte, erro
 
 // header is that of the mail as shown, with the blank line. A field that is
 // taken stands where the first of its name stood outside, or else at the end.
-func (p *payload) header(opened *message.Message, taken []field) ([]byte, error) {
+func (p *payload) header(opened *message.Message, taken fields) ([]byte, error) {
 	head := bytes.Clone(opened.Top)
 	done := map[string]bool{}
-	put := func(name string) {
-		for _, t := range taken {
-			if t.name == name {
-				head = append(head, t.text...)
-			}
-		}
-		done[name] = true
-	}
 	for _, f := range opened.Root.Header {
 		name := strings.ToLower(f.Name)
+		text, is := taken.text[name]
 		switch {
 		case slices.Contains(opened.Drop, f.Whole), done[name]:
 			continue
-		case slices.ContainsFunc(taken, func(t field) bool { return t.name == name }):
-			put(name)
+		case is:
+			head = append(head, text...)
+			done[name] = true
 			continue
-		case p.stated && read[name].only && p.Count(name) == 0:
+		case p.stated && read[name].only && p.count[name] == 0:
 			continue
 		case p.mime && strings.HasPrefix(name, "content-"):
 			continue
@@ -218,9 +220,9 @@ func (p *payload) header(opened *message.Message, taken []field) ([]byte, error)
 		}
 		head = append(head, raw...)
 	}
-	for _, t := range taken {
-		if !done[t.name] {
-			put(t.name)
+	for _, name := range taken.names {
+		if !done[name] {
+			head = append(head, taken.text[name]...)
 		}
 	}
 	for _, f := range p.Root.Header {

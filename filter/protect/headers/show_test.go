@@ -20,7 +20,10 @@ func opened(t testing.TB, outer, entity string) (m *message.Message, header []by
 	}
 	header = []byte(head + "\r\n")
 	var mime strings.Builder
-	inner := mail(t, string(header)+"\r\n")
+	inner, err := parseHeader(header)
+	if err != nil {
+		t.Fatal(err)
+	}
 	for _, f := range inner.Root.Header {
 		if structural(strings.ToLower(f.Name)) && !strings.EqualFold(f.Name, "MIME-Version") {
 			mime.WriteString(string(header[f.Whole.Start:f.Whole.End]))
@@ -166,6 +169,10 @@ func TestShowLimits(t *testing.T) {
 		if got, err := Show(m, entity, nil, l); err != nil || got != m {
 			t.Errorf("%+v: got %v, %v", l, got, err)
 		}
+	}
+	m, entity = opened(t, crlf(outside), crlf(strings.Repeat("to:\n", 60000)+"Content-Type: text/plain; hp=cipher\n\nbody\n"))
+	if got, err := Show(m, entity, nil, message.Limits{}); err != nil || got != m {
+		t.Errorf("60000 fields: got %v, %v", got, err)
 	}
 }
 
