@@ -47,6 +47,7 @@ type expected struct {
 	texts    []string // in what is delivered
 	subject  string   // "inner": the protected one is shown; "outer": the one inside is not
 	limits   bool     // 2 s and 64 MiB
+	passes   bool     // it may not be refused
 }
 
 // answerTo is what is wanted of a yes or no.
@@ -175,6 +176,7 @@ func expect(s *sample) (e expected) {
 	if strings.HasPrefix(s.kind, "openpgp-bomb") || strings.HasPrefix(s.kind, "openpgp-fuzz") {
 		e.verified = wantNo
 	}
+	e.passes = strings.Contains(s.verdict, "passes")
 	e.limits = strings.Contains(s.verdict, "64 MiB") || strings.Contains(s.verdict, "no crash")
 	return e
 }

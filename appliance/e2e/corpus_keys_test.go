@@ -12,6 +12,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -52,8 +53,8 @@ var rnpCerts = []string{"rnp-messages/keyrings-1/pubring.gpg", "rnp-messages/str
 
 // certificate is one OpenPGP certificate of the corpus.
 type certificate struct {
-	file  string // below keys/
-	raw   []byte // binary, public
+	files []string // below keys/, that hold it
+	raw   []byte   // binary, public
 	ids   []uint64
 	users []string
 	owner string // domain that it was bound to, "" where the token has none of its keys
@@ -61,6 +62,11 @@ type certificate struct {
 
 // primary is its key id.
 func (c *certificate) primary() string { return fmt.Sprintf("%016x", c.ids[0]) }
+
+// in reports whether a file of the name holds it.
+func (c *certificate) in(name string) bool {
+	return slices.ContainsFunc(c.files, func(f string) bool { return strings.HasSuffix(f, name) })
+}
 
 // address is what its first user id with one names.
 func (c *certificate) address() string {
@@ -92,7 +98,7 @@ func globbed(t testing.TB, dir string, patterns []string) (files []string) {
 // reader here understands is left out: the gateway could not know it either.
 func readCertificates(t testing.TB, dir string, patterns []string) (all []*certificate) {
 	t.Helper()
-	seen := map[string]bool{}
+	seen := map[string]*certificate{}
 	for _, file := range globbed(t, dir, patterns) {
 		data, err := os.ReadFile(file)
 		if err != nil {
@@ -100,10 +106,14 @@ func readCertificates(t testing.TB, dir string, patterns []string) (all []*certi
 		}
 		name, _ := filepath.Rel(filepath.Join(dir, "keys"), file)
 		for _, c := range splitCertificates(dearmoured(data)) {
-			if len(c.ids) == 0 || seen[string(c.raw)] {
+			if len(c.ids) == 0 {
 				continue
 			}
-			seen[string(c.raw)], c.file = true, name
+			if known := seen[string(c.raw)]; known != nil {
+				known.files = append(known.files, name)
+				continue
+			}
+			seen[string(c.raw)], c.files = c, []string{name}
 			all = append(all, c)
 		}
 	}

@@ -88,7 +88,7 @@ func openWorld(t testing.TB, dir string, set keyset) *world {
 		}
 		for _, d := range []string{c.owner, everybody} {
 			if _, err := w.Postern(t.Context(), bytes.NewReader(c.raw), "identity", "add", "--domain", d, "--expired", "--cert", "-"); err != nil {
-				t.Logf("%s: %v", c.file, err)
+				t.Logf("%s: %v", c.files[0], err)
 				c.owner = ""
 				break
 			}
@@ -96,7 +96,7 @@ func openWorld(t testing.TB, dir string, set keyset) *world {
 	}
 	for _, c := range w.trust {
 		if _, err := w.Postern(t.Context(), bytes.NewReader(c.raw), "cert", "import", "-"); err != nil {
-			t.Logf("%s: %v", c.file, err)
+			t.Logf("%s: %v", c.files[0], err)
 		}
 	}
 	return w
@@ -126,7 +126,7 @@ func (w *world) to(s *sample, message []byte) string {
 	}
 	meant := able[:0:0]
 	for _, c := range able {
-		if strings.HasSuffix(c.file, s.recipient) || strings.Contains(strings.ToLower(c.users0()), strings.ToLower(s.recipient)) {
+		if c.in(s.recipient) || strings.Contains(strings.ToLower(c.users0()), strings.ToLower(s.recipient)) {
 			meant = append(meant, c)
 		}
 	}
@@ -160,7 +160,7 @@ func (w *world) signer(s *sample) *certificate {
 		if s.signer != "" && slices.ContainsFunc(c.ids, func(id uint64) bool { return fmt.Sprintf("%016X", id) == s.signer }) {
 			return c
 		}
-		if s.signer == "" && s.sender != "-" && strings.HasSuffix(c.file, s.sender) {
+		if s.signer == "" && s.sender != "-" && c.in(s.sender) {
 			return c
 		}
 	}
