@@ -2,7 +2,9 @@ package openpgp
 
 import (
 	"bytes"
+	"crypto/rand"
 	"io"
+	"strings"
 	"testing"
 	"time"
 
@@ -10,6 +12,7 @@ import (
 	pgp "github.com/ProtonMail/go-crypto/openpgp/v2"
 
 	"postern/filter/keyring"
+	"postern/filter/message"
 	"postern/filter/protect"
 )
 
@@ -73,5 +76,68 @@ func TestGoCrypto(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// All three modes of version 2 open with every AES; a byte changed, a chunk
+// lost, or another cipher in the header, and they don't (RFC 9580 §5.13.2).
+func TestAEADModes(t *testing.T) {
+	token := soft(t)
+	bob := newIdentity(t, token, suites[11], "bob@partner.example")
+	r, err := recipientOf(bob.Cert, now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := "Content-Type: text/plain\r\n\r\n" + strings.Repeat("hello\r\n", 1000)
+	for _, mode := range []packet.AEADMode{packet.AEADModeEAX, packet.AEADModeOCB, packet.AEADModeGCM} {
+		for _, c := range []packet.CipherFunction{packet.CipherAES128, packet.CipherAES192, packet.CipherAES256} {
+			suite := packet.CipherSuite{Cipher: c, Mode: mode}
+			key := make([]byte, c.KeySize())
+			rand.Read(key)
+			var wrapped, sealed bytes.Buffer
+			if err := packet.SerializeEncryptedKeyAEAD(&wrapped, r.key, c, true, key, config); err != nil {
+				t.Fatal(err)
+			}
+			chunks := &packet.Config{AEADConfig: &packet.AEADConfig{ChunkSize: 1 << 10}}
+			w, err := packet.SerializeSymmetricallyEncrypted(&sealed, c, true, suite, key, chunks)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := w.Write(literal(text)); err != nil {
+				t.Fatal(err)
+			}
+			if err := w.Close(); err != nil {
+				t.Fatal(err)
+			}
+			open := func(content []byte) (*message.Message, error) {
+				m, _, err := opening{token: token, ids: []keyring.Identity{bob}}.open(t, mail(t, pgpMIME(t, join(wrapped.Bytes(), appendPacket(nil, tagIntegrity, content)))))
+				return m, err
+			}
+			content := contentOf(t, sealed.Bytes())
+			if m, err := open(content); err != nil || !strings.HasSuffix(print(t, m), text) {
+				t.Errorf("mode %d, cipher %d: got %v", mode, c, err)
+			}
+			const head, chunk = 4 + 32, 1<<10 + 16
+			changed := func(at int, by byte) []byte {
+				b := bytes.Clone(content)
+				b[at] ^= by
+				return b
+			}
+			for name, broken := range map[string][]byte{
+				"another cipher": changed(1, byte(packet.CipherAES128^packet.CipherAES192)),
+				"another mode":   changed(2, 1),
+				"chunk size":     changed(3, 1),
+				"salt":           changed(4, 1),
+				"last tag":       changed(len(content)-1, 1),
+				"middle":         changed(len(content)/2, 1),
+				"chunk lost":     join(content[:head+chunk], content[head+2*chunk:]),
+				"chunks swapped": join(content[:head], content[head+chunk:head+2*chunk], content[head:head+chunk], content[head+2*chunk:]),
+				"cut at a chunk": content[:head+2*chunk],
+			} {
+				if _, err := open(broken); err != protect.ErrCannotOpen {
+					t.Errorf("mode %d, cipher %d, %s: got %v, want %v", mode, c, name, err, protect.ErrCannotOpen)
+				}
+			}
+		}
 	}
 }

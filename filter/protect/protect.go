@@ -88,7 +88,8 @@ type Protector interface {
 	// message: the outer header fields without those of MIME, then the
 	// plaintext entity, and the fields that it protects in the place of those
 	// outside (package headers). For Signed the message comes back as it was. It
-	// costs at most one token operation, and gives nothing before the integrity of all is known.
+	// costs at most one token operation, or four where the ciphertext does not
+	// say for whom it is, and gives nothing before the integrity of all is known.
 	Open(ctx context.Context, r OpenRequest) (*message.Message, Finding, error)
 	// Seal signs, then encrypts, into a new message; the payload protects a
 	// copy of the header, and an encrypted mail shows less of it outside.
