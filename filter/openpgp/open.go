@@ -141,14 +141,16 @@ func decoded(src message.Source, p *message.Part) io.Reader {
 
 // Open takes off the layer that Detect saw. See protect.Protector.
 func (p *Protector) Open(ctx context.Context, r protect.OpenRequest) (*message.Message, protect.Finding, error) {
-	v := newVerifier(r.Certs, r.At)
+	on := &desk{shelf: &p.shelf}
+	defer on.clear()
+	v := newVerifier(on, r.Certs, r.At)
 	if sent, err := netmail.ParseDate(r.Message.Get("Date")); err == nil {
 		v.sent = sent
 	}
 	author, _ := r.Message.Author() // none: then no certificate of a domain speaks for it
 	switch form := formOf(r.Message); form {
 	case mimeSealed, inlineSealed, entitySealed:
-		t := &tries{newSpool: r.NewSpool}
+		t := &tries{on: on, newSpool: r.NewSpool}
 		r.NewSpool = t.spool
 		m, f, err := p.openSealed(ctx, r, v, author, form, t)
 		for err == protect.ErrCannotOpen && t.another() {
@@ -189,7 +191,7 @@ func (p *Protector) openSealed(ctx context.Context, r protect.OpenRequest, v *ve
 	if err != nil {
 		return fail(err)
 	}
-	key, by, err := t.unwrap(ctx, p.Token, d.attempts(r.Identities))
+	key, by, err := t.unwrap(ctx, p.Token, d.attempts(t.on, r.Identities))
 	if err != nil {
 		return nil, protect.Finding{}, err
 	}

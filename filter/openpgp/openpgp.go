@@ -34,7 +34,8 @@ var config = &packet.Config{
 	CheckIntendedRecipients:               new(bool),
 }
 
-// Config is all that a Protector needs; there is no other state.
+// Config is all that a Protector needs; it has no other state but certificates
+// that it need not read again.
 type Config struct {
 	Token  hsm.Token
 	Limits message.Limits // of opened payloads
@@ -48,7 +49,10 @@ type Config struct {
 }
 
 // Protector is the OpenPGP way to protect mail.
-type Protector struct{ Config }
+type Protector struct {
+	Config
+	shelf shelf
+}
 
 var _ protect.Protector = (*Protector)(nil)
 

@@ -124,8 +124,8 @@ func splitCerts(data []byte) ([][]byte, error) {
 	return certs, nil
 }
 
-// entityOf reads the certificate that splitCerts has bounded. Each use reads
-// it anew: go-crypto writes into an entity while it judges it.
+// entityOf reads the certificate that splitCerts has bounded. Whoever reads it
+// must not share it: go-crypto writes into an entity while it judges it.
 func entityOf(raw []byte) (*pgp.Entity, error) {
 	e, err := pgp.ReadEntity(packet.NewReader(bytes.NewReader(raw)))
 	if err != nil || e.PrivateKey != nil {

@@ -202,7 +202,7 @@ func (d *data) header(body *packetBody) error {
 // attempt is a session key that a key of ours may open.
 type attempt struct {
 	identity *keyring.Identity
-	entity   *pgp.Entity
+	entity   *certificate
 	id       hsm.KeyID
 	wrapped  hsm.Wrapped
 	named    bool // the session key names the key
@@ -211,19 +211,19 @@ type attempt struct {
 // attempts pairs session keys with the keys of the identities, best first:
 // packets that name a key, then those that name none. Version 3 belongs to
 // version 1 of the data and 6 to 2 (RFC 9580 §10.3.2.1).
-func (d *data) attempts(identities []keyring.Identity) []attempt {
+func (d *data) attempts(on *desk, identities []keyring.Identity) []attempt {
 	var named, unnamed []attempt
 	for i := range identities[:min(len(identities), maxIdentities)] {
 		id := &identities[i]
 		if id.Format != keyring.OpenPGP {
 			continue
 		}
-		e, err := entityOf(id.Raw)
+		e, err := on.read(id.Raw)
 		if err != nil {
 			continue
 		}
-		for _, k := range unwrapKeys(e) {
-			m, ok := materialOf(k)
+		for _, k := range unwrapKeys(e.Entity) {
+			m, ok := e.materialOf(k)
 			if !ok || !slices.Contains(id.KeyIDs, m.id) { // only keys that are validly bound stand there
 				continue
 			}
@@ -288,6 +288,7 @@ func flaggedToEncrypt(sigs []*packet.VerifiableSignature) bool {
 // the other. A wrong one shows only at the end of the ciphertext, like any other
 // fault (R2): another try costs what the first did, whatever was wrong with it.
 type tries struct {
+	on       *desk
 	newSpool func() *message.Spool
 	last     *message.Spool
 	made     int // operations

@@ -41,16 +41,16 @@ type verifier struct {
 // known is one certificate, read for this judgement.
 type known struct {
 	cert   keyring.Cert
-	entity *pgp.Entity
+	entity *certificate
 }
 
-func newVerifier(certs []keyring.Cert, at time.Time) *verifier {
+func newVerifier(d *desk, certs []keyring.Cert, at time.Time) *verifier {
 	v := &verifier{at: at}
 	for _, c := range certs {
 		if c.Format != keyring.OpenPGP || len(v.known) >= maxKnownCerts {
 			continue
 		}
-		if e, err := entityOf(c.Raw); err == nil && fingerprint(e.PrimaryKey) == c.Fingerprint {
+		if e, err := d.read(c.Raw); err == nil && fingerprint(e.PrimaryKey) == c.Fingerprint {
 			v.known = append(v.known, known{cert: c, entity: e})
 		}
 	}

@@ -246,7 +246,7 @@ func TestInside(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	key, _, err := new(tries).unwrap(t.Context(), token, d.attempts([]keyring.Identity{bob}))
+	key, _, err := new(tries).unwrap(t.Context(), token, d.attempts(&desk{shelf: new(shelf)}, []keyring.Identity{bob}))
 	if err != nil {
 		t.Fatal(err)
 	}
