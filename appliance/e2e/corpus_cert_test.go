@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 )
 
@@ -78,6 +79,25 @@ func (w *world) judgeCert(t testing.TB, s *sample, file string) (words []string,
 		}
 	}
 	return words, what
+}
+
+// survives imports what a fuzzer found: the command says yes or no, at no
+// greater cost than a mail.
+func (w *world) survives(t testing.TB, file string) (words []string) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, filepath.Join(w.Bin, "postern"), "cert", "import", "-n", "--domain", "holder.example", file, "--config", w.Path("filterd.toml"))
+	out, err := cmd.CombinedOutput()
+	state := cmd.ProcessState
+	if state == nil || state.ExitCode() != 0 && state.ExitCode() != 1 || bytes.Contains(out, []byte("goroutine ")) {
+		t.Logf("cert import %s: %v: %s", file, err, out)
+		return []string{"crash"}
+	}
+	if use, ok := state.SysUsage().(*syscall.Rusage); state.UserTime()+state.SystemTime() > costTime || ok && use.Maxrss<<10 > 2*costMemory { // a process of its own begins with some
+		words = append(words, "cost")
+	}
+	return words
 }
 
 // encrypts tries whether a mail to the address would be sealed.

@@ -113,8 +113,11 @@ func (r *corpusRun) sample(t *testing.T, w *world, s *sample, dir string) {
 		}
 		signer := w.signer(s)
 		words, what = w.differences(s, o, signer != nil && signer.address() != ""), o.String()
-		if s.kind == "sign-oracle-html" {
+		switch s.kind {
+		case "sign-oracle-html":
 			words = append(words, w.signsAsSubmitted(t, mail)...)
+		case "openpgp-fuzz":
+			words = append(words, w.survives(t, file)...)
 		}
 		if len(words) > 0 {
 			keep(t, s, o)
