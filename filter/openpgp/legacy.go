@@ -15,8 +15,8 @@ import (
 	"golang.org/x/crypto/twofish"  //lint:ignore SA1019 old mail is sealed with it
 )
 
-// Ciphers of old mail (RFC 9580 §9.3), opened only with Config.Legacy. IDEA
-// and Camellia are not there.
+// Ciphers of old mail (RFC 9580 §9.3), opened only with Config.Legacy.
+// Camellia is not there.
 const (
 	cipherBlowfish packet.CipherFunction = 4
 	cipherTwofish  packet.CipherFunction = 10
@@ -34,6 +34,8 @@ func newBlock(c packet.CipherFunction, key []byte, legacy bool) cipher.Block {
 		make = des.NewTripleDESCipher
 	case c == packet.CipherCAST5:
 		make = func(key []byte) (cipher.Block, error) { return cast5.NewCipher(key) }
+	case c == cipherIDEA:
+		size, make = 16, newIDEA
 	case c == cipherBlowfish:
 		size, make = 16, func(key []byte) (cipher.Block, error) { return blowfish.NewCipher(key) }
 	case c == cipherTwofish:

@@ -86,7 +86,7 @@ func TestLegacy(t *testing.T) {
 		"OCB packet":                     pgpMIME(t, libreTo(t, alice.Cert, packet.AEADModeOCB, 16, []byte(signed))),
 		"OCB packet of one endless part": pgpMIME(t, libreTo(t, alice.Cert, packet.AEADModeOCB, 56, []byte(signed))),
 	}
-	for _, name := range []string{"3DES", "CAST5", "BLOWFISH", "TWOFISH"} {
+	for _, name := range []string{"IDEA", "3DES", "CAST5", "BLOWFISH", "TWOFISH"} {
 		messages[name] = pgpMIMEText(g.run(simpleEntity, "--cipher-algo", name, "--armor", "--sign", "--encrypt", "-u", "bob", "-r", alice.Fingerprint))
 	}
 	for name, text := range messages {

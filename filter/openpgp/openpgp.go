@@ -43,8 +43,8 @@ type Config struct {
 	// first MiB; 0 means 200. Text reaches 20, and bombs 1000.
 	MaxRatio int64
 	Headers  headers.Policy // what of a sealed mail's header stands outside
-	// Legacy also opens what RFC 9580 §9.3 no longer wants, CAST5, 3DES,
-	// Blowfish and Twofish, and LibrePGP's OCB packet. Such a mail is never verified.
+	// Legacy also opens what RFC 9580 §9.3 no longer wants, IDEA, 3DES,
+	// CAST5, Blowfish and Twofish, and LibrePGP's OCB packet. Such a mail is never verified.
 	Legacy bool
 }
 

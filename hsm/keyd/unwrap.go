@@ -25,10 +25,10 @@ import (
 const maxKey = 64
 
 // cipherKey is the key length of OpenPGP ciphers (RFC 9580 §9.3), 0 for those
-// that are not known here. IDEA is not.
+// that are not known here.
 func cipherKey(id uint8) int {
 	switch id {
-	case 3, 4, 7, 11: // CAST5, Blowfish, AES-128, Camellia-128
+	case 1, 3, 4, 7, 11: // IDEA, CAST5, Blowfish, AES-128, Camellia-128
 		return 16
 	case 2, 8, 12: // TripleDES, AES-192, Camellia-192
 		return 24
