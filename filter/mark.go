@@ -111,32 +111,52 @@ func (p *passage) verified(m *message.Message, f protect.Finding) (bool, string)
 	if shown, err := m.Author(); err != nil || shown.Key() != p.author.Key() {
 		return false, protect.ReasonNotFrom
 	}
-	if !answersTo(m, append(slices.Clone(f.Signers), p.author)) {
+	if !answersTo(m, f.Opened, append(slices.Clone(f.Signers), p.author)) {
 		return false, protect.ReasonNotFrom
 	}
 	return true, f.Reason
 }
 
-// answersTo reports whether an answer to the mail goes to the signer alone.
-// Reply-To stands outside of the signature: whoever carries the mail could turn
-// the answer to himself, or a stranger sign as the one whom he names there.
-func answersTo(m *message.Message, signers []message.Address) bool {
-	for _, f := range m.All("Reply-To") {
+// answersTo reports whether an answer to a mail with a good signature goes to
+// whom its signer says. Outside of the signature, Reply-To may name the signer
+// alone: whoever carries the mail could turn the answer to himself, or a
+// stranger sign, and be answered as the one whom he names there.
+func answersTo(m *message.Message, opened bool, allowed []message.Address) bool {
+	signed := m.Root
+	if signed.Type == "multipart/signed" && len(signed.Parts) > 0 {
+		signed = signed.Parts[0]
+	}
+	hp := strings.ToLower(signed.Params["hp"]) // RFC 9788 §2.1: the signer's word that all fields are there
+	if opened && (hp == "cipher" || hp == "clear") {
+		return true // and what stood outside only was taken off
+	}
+	if signed != m.Root && (hp == "clear" || signed.Params["protected-headers"] == "v1") {
+		named, _ := answerees(m, signed)
+		allowed = append(allowed, named...)
+	}
+	named, ok := answerees(m, m.Root)
+	return ok && !slices.ContainsFunc(named, func(a message.Address) bool {
+		return !slices.ContainsFunc(allowed, func(b message.Address) bool { return a.Key() == b.Key() })
+	})
+}
+
+// answerees are the addresses of a part's Reply-To fields; not ok where one can't be read.
+func answerees(m *message.Message, p *message.Part) (named []message.Address, ok bool) {
+	for _, f := range p.Header {
+		if !strings.EqualFold(f.Name, "Reply-To") {
+			continue
+		}
 		value, err := m.Value(f)
 		if err != nil {
-			return false
+			return nil, false
 		}
 		list, err := message.ParseFrom(value)
 		if err != nil {
-			return false
+			return nil, false
 		}
-		for _, a := range list {
-			if !slices.ContainsFunc(signers, func(s message.Address) bool { return s.Key() == a.Key() }) {
-				return false
-			}
-		}
+		named = append(named, list...)
 	}
-	return true
+	return named, true
 }
 
 func (p *passage) status(c *Copy) (s authres.Status, method, result string) {

@@ -190,10 +190,6 @@ func TestVerifiedIsForTheOneAuthor(t *testing.T) {
 		{"two addresses", "From: bob@partner.example, ceo@company1.example\n" + body, "bob@partner.example", []string{"verified=no", "signer=none"}},
 		{"From a group", "From: g: bob@partner.example;\n" + body, "bob@partner.example", []string{"verified=no", "signer=none"}},
 		{"name looks like an address", "From: \"ceo@company1.example\" <bob@partner.example>\n" + body, "bob@partner.example", []string{"verified=yes", "signer=bob@partner.example"}},
-		{"answers to the author", "From: Bob <bob@partner.example>\nReply-To: Bob again <bob@PARTNER.example>\n" + body, "bob@partner.example", []string{"verified=yes"}},
-		{"answers to another", "From: Your bank <bob@partner.example>\nReply-To: ceo@company1.example\n" + body, "bob@partner.example", []string{"verified=no", "signer=none", "reason=signer-not-from"}},
-		{"answers to both", "From: bob@partner.example\nReply-To: bob@partner.example, ceo@company1.example\n" + body, "bob@partner.example", []string{"verified=no"}},
-		{"answers to nobody can tell", "From: bob@partner.example\nReply-To: bob@partner.example <ceo@company1.example>\n" + body, "bob@partner.example", []string{"verified=no"}},
 		{"unsigned", "From: bob@partner.example\n" + body, "", []string{"opened=openpgp", "verified=no", "signer=none", "reason=unsigned"}},
 	} {
 		got := status(w.sealed(crlf(c.mail), c.signer, "alice@company1.example"))
@@ -213,6 +209,51 @@ func TestVerifiedIsForTheOneAuthor(t *testing.T) {
 	got := status(w.sealed(crlf("From: bob@partner.example\n"+body), "bob@partner.example", "alice@company1.example"))
 	if !strings.Contains(got, "verified=no") || !strings.Contains(got, protect.ReasonNotFrom) {
 		t.Errorf("second From from inside: got %q, want verified=no", got)
+	}
+}
+
+// An answer to a verified mail goes to the signer, or to whom he has signed for.
+func TestVerifiedAnswersToTheSigner(t *testing.T) {
+	const bank = "Reply-To: ceo@company1.example\n"
+	body := "From: Bob <bob@partner.example>\nTo: alice@company1.example\nSubject: s\n"
+	for _, c := range []struct {
+		name, mail string
+		opened     bool // as a protector's finding, else as we seal it
+		sealed     []string
+		added      string // on the way
+		want       string
+	}{
+		{"nowhere else", body + "\nText.\n", true, nil, "", "yes"},
+		{"the author in other letters", body + "Reply-To: Bob again <bob@PARTNER.example>\n\nText.\n", true, nil, "", "yes"},
+		{"another", body + bank + "\nText.\n", true, nil, "", "no"},
+		{"both", body + "Reply-To: bob@partner.example, ceo@company1.example\n\nText.\n", true, nil, "", "no"},
+		{"nobody can tell", body + "Reply-To: bob@partner.example <ceo@company1.example>\n\nText.\n", true, nil, "", "no"},
+		{"another by the draft, which does not say that all is there", body + bank + "Content-Type: text/plain; protected-headers=\"v1\"\n\nText.\n", true, nil, "", "no"},
+		{"another, signed inside", body + bank + "Content-Type: text/plain; hp=\"cipher\"\n\nText.\n", true, nil, "", "yes"},
+		{"sealed", body + bank + "\nText.\n", false, []string{"alice@company1.example"}, "", "yes"},
+		{"sealed, and added", body + "\nText.\n", false, []string{"alice@company1.example"}, bank, "yes"},
+		{"signed", body + bank + "\nText.\n", false, nil, "", "yes"},
+		{"signed, and added", body + "\nText.\n", false, nil, bank, "no"},
+		{"signed, added, and the mark forged", body + "\nText.\n", false, nil, bank + "Content-Type: multipart/mixed; hp=clear\n", "no"},
+	} {
+		w := newWorld(t)
+		if c.opened {
+			w.guard.open = func(r protect.OpenRequest) (*message.Message, protect.Finding, error) {
+				s := r.NewSpool()
+				fmt.Fprint(s, crlf(c.mail))
+				m, err := message.Parse(s, message.Limits{})
+				return m, protect.Finding{Format: keyring.OpenPGP, Opened: true, Signed: true, Good: true, Reason: protect.ReasonGood, Signers: []message.Address{address(t, "bob@partner.example")}}, err
+			}
+			c.sealed = []string{"alice@company1.example"}
+		}
+		w.want(c.name, w.send(policy.Inbound, crlf(c.added)+w.sealed(crlf(c.mail), "bob@partner.example", c.sealed...), "bob@partner.example", "alice@company1.example"), "250 2.0.0")
+		m := parsed(t, w.hop.got[0].mail)
+		if got := m.Get("Postern-Status"); !strings.Contains(got, "verified="+c.want) {
+			t.Errorf("%s: got %q, want verified=%s", c.name, got, c.want)
+		}
+		if c.added != "" && c.want == "yes" && m.Count("Reply-To") > 0 {
+			t.Errorf("%s: got the Reply-To that was added on the way", c.name)
+		}
 	}
 }
 
