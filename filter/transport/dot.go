@@ -70,6 +70,36 @@ func (s *scanner) scan(p []byte) (n int, err error) {
 	return n, nil
 }
 
+// take is scan, and writes the mail without stuffed dots to out, which holds n
+// bytes then. It reads no more of p than fits; what stands between line ends
+// goes in one piece.
+func (s *scanner) take(out, p []byte) (n, read int, err error) {
+	for n < len(out) && read < len(p) && s.state != atEnd {
+		if s.state == inLine || s.state == atStart && p[read] != '.' {
+			run := p[read : read+int(min(int64(len(out)-n), int64(len(p)-read), max(0, s.max-s.size)))]
+			for _, special := range []byte{'\r', '\n', 0} {
+				if i := bytes.IndexByte(run, special); i >= 0 {
+					run = run[:i]
+				}
+			}
+			if len(run) > 0 {
+				n, read, s.size, s.state = n+copy(out[n:], run), read+len(run), s.size+int64(len(run)), inLine
+				continue
+			}
+		}
+		before := s.size
+		if _, err := s.scan(p[read : read+1]); err != nil {
+			return n, read, err
+		}
+		if s.size > before && s.state != atDotCR {
+			out[n] = p[read]
+			n++
+		}
+		read++
+	}
+	return n, read, nil
+}
+
 // stuffer writes a mail as DATA wants it (RFC 5321 §4.5.2): dots doubled at the
 // start of lines. What would not arrive as it is, is an error.
 type stuffer struct {

@@ -30,9 +30,10 @@ const (
 
 // guard stands between the socket and go-smtp, which sees commands that were
 // checked and printed again, one at a time, and bodies that can't be
-// misunderstood. go-smtp runs the session, undoes the dot-stuffing and calls
-// the handler; the guard keeps what it can't be trusted with: line ends,
-// lengths, deadlines, order, envelopes, STARTTLS, and the words of replies.
+// misunderstood. go-smtp runs the session and calls the handler; the guard keeps
+// what it can't be trusted with: line ends, lengths, deadlines, order,
+// envelopes, STARTTLS, and the words of replies. It also undoes the
+// dot-stuffing, which go-smtp does byte by byte.
 //
 // go-smtp answers a command before it reads the next one. So at every Read the
 // guard knows that the last one is done with.
@@ -53,6 +54,7 @@ type guard struct {
 	errors   int
 	idling   int
 	body     *scanner // inside DATA
+	dot      []byte   // the end of the mail, for go-smtp
 	began    time.Time
 	whole    time.Time // when the transaction must be over
 	failed   error     // ended DATA before its time
@@ -181,29 +183,48 @@ func (g *guard) Read(p []byte) (int, error) {
 	return n, nil
 }
 
-// readBody passes the mail on up to its end, and never beyond it. Every error
-// in it ends the session: what follows must not be taken for commands.
+// readBody lets go-smtp see the end of a mail and nothing else of it: the mail
+// itself is read past it, as a letter. What of it nobody wanted is thrown away here.
 func (g *guard) readBody(p []byte) (n int, err error) {
-	if g.failed != nil {
-		return 0, g.failed
+	if _, err := io.Copy(io.Discard, letter{g}); err != nil {
+		return 0, err
 	}
-	if g.body.state == atEnd {
+	if len(g.dot) == 0 {
 		return 0, io.EOF
 	}
-	if _, err = g.reader.Peek(1); err == nil {
-		chunk, _ := g.reader.Peek(min(len(p), g.reader.Buffered()))
-		n, err = g.body.scan(chunk)
-		copy(p, chunk[:n])
-		g.reader.Discard(n)
+	n = copy(p, g.dot)
+	g.dot = g.dot[n:]
+	return n, nil
+}
+
+// letter is the mail inside DATA, without stuffed dots, up to its end and never
+// beyond it. Every error in it ends the session: what follows must not be taken
+// for commands.
+type letter struct{ g *guard }
+
+func (l letter) Read(p []byte) (n int, err error) {
+	g := l.g
+	for n == 0 && len(p) > 0 {
+		switch {
+		case g.failed != nil:
+			return 0, g.failed
+		case g.body == nil: // DATA is over
+			return 0, io.ErrUnexpectedEOF
+		case g.body.state == atEnd:
+			return 0, io.EOF
+		}
+		if _, err = g.reader.Peek(1); err == nil {
+			var read int
+			chunk, _ := g.reader.Peek(g.reader.Buffered())
+			n, read, err = g.body.take(p, chunk)
+			g.reader.Discard(read)
+		}
+		if errors.Is(err, io.EOF) {
+			err = io.ErrUnexpectedEOF
+		}
+		g.failed = err
 	}
-	if errors.Is(err, io.EOF) {
-		err = io.ErrUnexpectedEOF
-	}
-	g.failed = err
-	if n > 0 {
-		return n, nil
-	}
-	return 0, err
+	return n, nil
 }
 
 // readLine reads a command up to its CRLF, which it leaves out.
@@ -347,7 +368,7 @@ func (g *guard) answered(code int, line string) {
 	case asked == "DATA" && code == 354:
 		g.say(goAhead)
 		g.began = time.Now()
-		g.body = &scanner{max: g.server.MaxSize}
+		g.body, g.dot = &scanner{max: g.server.MaxSize}, []byte(".\r\n")
 	case asked == "DATA":
 		g.print(line)
 		g.writer.Flush()

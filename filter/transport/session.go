@@ -179,11 +179,11 @@ func (s session) Rcpt(string, *smtp.RcptOptions) error {
 
 // Data hands the mail to the handler. It says yes only to a mail that was read
 // to its end.
-func (s session) Data(body io.Reader) error {
+func (s session) Data(io.Reader) error {
 	g := s.g
-	r, err := g.server.data(g.env, body)
+	r, err := g.server.data(g.env, letter{g})
 	if r.ok() {
-		if _, err := io.Copy(io.Discard, body); err != nil {
+		if _, err := io.Copy(io.Discard, letter{g}); err != nil {
 			r = g.server.words(g.env, err)
 		}
 	}

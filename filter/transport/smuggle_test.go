@@ -138,6 +138,40 @@ func FuzzDot(f *testing.F) {
 	})
 }
 
+// FuzzTake holds that a mail which is taken in pieces is the one that scan saw.
+func FuzzTake(f *testing.F) {
+	for _, s := range append(smuggling, "", ".\r\n", "x\r\n..x\r\n.\r\nNOOP", "x\r\n.y\r\n.\r\n", "a\r\n\r\n..\r\n.\r\n", "long\x00", "too long a line\r\n.\r\n") {
+		f.Add([]byte(s), 3, 2, int64(1000))
+		f.Add([]byte(s), 1000, 1000, int64(5))
+	}
+	f.Fuzz(func(t *testing.T, wire []byte, in, out int, limit int64) {
+		in, out = min(max(in, 1), 1<<12), min(max(out, 1), 1<<12)
+		a, b := &scanner{max: limit}, &scanner{max: limit}
+		want, wantErr := a.scan(wire)
+		var got []byte
+		read := 0
+		var err error
+		for err == nil && read < len(wire) && b.state != atEnd {
+			piece := make([]byte, out)
+			var n, m int
+			n, m, err = b.take(piece, wire[read:min(len(wire), read+in)])
+			if err == nil && m == 0 {
+				t.Fatalf("%q: stands still at %d", wire, read)
+			}
+			got, read = append(got, piece[:n]...), read+m
+		}
+		if read != want || err != wantErr || err == nil && *a != *b {
+			t.Fatalf("%q: got %d bytes, %v, %+v, want %d, %v, %+v", wire, read, err, *b, want, wantErr, *a)
+		}
+		if err == nil && b.state == atEnd && !bytes.Equal(got, unstuffed(wire[:read])) {
+			t.Fatalf("%q: came out as %q", wire, got)
+		}
+		if int64(len(got)) > max(0, limit) {
+			t.Fatalf("%q: got %d bytes, want %d at most", wire, len(got), limit)
+		}
+	})
+}
+
 // unstuffed undoes dot-stuffing the plain way.
 func unstuffed(wire []byte) []byte {
 	var out []byte
