@@ -48,6 +48,7 @@ type expected struct {
 	subject  string   // "inner": the protected one is shown; "outer": the one inside is not
 	limits   bool     // 2 s and 64 MiB
 	passes   bool     // it may not be refused
+	beyond   bool     // no key in a token could open it
 }
 
 // answerTo is what is wanted of a yes or no.

@@ -45,8 +45,8 @@ func (w *world) mailOf(t testing.TB, s *sample, file string) (from, to string, m
 	}
 	if body := dearmoured(b); s.signer != "" && !ciphertext(body) && !bytes.Contains(b, []byte("-----BEGIN PGP SIGNED MESSAGE-----")) {
 		s.verified = either // RFC 3156 has no form for it; as text it need not count as signed
-	} else if passphraseOnly(body) {
-		s.opened, s.verified = wantNo, wantNo // the recipient's key does not open it, and a gateway has no passphrase
+	} else if s.opened == wantYes && beyondTokens(body) {
+		s.opened, s.verified, s.beyond = wantNo, wantNo, true // the verdict is of a program with passphrases and keys in files
 	}
 	to = w.to(s, b)
 	header := "From: " + from + "\nTo: " + to + "\nSubject: corpus\nMessage-ID: <" + s.path[strings.LastIndexByte(s.path, '/')+1:] + "@corpora>\n"
@@ -116,15 +116,23 @@ func ciphertext(b []byte) bool {
 	return slices.ContainsFunc(tags(b), func(tag uint8) bool { return tag == 9 || tag == 18 || tag == 20 })
 }
 
-// passphraseOnly reports whether a session key is wrapped with passphrases
-// and with no key.
-func passphraseOnly(b []byte) bool {
-	all := tags(b)
-	return slices.Contains(all, 3) && !slices.Contains(all, 1)
+// beyondTokens reports whether a session key is wrapped with passphrases, or
+// for keys of ElGamal, and in no way that a token could open.
+func beyondTokens(b []byte) bool {
+	wrapped := false
+	for _, p := range packets(b) {
+		switch {
+		case p.Tag == 1 && !(len(p.Contents) > 9 && p.Contents[0] == 3 && p.Contents[9] == 16):
+			return false
+		case p.Tag == 1, p.Tag == 3:
+			wrapped = true
+		}
+	}
+	return wrapped
 }
 
-// tags are those of the packets at the root, as far as they can be read.
-func tags(b []byte) (all []uint8) {
+// packets are those at the root, as far as they can be read.
+func packets(b []byte) (all []*packet.OpaquePacket) {
 	if len(b) == 0 || b[0]&0x80 == 0 {
 		return nil
 	}
@@ -133,8 +141,16 @@ func tags(b []byte) (all []uint8) {
 		if err != nil {
 			return all
 		}
+		all = append(all, p)
+	}
+}
+
+// tags are theirs.
+func tags(b []byte) (all []uint8) {
+	for _, p := range packets(b) {
 		all = append(all, p.Tag)
 	}
+	return all
 }
 
 // recipientIDs are the key ids that a message says it is for, of the first
@@ -143,12 +159,7 @@ func recipientIDs(b []byte) (ids []uint64) {
 	if i := bytes.Index(b, []byte("-----BEGIN PGP MESSAGE-----")); i > 0 {
 		b = b[i:]
 	}
-	r := packet.NewOpaqueReader(bytes.NewReader(dearmoured(b)))
-	for {
-		p, err := r.Next()
-		if err != nil {
-			return ids
-		}
+	for _, p := range packets(dearmoured(b)) {
 		switch c := p.Contents; {
 		case p.Tag == 1 && len(c) > 9 && c[0] == 3:
 			ids = append(ids, binary.BigEndian.Uint64(c[1:]))
@@ -158,6 +169,7 @@ func recipientIDs(b []byte) (ids []uint64) {
 			ids = append(ids, binary.BigEndian.Uint64(c[15:]))
 		}
 	}
+	return ids
 }
 
 // stuffed is a mail as it follows DATA (RFC 5321 §4.5.2).
