@@ -79,7 +79,7 @@ func (w *world) judgeSeed(t testing.TB, file string) (words []string, what strin
 		answers, _ := io.ReadAll(conn) // a server that breaks off has answered enough
 		conn.Close()
 		after := usage(t, w.Filterd.PID(), false)
-		if err != nil || len(answers) == 0 || after.time-before.time > costTime || after.peak-before.now > costMemory {
+		if err != nil || len(answers) == 0 || after.time-before.time > costTime || after.grew(before) > costMemory {
 			words, what = []string{"session"}, fmt.Sprintf("%v, %q", err, answers)
 		}
 		w.take(t, &outcome{})
