@@ -84,7 +84,7 @@ func (b *packetBody) Size() int { return b.in.Size() }
 // io.EOF at the end of the stream, if that falls between packets.
 func (p *packetReader) next() (tag int, body *packetBody, err error) {
 	if !p.body.done {
-		if _, err := io.Copy(io.Discard, &p.body); err != nil {
+		if err := p.body.skip(); err != nil {
 			return 0, nil, err
 		}
 	}
@@ -220,6 +220,27 @@ func (b *packetBody) ReadByte() (byte, error) {
 	}
 	b.left--
 	return c, nil
+}
+
+// skip reads to the end of the packet.
+func (b *packetBody) skip() error {
+	for {
+		if err := b.more(); err != nil {
+			if err == io.EOF {
+				return nil
+			}
+			return err
+		}
+		if b.open {
+			_, err := io.Copy(io.Discard, b)
+			return err
+		}
+		n, err := b.in.Discard(int(min(b.left, 1<<20)))
+		b.left -= int64(n)
+		if err != nil {
+			return cut(err)
+		}
+	}
 }
 
 // all reads a whole packet of at most limit bytes.
