@@ -206,7 +206,7 @@ func (c canonical) field(f Field) error {
 		for i, b := range line {
 			switch {
 			case b != '\r' && b != 0:
-			case i == 0: // a blank would fold the line
+			case i == 0, f.Name == "": // a blank would fold the line, or make one that is no field a boundary
 				line[i] = '?'
 			default:
 				line[i] = ' '

@@ -182,6 +182,9 @@ func FuzzContentType(f *testing.F) {
 		if again, same := contentType(printed); again != kind || !maps.Equal(same, params) {
 			t.Errorf("%q: got %q %q, printed and read %q %q", s, kind, params, again, same)
 		}
+		if strings.Contains(s, `\`) {
+			return // package mime leaves backslashes in, for names of files
+		}
 		if _, others, err := mime.ParseMediaType(s); err == nil && params["boundary"] != "" && params["boundary"] != others["boundary"] {
 			t.Errorf("%q: got boundary %q, package mime has %q", s, params["boundary"], others["boundary"])
 		}
