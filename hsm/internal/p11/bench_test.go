@@ -4,7 +4,9 @@ import (
 	"crypto/rsa"
 	"runtime"
 	"sync/atomic"
+	"syscall"
 	"testing"
+	"time"
 
 	"postern/hsm"
 	"postern/hsm/hsmtest"
@@ -44,6 +46,7 @@ func BenchmarkRawUnwrap(b *testing.B) {
 			}
 			var failed atomic.Pointer[error]
 			b.SetParallelism(max(1, benchWorkers/runtime.GOMAXPROCS(0)))
+			used := processor(b)
 			b.ResetTimer()
 			b.RunParallel(func(p *testing.PB) {
 				for p.Next() {
@@ -57,6 +60,17 @@ func BenchmarkRawUnwrap(b *testing.B) {
 				b.Fatal(*err)
 			}
 			b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "ops/s")
+			b.ReportMetric((processor(b)-used).Seconds()*1000/float64(b.N), "cpu-ms/op")
 		})
 	}
+}
+
+// processor is the time that this process has had on the processors.
+func processor(b *testing.B) time.Duration {
+	b.Helper()
+	var used syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &used); err != nil {
+		b.Fatal(err)
+	}
+	return time.Duration(used.Utime.Nano() + used.Stime.Nano())
 }
