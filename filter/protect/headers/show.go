@@ -56,7 +56,7 @@ func Show(opened *message.Message, entity []byte, signers []message.Address, l m
 	}
 	whole := shifted(p.entity, int64(len(head))-p.entity.Body.Start)
 	shown.Source = &joined{head: head, tail: opened.Source, from: p.entity.Body.Start}
-	whole.Header, whole.Whole = shown.Root.Header, message.Span{End: shown.Source.Size()}
+	whole.Header, whole.Params, whole.Whole = shown.Root.Header, shown.Root.Params, message.Span{End: shown.Source.Size()}
 	shown.Root = whole
 	return shown, nil
 }
