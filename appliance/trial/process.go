@@ -11,7 +11,6 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-	"sync"
 	"syscall"
 	"time"
 )
@@ -35,7 +34,7 @@ type handed struct {
 
 // start runs the program and waits until it is ready. The error of a program
 // that ended before has what it wrote last.
-func start(ctx context.Context, run string, log io.Writer, listeners []handed, env []string, program string, args ...string) (*Process, error) {
+func start(ctx context.Context, run string, log *os.File, listeners []handed, env []string, program string, args ...string) (*Process, error) {
 	name := filepath.Base(program)
 	notify := filepath.Join(run, name+".notify")
 	if err := os.Remove(notify); err != nil && !errors.Is(err, os.ErrNotExist) {
@@ -58,9 +57,12 @@ func start(ctx context.Context, run string, log io.Writer, listeners []handed, e
 	if len(names) > 0 {
 		cmd.Env = append(cmd.Env, "LISTEN_FDS="+strconv.Itoa(len(names)), "LISTEN_FDNAMES="+strings.Join(names, ":"))
 	}
-	last := &tail{}
-	out := io.MultiWriter(log, last)
-	cmd.Stdout, cmd.Stderr = out, out
+	before, err := log.Stat()
+	if err != nil {
+		return nil, fmt.Errorf("start %s: %w", name, err)
+	}
+	last := tail{log, before.Size()}
+	cmd.Stdout, cmd.Stderr = log, log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := cmd.Start(); err != nil {
 		return nil, fmt.Errorf("start %s: %w", name, err)
@@ -137,24 +139,22 @@ func (p *Process) Stop() error {
 	}
 }
 
-// tail keeps the last bytes that were written to it.
+// tail is what was written to a file since it had a size, as text. Of much it
+// is the last 2 KiB.
 type tail struct {
-	mutex sync.Mutex
-	b     []byte
+	file *os.File
+	from int64
 }
 
-func (t *tail) Write(p []byte) (int, error) {
-	t.mutex.Lock()
-	defer t.mutex.Unlock()
-	t.b = append(t.b, p...)
-	if len(t.b) > 2048 {
-		t.b = t.b[len(t.b)-2048:]
+func (t tail) String() string {
+	now, err := t.file.Stat()
+	if err != nil {
+		return err.Error()
 	}
-	return len(p), nil
-}
-
-func (t *tail) String() string {
-	t.mutex.Lock()
-	defer t.mutex.Unlock()
-	return strings.TrimSpace(string(t.b))
+	from := max(t.from, now.Size()-2048)
+	b, err := io.ReadAll(io.NewSectionReader(t.file, from, now.Size()-from))
+	if err != nil {
+		return err.Error()
+	}
+	return strings.TrimSpace(string(b))
 }

@@ -214,8 +214,8 @@ func (b *Box) StartFilterd(ctx context.Context) error {
 	return err
 }
 
-func (b *Box) log(name string) (io.Writer, error) {
-	f, err := os.OpenFile(b.Path(name), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
+func (b *Box) log(name string) (*os.File, error) {
+	f, err := os.OpenFile(b.Path(name), os.O_RDWR|os.O_CREATE|os.O_APPEND, 0o600)
 	if err == nil {
 		b.logs = append(b.logs, f)
 	}

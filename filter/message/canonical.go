@@ -202,7 +202,7 @@ func (c canonical) field(f Field) error {
 		return fmt.Errorf("content type of %d bytes: %w", len(raw), ErrSigned8Bit) // would be read as another one
 	}
 	for line := range bytes.Lines(raw) {
-		line = bytes.TrimSuffix(bytes.TrimSuffix(line, []byte("\n")), []byte("\r"))
+		line = line[:len(line)-lineEnd(line)]
 		for i, b := range line {
 			switch {
 			case b != '\r' && b != 0:

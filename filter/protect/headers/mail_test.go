@@ -3,6 +3,7 @@ package headers
 import (
 	"bytes"
 	"errors"
+	"slices"
 	"strings"
 	"testing"
 	"unicode"
@@ -291,7 +292,7 @@ func FuzzProtect(f *testing.F) {
 			return strings.Join(strings.Fields(message.DecodeWords(m.Get("Subject"))), " ")
 		}
 		want := plainly(m)
-		if m.Count("Subject") != 1 || strings.Contains(m.Get("Subject"), "=?") || strings.ContainsFunc(m.Get("Subject"), unicode.IsControl) || !utf8.ValidString(want) || strings.ContainsFunc(want, func(r rune) bool { return !unicode.IsPrint(r) }) {
+		if m.Count("Subject") != 1 || strings.Contains(m.Get("Subject"), "=?") || strings.ContainsFunc(m.Get("Subject"), unicode.IsControl) || slices.ContainsFunc(strings.Fields(want), func(w string) bool { return len(w) > 900 }) || !utf8.ValidString(want) || strings.ContainsFunc(want, func(r rune) bool { return !unicode.IsPrint(r) }) {
 			return // two readers may take it differently
 		}
 		if got := plainly(mail(t, shown(t, string(protected.Outer()), b.String()))); got != want {
