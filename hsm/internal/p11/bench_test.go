@@ -21,9 +21,10 @@ const benchWorkers = 4
 // which takes its time and none of this machine's.
 func BenchmarkRawUnwrap(b *testing.B) {
 	for _, c := range []struct {
-		name  string
-		rules []string
-	}{{"SoftHSM", nil}, {"Late20ms", []string{"C_Decrypt delay 20"}}} {
+		name    string
+		rules   []string
+		workers int
+	}{{"SoftHSM", nil, benchWorkers}, {"OneAtATime", nil, 1}, {"Late20ms", []string{"C_Decrypt delay 20"}, benchWorkers}} {
 		b.Run(c.name, func(b *testing.B) {
 			f := hsmtest.SoftHSM(b)
 			if c.rules != nil {
@@ -31,7 +32,7 @@ func BenchmarkRawUnwrap(b *testing.B) {
 				shim.Set(c.rules...)
 				f = shim.Fixture
 			}
-			tok := New(Config{Module: f.Module, Token: f.Label, Workers: benchWorkers})
+			tok := New(Config{Module: f.Module, Token: f.Label, Workers: c.workers})
 			b.Cleanup(func() { tok.Close() })
 			if err := reopen(tok, f.PIN); err != nil {
 				b.Fatal(err)
