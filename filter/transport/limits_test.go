@@ -4,6 +4,7 @@ import (
 	"context"
 	"io"
 	"net"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -33,15 +34,21 @@ func TestConnectionLimits(t *testing.T) {
 // In a full house who idles goes, and who sends a mail stays (R48).
 func TestSlowClientsKeepNobodyOut(t *testing.T) {
 	m := &mailbox{}
-	addr := serve(t, &Server{Handler: m, MaxConns: 5, MaxPerClient: 1000})
+	s := &Server{Handler: m, MaxConns: 5, MaxPerClient: 1000}
+	addr := serve(t, s)
 	busy := call(t, addr)
 	busy.upToData()
 	busy.say("x\r\n")
 	var slow []*caller
-	for range 20 {
+	for i := range 20 {
 		c := call(t, addr)
 		c.want("220 ")
 		slow = append(slow, c)
+		for deadline := time.Now().Add(5 * time.Second); idlers(s) < min(i+1, 4); runtime.Gosched() { // who was greeted idles soon
+			if time.Now().After(deadline) {
+				t.Fatalf("got %d idle sessions of %d", idlers(s), i+1)
+			}
+		}
 	}
 	slow[0].want("421 4.3.2 closing")
 	slow[0].closed()
@@ -54,6 +61,18 @@ func TestSlowClientsKeepNobodyOut(t *testing.T) {
 	if got := m.got(); len(got) != 2 {
 		t.Errorf("got %d mails, want 2", len(got))
 	}
+}
+
+// idlers counts the sessions that would have to go first.
+func idlers(s *Server) (n int) {
+	s.mutex.Lock()
+	defer s.mutex.Unlock()
+	for g := range s.guards {
+		if _, ok := g.dispensable(time.Now()); ok {
+			n++
+		}
+	}
+	return n
 }
 
 // 5,000 slow clients of many addresses, and normal mail passes in 5 s (R48).
