@@ -107,24 +107,27 @@ func serve(ctx context.Context, c *config.Filterd, stderr io.Writer) error {
 		}
 	}
 	var servers []*transport.Server
-	var listeners []net.Listener
+	var doors []door
 	for _, l := range c.Listeners {
-		s, ln, err := open(g, c, l, handed[l.Name], log)
+		s, listeners, err := open(g, c, l, handed[l.Name], log)
 		if err != nil {
-			for _, ln := range listeners {
-				ln.Close()
+			for _, d := range doors {
+				d.listener.Close()
 			}
 			return err
 		}
-		servers, listeners = append(servers, s), append(listeners, ln)
+		servers = append(servers, s)
+		for _, ln := range listeners {
+			doors = append(doors, door{s, ln})
+			log.Info("listening", "listener", l.Name, "address", ln.Addr().String(), "direction", l.Direction)
+		}
 	}
-	failed := make(chan error, len(servers))
-	for i, s := range servers {
-		go func() { failed <- s.Serve(listeners[i]) }()
-		log.Info("listening", "listener", c.Listeners[i].Name, "address", listeners[i].Addr().String(), "direction", c.Listeners[i].Direction)
+	failed := make(chan error, len(doors))
+	for _, d := range doors {
+		go func() { failed <- d.server.Serve(d.listener) }()
 	}
 	notify := service.NewNotifier()
-	if err := notify.Ready(fmt.Sprintf("%d listeners", len(servers))); err != nil {
+	if err := notify.Ready(fmt.Sprintf("%d listeners", len(doors))); err != nil {
 		log.Warn("notify", "error", err)
 	}
 	watching, unwatch := context.WithCancel(ctx)
@@ -149,8 +152,15 @@ func serve(ctx context.Context, c *config.Filterd, stderr io.Writer) error {
 	return err
 }
 
-// open makes one listener, from what systemd handed over or by its address.
-func open(g *filter.Gateway, c *config.Filterd, l config.Listener, handed []net.Listener, log *slog.Logger) (*transport.Server, net.Listener, error) {
+// door is one socket that a server takes connections from.
+type door struct {
+	server   *transport.Server
+	listener net.Listener
+}
+
+// open makes one listener: from all that systemd handed over under its name,
+// or by its address.
+func open(g *filter.Gateway, c *config.Filterd, l config.Listener, handed []net.Listener, log *slog.Logger) (*transport.Server, []net.Listener, error) {
 	s := &transport.Server{
 		Name: c.AuthservID, Domain: slices.Min(slices.Collect(maps.Keys(c.Domains))), Handler: g.Handler(gateway.Listener(l)),
 		MaxSize: int64(c.Limits.MessageSize), MaxRecipients: c.Limits.Recipients, MaxConns: l.MaxConnections,
@@ -160,13 +170,13 @@ func open(g *filter.Gateway, c *config.Filterd, l config.Listener, handed []net.
 		s.MaxPerClient = l.MaxConnections // one mail server is all the clients there are
 	}
 	if len(handed) > 0 {
-		return s, handed[0], nil
+		return s, handed, nil
 	}
 	ln, err := net.Listen("tcp", l.Address)
 	if err != nil {
 		return nil, nil, fmt.Errorf("listen for %q: %w (hint: another program has the port, or it wants CAP_NET_BIND_SERVICE)", l.Name, err)
 	}
-	return s, ln, nil
+	return s, []net.Listener{ln}, nil
 }
 
 // selfCheck walks a small mail through the whole path but the relay: what
