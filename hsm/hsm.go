@@ -222,6 +222,8 @@ const (
 	OpenPGPX25519                   // RFC 9580 §5.1.6: X25519, HKDF-SHA256, AES-128 key wrap
 	PKCS1                           // RSAES-PKCS1-v1_5 around a bare key of Size bytes (RFC 8017 §7.2, RFC 3370 §4.2.1)
 	OAEP                            // RSAES-OAEP around a bare key (RFC 8017 §7.1): Hash, MGFHash, Label
+	CMSX963                         // RFC 5753 §7.1.4, RFC 8418: ECDH with an ephemeral key, X9.63 KDF with Hash, key wrap
+	CMSHKDF                         // RFC 8418 §2.2: the same with HKDF
 )
 
 // Wrapped is a session key as it stands in the mail: every field is copied
@@ -241,9 +243,13 @@ type Wrapped struct {
 
 	// RSA around a bare key.
 	Size    int         // PKCS1: expected length of the key in bytes, 1 to 64; OpenPGP: length when it is known from outside, or 0
-	Hash    crypto.Hash // OAEP
+	Hash    crypto.Hash // OAEP, and the KDF of CMSX963 and CMSHKDF
 	MGFHash crypto.Hash // OAEP
 	Label   []byte      // OAEP
+
+	// CMS key agreement; the curve is the key's.
+	WrapAlgorithm []byte // AlgorithmIdentifier of the key wrap, DER: input of the KDF (RFC 5753 §7.2)
+	UKM           []byte // entityUInfo of the KDF; nil: absent
 }
 
 // SessionKey is the secret of one message. Cipher is the OpenPGP cipher id

@@ -296,3 +296,6 @@ func (*Protector) Usable(c keyring.Cert, at time.Time) error {
 	_, err := recipientOf(c, at)
 	return err
 }
+
+// Class is one for all: a message may have recipients of every kind of OpenPGP key.
+func (*Protector) Class(keyring.Cert) string { return "" }

@@ -32,7 +32,11 @@ func (p *Protector) Seal(ctx context.Context, r protect.SealRequest) (*message.M
 	}
 	var by *signer
 	if r.Signer != nil {
-		if by, err = signerOf(p.Token, *r.Signer, r.At); err != nil {
+		key, err := signingKey(*r.Signer, r.At)
+		if err != nil {
+			return nil, fmt.Errorf("seal: %w", err)
+		}
+		if by, err = newSigner(p.Token, key); err != nil {
 			return nil, fmt.Errorf("seal: %w", err)
 		}
 	}
@@ -84,8 +88,8 @@ func recipientsOf(certs []keyring.Cert, at time.Time) ([]recipient, error) {
 	return list, nil
 }
 
-// signerOf finds the key that signs for an identity now.
-func signerOf(token hsm.Token, id keyring.Identity, at time.Time) (*signer, error) {
+// signingKey finds the key that signs for an identity at the time.
+func signingKey(id keyring.Identity, at time.Time) (*packet.PublicKey, error) {
 	e, err := entityOf(id.Raw)
 	if err != nil {
 		return nil, fmt.Errorf("identity %s: %w", id.Fingerprint, err)
@@ -94,7 +98,13 @@ func signerOf(token hsm.Token, id keyring.Identity, at time.Time) (*signer, erro
 	if !ok {
 		return nil, fmt.Errorf("identity %s: no key that may sign now: %w", id.Fingerprint, hsm.ErrRefused)
 	}
-	return newSigner(token, k.PublicKey)
+	return k.PublicKey, nil
+}
+
+// Signs tells whether the identity can sign at the time, and why not.
+func (*Protector) Signs(i keyring.Identity, at time.Time) error {
+	_, err := signingKey(i, at)
+	return err
 }
 
 // writeSigned writes a multipart/signed.

@@ -361,7 +361,11 @@ func TestVerifyDenied(t *testing.T) {
 // signedBy is a multipart/signed around an entity, signed by the token.
 func signedBy(t testing.TB, token hsm.Token, id keyring.Identity, entity string) string {
 	t.Helper()
-	by, err := signerOf(token, id, now)
+	key, err := signingKey(id, now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	by, err := newSigner(token, key)
 	if err != nil {
 		t.Fatal(err)
 	}

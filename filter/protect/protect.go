@@ -53,6 +53,7 @@ type Finding struct {
 	Good    bool              // it fits, its certificate is valid and trusted at the time of judgement, and it covers the whole payload
 	Signers []message.Address // addresses that the certificate of the good signature names
 	Signer  string            // fingerprint of that certificate, "" if none
+	Brought []keyring.Cert    // certificates that came along with a good signature and belong to its signer
 	Reason  string            // one of the words above
 }
 
@@ -73,7 +74,10 @@ type OpenRequest struct {
 type SealRequest struct {
 	Message    *message.Message
 	Signer     *keyring.Identity // nil: not signed
-	Recipients []keyring.Cert    // empty: not encrypted
+	Recipients []keyring.Cert    // of one class; empty: not encrypted
+	// Own are all identities of the author: their certificates for
+	// encryption are told to the reader where the format can say so.
+	Own []keyring.Identity
 	At         time.Time
 	NewSpool   func() *message.Spool
 }
@@ -96,4 +100,10 @@ type Protector interface {
 	Seal(ctx context.Context, r SealRequest) (*message.Message, error)
 	// Usable tells whether the certificate can be sealed to at the time, and why not.
 	Usable(c keyring.Cert, at time.Time) error
+	// Signs tells whether an identity of ours can sign at the time, and why not:
+	// of some formats one certificate signs, and another one is sealed to.
+	Signs(i keyring.Identity, at time.Time) error
+	// Class names a kind of recipient: those of different classes never share
+	// a message, since the programs of one cannot read what the other needs.
+	Class(c keyring.Cert) string
 }
