@@ -47,6 +47,9 @@ type Cert struct {
 	Source      string // "import", "enrol", "mail", "wkd" …
 	FirstSeen   time.Time
 	LastSeen    time.Time
+	// Capabilities are what its owner's programs said they read: the DER of
+	// SMIMECapabilities (RFC 8551 §2.5.2) as it stood in a signature, or nil.
+	Capabilities []byte
 }
 
 // Identity is one of our own: a certificate whose private keys are in the
