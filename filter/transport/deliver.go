@@ -28,17 +28,30 @@ var errSize = errors.New("mail is not as long as it was said to be")
 const maxBatch = 50
 
 // deliver carries one mail over l. Unless all is well with it, l is broken.
-func (l *link) deliver(ctx context.Context, e *Envelope, size int64, mail io.WriterTo) Result {
+// stale says that l was kept from an earlier mail and did not answer any more.
+func (l *link) deliver(ctx context.Context, e *Envelope, size int64, mail io.WriterTo) (r Result, stale bool) {
 	defer l.bind(ctx)()
 	lines, err := l.envelope(e, size)
 	if err != nil {
-		return Result{Err: err}
+		return Result{Err: err}, false
 	}
+	if l.begun {
+		if r, err := l.ask("RSET", l.hop.timeouts().Connect); err != nil || !r.ok() {
+			l.broken = true
+			return Result{Err: trouble("send envelope", errors.Join(err, errReply))}, ctx.Err() == nil
+		}
+	}
+	l.begun = true
 	answers, err := l.converse(lines)
 	if err != nil {
 		l.broken = true
-		return Result{Err: err}
+		return Result{Err: err}, l.uses > 0 && len(answers) == 0 && ctx.Err() == nil
 	}
+	return l.transfer(e, answers, size, mail), false
+}
+
+// transfer carries the mail whose envelope was answered so.
+func (l *link) transfer(e *Envelope, answers []Reply, size int64, mail io.WriterTo) Result {
 	if !answers[0].ok() {
 		l.unexpected(answers)
 		return Result{Err: answers[0]}
@@ -176,13 +189,18 @@ func path(a message.Address, wide bool) (string, error) {
 
 // converse says the commands, many at once where the next hop takes that (RFC
 // 2920). Their answers are as many, unless MAIL or every RCPT failed before
-// DATA was said. An answer that is neither yes nor no is an error.
+// DATA was said. An answer that is neither yes nor no is an error; with it come
+// those heard before. A connection that was kept may have gone silent: it has
+// as long for its first answer as a new one has to come about.
 func (l *link) converse(lines []string) (answers []Reply, err error) {
 	batch := 1
 	if _, ok := l.extensions["PIPELINING"]; ok {
 		batch = maxBatch
 	}
 	within := l.hop.timeouts().Command
+	if l.uses > 0 {
+		within = l.hop.timeouts().Connect
+	}
 	accepted := false
 	for i := 0; i < len(lines); i += batch {
 		next := lines[i:min(i+batch, len(lines))]
@@ -191,26 +209,27 @@ func (l *link) converse(lines []string) (answers []Reply, err error) {
 		}
 		for _, line := range next {
 			if err := l.send(line); err != nil {
-				return nil, trouble("send envelope", err)
+				return answers, trouble("send envelope", err)
 			}
 		}
 		if err := l.writer.Flush(); err != nil {
-			return nil, trouble("send envelope", err)
+			return answers, trouble("send envelope", err)
 		}
 		for j, line := range next {
 			r, _, err := l.read(within)
+			within = l.hop.timeouts().Command
 			if err != nil {
-				return nil, trouble("send envelope", err)
+				return answers, trouble("send envelope", err)
 			}
 			if r.Code == 421 {
-				return nil, own(r)
+				return answers, own(r)
 			}
 			yes := r.ok()
 			if line == "DATA" {
 				yes = r.Code == 354
 			}
 			if !yes && !r.no() {
-				return nil, trouble("send envelope", errReply)
+				return answers, trouble("send envelope", errReply)
 			}
 			if i+j > 0 && r.ok() {
 				accepted = true
@@ -301,5 +320,6 @@ func (l *link) final(replies []Reply, to []int) Result {
 		}
 		replies[i] = r
 	}
+	l.begun = l.broken
 	return Result{Replies: replies}
 }

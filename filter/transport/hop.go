@@ -53,8 +53,15 @@ func (h *Hop) Deliver(ctx context.Context, e *Envelope, size int64, mail io.Writ
 	if err != nil {
 		return Result{Err: err}
 	}
-	// From here on there is no second try: the next hop may have acted.
-	res := l.deliver(ctx, e, size, mail)
+	res, stale := l.deliver(ctx, e, size, mail)
+	if stale { // the mail was not begun: a second try can't make two of it
+		l.close()
+		h.drop(false)
+		if l, err = h.connect(ctx); err != nil {
+			return Result{Err: err}
+		}
+		res, _ = l.deliver(ctx, e, size, mail)
+	}
 	res.TLS = Carried(l.tls)
 	h.give(l)
 	return res
@@ -94,8 +101,8 @@ func (h *Hop) serverName() string {
 	return host
 }
 
-// take gives an idle connection that still answers, or a new one. Where one
-// does not answer the others are not asked.
+// take gives an idle connection, or a new one. Whether an idle one still
+// answers shows when it is told of the next mail.
 func (h *Hop) take(ctx context.Context) (*link, error) {
 	h.mutex.Lock()
 	var l *link
@@ -107,15 +114,7 @@ func (h *Hop) take(ctx context.Context) (*link, error) {
 		return h.connect(ctx)
 	}
 	l.retire.Stop()
-	release := l.bind(ctx)
-	r, err := l.ask("RSET", h.timeouts().Connect)
-	release()
-	if err == nil && r.ok() && !l.broken {
-		return l, nil
-	}
-	l.close()
-	h.drop(false)
-	return h.connect(ctx)
+	return l, nil
 }
 
 // drop closes the idle connections.

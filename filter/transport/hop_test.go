@@ -98,7 +98,7 @@ func TestDeliver(t *testing.T) {
 				t.Errorf("got %d connections, want 1", f.times())
 			}
 			heard := f.all()
-			for _, want := range []string{"\r\nDATA\r\n.\r\nRSET\r\n", "\r\nDATA\r\nx\r\n.\r\n", "\r\nDATA\r\n..\r\n.\r\n", "\r\nDATA\r\n...\r\n..x\r\n.\r\n", "\r\nDATA\r\nno end\r\n.\r\n"} {
+			for _, want := range []string{"\r\nDATA\r\n.\r\nMAIL FROM:", "\r\nDATA\r\nx\r\n.\r\n", "\r\nDATA\r\n..\r\n.\r\n", "\r\nDATA\r\n...\r\n..x\r\n.\r\n", "\r\nDATA\r\nno end\r\n.\r\n"} {
 				if !strings.Contains(heard, want) {
 					t.Errorf("not heard: %q", want)
 				}
@@ -429,49 +429,84 @@ func TestOldNextHop(t *testing.T) {
 	}
 }
 
-// A connection that died in the pool costs nothing; one that dies after MAIL
-// is not tried again.
+// A kept connection that does not answer any more costs nothing. Once it has
+// answered there is no second try, and a mail that was begun and not ended is
+// taken back before the next one.
 func TestReuse(t *testing.T) {
-	f := playing(t, func(l *line) {
-		switch l.n {
-		case 1: // serves one mail, and is gone
-			l.say("220 hop")
-			for _, answer := range []string{"250 hop", "250 ok", "250 ok", "354 go"} {
+	for name, test := range map[string]struct {
+		first  string   // answer to the first mail's RCPT
+		second []string // what the first connection answers then; "" ends it
+		ok     bool     // of the second mail
+		conns  int
+		heard  string
+	}{
+		"in order":                   {"250 ok", []string{"250 ok", "250 ok", "354 go"}, true, 1, "\r\n.\r\nMAIL FROM"},
+		"gone":                       {"250 ok", []string{""}, true, 2, ""},
+		"takes leave":                {"250 ok", []string{"421 4.4.2 idle for too long"}, true, 2, ""},
+		"talks nonsense":             {"250 ok", []string{"garbage"}, true, 2, ""},
+		"refuses":                    {"250 ok", []string{"451 4.3.2 later"}, false, 1, ""},
+		"gone after MAIL":            {"250 ok", []string{"250 ok", ""}, false, 1, ""},
+		"takes leave after MAIL":     {"250 ok", []string{"250 ok", "421 4.3.2 going down"}, false, 1, ""},
+		"gone after DATA":            {"250 ok", []string{"250 ok", "250 ok", ""}, false, 1, ""},
+		"reset":                      {"550 5.1.1 nobody", []string{"250 reset", "250 ok", "250 ok", "354 go"}, true, 1, "RSET\r\nMAIL FROM"},
+		"gone before the reset":      {"550 5.1.1 nobody", []string{""}, true, 2, ""},
+		"does not reset":             {"550 5.1.1 nobody", []string{"500 what"}, true, 2, ""},
+		"gone after a good reset":    {"550 5.1.1 nobody", []string{"250 reset", ""}, true, 2, ""},
+		"refuses after a good reset": {"550 5.1.1 nobody", []string{"250 reset", "451 4.3.2 later"}, false, 1, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := playing(t, func(l *line) {
+				if l.n > 1 {
+					plain(l)
+					return
+				}
+				first := []string{"250 hop", "250 ok", test.first, "354 go"}
+				if test.first[0] != '2' {
+					first = first[:3]
+				}
+				l.say("220 hop")
+				for _, answers := range [][]string{first, test.second} {
+					for _, a := range answers {
+						if l.hear() == "" || a == "" {
+							return
+						}
+						l.say(a)
+					}
+					if answers[len(answers)-1][:3] == "354" {
+						if !l.mail() {
+							return
+						}
+						l.say("250 ok")
+					}
+				}
 				l.hear()
-				l.say(answer)
+			})
+			h := &Hop{Address: f.addr, Name: "gw.example"}
+			defer h.Close()
+			res := deliver(t, h, envelope(t, "b@to.example"), "x\r\n")
+			if got, want := res.Err == nil && res.Replies[0].ok(), test.first[0] == '2'; got != want {
+				t.Fatalf("first mail: got %+v", res)
 			}
-			l.mail()
-			l.say("250 ok")
-		case 2: // serves one mail, and falls silent at the second MAIL
-			l.say("220 hop")
-			for _, answer := range []string{"250 hop", "250 ok", "250 ok", "354 go"} {
-				l.hear()
-				l.say(answer)
+			res = deliver(t, h, envelope(t, "b@to.example"), "x\r\n")
+			if got := res.Err == nil && res.Replies[0].ok(); got != test.ok {
+				t.Errorf("second mail: got %+v, want success %v", res, test.ok)
 			}
-			l.mail()
-			l.say("250 ok")
-			l.hear()
-			l.say("250 reset")
-			l.hear()
-		default:
-			plain(l)
-		}
-	})
-	h := &Hop{Address: f.addr, Name: "gw.example"}
-	defer h.Close()
-	for i, want := range []bool{true, true, false, true} {
-		res := deliver(t, h, envelope(t, "b@to.example"), "x\r\n")
-		if (res.Err == nil) != want {
-			t.Errorf("mail %d: got %v, want success %v", i, res.Err, want)
-		}
+			if got := f.times(); got != test.conns {
+				t.Errorf("got %d connections, want %d", got, test.conns)
+			}
+			if !strings.Contains(f.all(), test.heard) {
+				t.Errorf("got %q, want %q in it", f.all(), test.heard)
+			}
+		})
 	}
-	if got := strings.Count(f.all(), "MAIL FROM"); got != 4 || f.times() != 3 {
-		t.Errorf("got %d MAIL on %d connections, want 4 on 3", got, f.times())
-	}
+}
+
+// Nothing is kept by a hop that was closed.
+func TestReuseClosed(t *testing.T) {
+	h := &Hop{Address: playing(t, plain).addr, Name: "gw.example"}
 	h.Close()
-	res := deliver(t, h, envelope(t, "b@to.example"), "x\r\n")
-	if res.Err != nil || len(h.idle) != 0 {
-		t.Errorf("after Close: got %v, %d idle", res.Err, len(h.idle))
+	if res := deliver(t, h, envelope(t, "b@to.example"), "x\r\n"); res.Err != nil || len(h.idle) != 0 {
+		t.Errorf("got %v, %d idle", res.Err, len(h.idle))
 	}
 }
 

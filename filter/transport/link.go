@@ -30,6 +30,7 @@ type link struct {
 	extensions map[string]string
 	tls        *tls.ConnectionState
 	broken     bool // must not be used again
+	begun      bool // a mail was begun and not ended: RSET comes before the next one
 	uses       int
 	retire     *time.Timer
 }
