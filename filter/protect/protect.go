@@ -77,9 +77,18 @@ type SealRequest struct {
 	Recipients []keyring.Cert    // of one class; empty: not encrypted
 	// Own are all identities of the author: their certificates for
 	// encryption are told to the reader where the format can say so.
-	Own []keyring.Identity
-	At         time.Time
-	NewSpool   func() *message.Spool
+	Own      []keyring.Identity
+	Style    Style // what the recipients' rule asks for
+	At       time.Time
+	NewSpool func() *message.Spool
+}
+
+// Style is what a partner and the site agreed on, beyond what certificates and
+// capabilities say. The zero Style leaves everything to those.
+type Style struct {
+	Cipher string // "" or "aes-128-cbc", "aes-192-cbc", "aes-256-cbc", "aes-128-gcm", "aes-256-gcm": S/MIME content encryption
+	OAEP   bool   // S/MIME: RSA recipients get RSAES-OAEP with SHA-256, whatever their capabilities say
+	PSS    bool   // S/MIME: RSA keys of ours sign with RSASSA-PSS, whatever the capabilities say
 }
 
 // Protector is one protection format. Its errors: ErrCannotOpen, ErrNoCert,
