@@ -1,0 +1,229 @@
+// Package cms reads and writes the Cryptographic Message Syntax (RFC 5652) as
+// mail uses it (RFC 8551): signed, enveloped, authenticated-enveloped and
+// compressed data. It streams, keeps no more in memory than a few buffers and
+// the bounded tables at the head and the foot of a message, and reads BER as
+// well as DER. Private keys stay in the token: a signature is asked for by
+// digest, and a wrapped key is handed out as it stands in the message.
+//
+// What a message says of itself is a claim. Nobody is trusted here, and no
+// certificate is judged: that is for who knows at what time and by which
+// anchors. Content that was written out counts only when the function that
+// wrote it has given no error.
+//
+// Departures from the standards: there is no DigestedData, EncryptedData or
+// AuthenticatedData; a message has at most 16 signers, and of its recipients 16
+// are looked at; MD5, SHA-1, DSA and RSA below 2048 bits verify nothing;
+// unsigned attributes, and with them countersignatures, are passed over; one
+// ContentInfo is read, and nothing may follow it.
+package cms
+
+import (
+	"bytes"
+	"encoding/asn1"
+	"errors"
+	"fmt"
+	"io"
+
+	"golang.org/x/crypto/cryptobyte"
+	cbasn1 "golang.org/x/crypto/cryptobyte/asn1"
+
+	"postern/filter/cms/ber"
+)
+
+// What may be wrong with a message. Errors of a reader or a writer that was
+// handed in, and those of the token, come through as they are.
+var (
+	ErrForm         = ber.ErrSyntax                          // not the syntax, or not what was asked for
+	ErrLimit        = ber.ErrLimit                           // too long, too deep, too many
+	ErrAlgorithm    = errors.New("algorithm not accepted")   // unknown, or too weak to mean anything
+	ErrBadSignature = errors.New("signature does not fit")   // wrong key, altered content, altered attributes
+	ErrDecrypt      = errors.New("decrypt content: refused") // every way in which ciphertext does not open
+)
+
+// Type is the content type of a message (RFC 5652 §4).
+type Type uint8
+
+// The content types that are known.
+const (
+	Unknown       Type = iota // none of the following
+	Data                      // RFC 5652 §4
+	Signed                    // RFC 5652 §5
+	Enveloped                 // RFC 5652 §6
+	AuthEnveloped             // RFC 5083
+	Compressed                // RFC 3274
+)
+
+// String is the word of RFC 5652 for the type.
+func (t Type) String() string {
+	switch t {
+	case Data:
+		return "data"
+	case Signed:
+		return "signedData"
+	case Enveloped:
+		return "envelopedData"
+	case AuthEnveloped:
+		return "authEnvelopedData"
+	case Compressed:
+		return "compressedData"
+	}
+	return "unknown"
+}
+
+// Object identifiers that both halves of the package need.
+var (
+	oidData          = asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 7, 1}
+	oidSigned        = asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 7, 2}
+	oidEnveloped     = asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 7, 3}
+	oidAuthEnveloped = asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 9, 16, 1, 23}
+	oidCompressed    = asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 9, 16, 1, 9}
+
+	oidContentType   = asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 9, 3}
+	oidMessageDigest = asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 9, 4}
+
+	oidRSA  = asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 1, 1} // rsaEncryption
+	oidOAEP = asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 1, 7}
+	oidMGF1 = asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 1, 8}
+	oidPSS  = asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 1, 10}
+)
+
+// typeOf is the type that an object identifier names.
+func typeOf(oid asn1.ObjectIdentifier) Type {
+	switch {
+	case oid.Equal(oidData):
+		return Data
+	case oid.Equal(oidSigned):
+		return Signed
+	case oid.Equal(oidEnveloped):
+		return Enveloped
+	case oid.Equal(oidAuthEnveloped):
+		return AuthEnveloped
+	case oid.Equal(oidCompressed):
+		return Compressed
+	}
+	return Unknown
+}
+
+// TypeOf is the type of the ContentInfo that begins with head, of which 64
+// bytes are enough. It is Unknown for anything else.
+func TypeOf(head []byte) Type {
+	oid, err := readContentInfo(ber.NewReader(bytes.NewReader(head)))
+	if err != nil {
+		return Unknown
+	}
+	return typeOf(oid)
+}
+
+// readContentInfo reads a ContentInfo (RFC 5652 §3) up to what stands inside
+// of its [0], which Next shows then. endContentInfo goes with it.
+func readContentInfo(r *ber.Reader) (asn1.ObjectIdentifier, error) {
+	if err := enter(r, ber.Universal, ber.Sequence); err != nil {
+		return nil, err
+	}
+	oid, err := readOID(r)
+	if err != nil {
+		return nil, err
+	}
+	return oid, enter(r, ber.Context, 0)
+}
+
+// endContentInfo is an error if the ContentInfo has more in it, or anything follows.
+func endContentInfo(r *ber.Reader) error {
+	if err := r.Leave(); err != nil {
+		return err
+	}
+	if err := r.Leave(); err != nil {
+		return err
+	}
+	return r.End()
+}
+
+// enter goes into the next element, which has to have the tag.
+func enter(r *ber.Reader, class byte, number uint32) error {
+	t, err := r.Next()
+	if err == io.EOF || err == nil && !t.Is(class, number) {
+		return fmt.Errorf("read CMS: another element than expected: %w", ErrForm)
+	}
+	if err != nil {
+		return err
+	}
+	return r.Enter()
+}
+
+// readOID reads the next element, which has to be an OBJECT IDENTIFIER.
+func readOID(r *ber.Reader) (asn1.ObjectIdentifier, error) {
+	der, err := r.DER(maxOID)
+	if err != nil {
+		return nil, err
+	}
+	var oid asn1.ObjectIdentifier
+	s := cryptobyte.String(der)
+	if !s.ReadASN1ObjectIdentifier(&oid) {
+		return nil, fmt.Errorf("read object identifier: %w", ErrForm)
+	}
+	return oid, nil
+}
+
+// maxOID bounds an object identifier, and maxAlgorithm an AlgorithmIdentifier, in bytes.
+const (
+	maxOID       = 64
+	maxAlgorithm = 1 << 10
+)
+
+// algorithm is an AlgorithmIdentifier (RFC 5652 §10.1).
+type algorithm struct {
+	oid    asn1.ObjectIdentifier
+	params []byte // one element in DER, or nil when absent
+}
+
+// null is NULL in DER, the parameters of many algorithms.
+var null = []byte{5, 0}
+
+// readAlgorithm reads an AlgorithmIdentifier off s.
+func readAlgorithm(s *cryptobyte.String, a *algorithm) bool {
+	return readTaggedAlgorithm(s, a, cbasn1.SEQUENCE)
+}
+
+// readTaggedAlgorithm reads one that is tagged implicitly.
+func readTaggedAlgorithm(s *cryptobyte.String, a *algorithm, tag cbasn1.Tag) bool {
+	var seq, params cryptobyte.String
+	var any cbasn1.Tag
+	if !s.ReadASN1(&seq, tag) || !seq.ReadASN1ObjectIdentifier(&a.oid) {
+		return false
+	}
+	a.params = nil
+	if !seq.Empty() {
+		if !seq.ReadAnyASN1Element(&params, &any) {
+			return false
+		}
+		a.params = params
+	}
+	return seq.Empty()
+}
+
+// parseAlgorithm reads an AlgorithmIdentifier that is all of der.
+func parseAlgorithm(der []byte) (a algorithm, ok bool) {
+	s := cryptobyte.String(der)
+	return a, readAlgorithm(&s, &a) && s.Empty()
+}
+
+// bare reports whether the parameters say nothing: absent, or NULL (RFC 5754 §2).
+func (a algorithm) bare() bool { return a.params == nil || bytes.Equal(a.params, null) }
+
+// add prints a.
+func (a algorithm) add(b *cryptobyte.Builder) { a.addTagged(b, cbasn1.SEQUENCE) }
+
+// addTagged prints a with an implicit tag.
+func (a algorithm) addTagged(b *cryptobyte.Builder, tag cbasn1.Tag) {
+	b.AddASN1(tag, func(b *cryptobyte.Builder) {
+		b.AddASN1ObjectIdentifier(a.oid)
+		b.AddBytes(a.params)
+	})
+}
+
+// der is a alone.
+func (a algorithm) der() ([]byte, error) {
+	var b cryptobyte.Builder
+	a.add(&b)
+	return b.Bytes()
+}
