@@ -201,12 +201,6 @@ func readTaggedAlgorithm(s *cryptobyte.String, a *algorithm, tag cbasn1.Tag) boo
 	return seq.Empty()
 }
 
-// parseAlgorithm reads an AlgorithmIdentifier that is all of der.
-func parseAlgorithm(der []byte) (a algorithm, ok bool) {
-	s := cryptobyte.String(der)
-	return a, readAlgorithm(&s, &a) && s.Empty()
-}
-
 // bare reports whether the parameters say nothing: absent, or NULL (RFC 5754 §2).
 func (a algorithm) bare() bool { return a.params == nil || bytes.Equal(a.params, null) }
 
