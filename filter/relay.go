@@ -14,6 +14,7 @@ import (
 
 	"postern/filter/message"
 	"postern/filter/policy"
+	"postern/filter/protect"
 	"postern/filter/transport"
 )
 
@@ -139,6 +140,9 @@ func (g *Gateway) relay(ctx context.Context, p *passage) error {
 		}
 		res := hop.Deliver(ctx, env, c.Message.Len(), c.Message)
 		p.carried = res.TLS
+		if p.listener.Direction == policy.Inbound && p.layer == protect.Sealed {
+			res = quiet(res)
+		}
 		if res.Err != nil {
 			return fmt.Errorf("relay mail: %w", res.Err)
 		}

@@ -107,6 +107,28 @@ func replyTo(err error, trace string) transport.Reply {
 	return r
 }
 
+// quiet keeps the codes of a next hop's answer, and none of its words: they may
+// quote what was opened, and go to whoever sent the mail. Sealed mail that did
+// not open gets the same, or the words would tell which did.
+func quiet(res transport.Result) transport.Result {
+	wordless := func(r transport.Reply) transport.Reply {
+		r.Text = "taken"
+		if r.Code/100 != 2 {
+			r.Text = "next hop does not take it"
+		}
+		return r
+	}
+	replies := make([]transport.Reply, len(res.Replies))
+	for i, r := range res.Replies {
+		replies[i] = wordless(r)
+	}
+	res.Replies = replies
+	if r := (transport.Reply{}); errors.As(res.Err, &r) {
+		res.Err = wordless(r)
+	}
+	return res
+}
+
 // wordOf is the reason why a mail did not pass, in a word.
 func wordOf(err error) string {
 	var r transport.Reply
