@@ -1,0 +1,196 @@
+package cms
+
+import (
+	"crypto/cipher"
+	"crypto/subtle"
+	"encoding/binary"
+)
+
+const (
+	gcmNonce      = 12 // bytes, RFC 5084 §3.2: recommended, and all that anybody sends
+	gcmTag        = 16
+	gcmMinTag     = 12
+	gcmDefaultTag = 12
+	gcmMax        = 1<<36 - 32 // bytes of content, NIST SP 800-38D §5.2.1.1
+)
+
+// gcm is AES-GCM (NIST SP 800-38D) over a stream. What is authenticated beside
+// the content stands behind it in the message (RFC 5083 §2.1) and comes last.
+type gcm struct {
+	stream cipher.Stream
+	sum    ghash
+	mask   [gcmTag]byte // what the hash is encrypted with
+	tag    int
+	length uint64 // of the content so far
+}
+
+func newGCM(block cipher.Block, nonce []byte, tag int) (*gcm, error) {
+	g := &gcm{tag: tag}
+	if err := g.sum.init(block); err != nil {
+		return nil, err
+	}
+	var counter [gcmTag]byte
+	copy(counter[:], nonce)
+	counter[gcmTag-1] = 1
+	block.Encrypt(g.mask[:], counter[:])
+	// The counter of GCM has 32 bits, that of CTR 128: they are the same for
+	// as long as the content stays below gcmMax.
+	counter[gcmTag-1] = 2
+	g.stream = cipher.NewCTR(block, counter[:])
+	return g, nil
+}
+
+func (g *gcm) open(b []byte) []byte {
+	g.length += uint64(len(b))
+	g.sum.update(b)
+	g.stream.XORKeyStream(b, b)
+	return b
+}
+
+func (g *gcm) close(attributes, tag []byte) ([]byte, bool) {
+	want := g.sign(attributes)
+	return nil, g.length <= gcmMax && len(tag) == g.tag && subtle.ConstantTimeCompare(want, tag) == 1
+}
+
+// sign is the tag over all that came.
+func (g *gcm) sign(attributes []byte) []byte {
+	var before ghash
+	before.copy(&g.sum)
+	before.update(attributes)
+	total := before.u.mul(g.sum.h.power(g.sum.blocks)).xor(g.sum.u)
+	lengths := element{uint64(len(attributes)) * 8, g.length * 8}
+	total = total.xor(lengths.mul(g.sum.h))
+	tag := total.bytes()
+	subtle.XORBytes(tag[:], tag[:], g.mask[:])
+	return tag[:g.tag]
+}
+
+type gcmSealer struct{ *gcm }
+
+func (g gcmSealer) seal(b []byte) {
+	g.length += uint64(len(b))
+	g.stream.XORKeyStream(b, b)
+	g.sum.update(b)
+}
+
+func (g gcmSealer) close(b []byte) (last, tag []byte) {
+	g.seal(b)
+	return b, g.sign(nil)
+}
+
+// ghash is GHASH (NIST SP 800-38D §6.4) of blocks X1…Xn, kept as
+//
+//	u = X1·H^(n+1) ⊕ … ⊕ Xn·H²
+//
+// which is one factor H more than the standard's. The standard library has no
+// GHASH, but its GCM computes one over additional data: with an empty content
+// the tag is u ⊕ L·H ⊕ E, where L is a block of lengths and E a mask, both of
+// which are the same for zeros of the same length, and cancel. A state goes
+// into the next piece through its second block, whose weight is that of the
+// state. So the long work is done by the assembly of the standard library, and
+// what is left is a few multiplications for each message.
+type ghash struct {
+	aead   cipher.AEAD
+	h, u   element
+	blocks uint64
+	zeros  [gcmTag]byte // the tag of a full piece of zeros
+	last   []byte       // room for a piece that is no multiple of a block
+}
+
+var (
+	noNonce   [gcmNonce]byte // its tags stay here: any nonce will do
+	zeroPiece [pieceSize]byte
+)
+
+func (s *ghash) init(block cipher.Block) (err error) {
+	if s.aead, err = cipher.NewGCM(block); err != nil {
+		return err
+	}
+	var h [gcmTag]byte
+	block.Encrypt(h[:], h[:])
+	s.h = elementOf(h[:])
+	s.aead.Seal(s.zeros[:0], noNonce[:], nil, zeroPiece[:])
+	return nil
+}
+
+// copy takes over the key of another one.
+func (s *ghash) copy(from *ghash) { s.aead, s.h, s.zeros = from.aead, from.h, from.zeros }
+
+// update adds b. Only the last piece may be no multiple of a block; it counts
+// with zeros behind it. b is changed meanwhile, and not afterwards.
+func (s *ghash) update(b []byte) {
+	for len(b) > 0 {
+		n := min(len(b), pieceSize)
+		if n%gcmTag == 0 {
+			s.piece(b[:n])
+		} else {
+			s.last = append(append(s.last[:0], b[:n]...), zeroPiece[:gcmTag-n%gcmTag]...)
+			s.piece(s.last)
+		}
+		b = b[n:]
+	}
+}
+
+func (s *ghash) piece(b []byte) {
+	zeros := s.zeros
+	if len(b) != pieceSize {
+		s.aead.Seal(zeros[:0], noNonce[:], nil, zeroPiece[:len(b)])
+	}
+	var tag [gcmTag]byte
+	if len(b) == gcmTag {
+		s.aead.Seal(tag[:0], noNonce[:], nil, b)
+		s.u = s.u.mul(s.h).xor(elementOf(tag[:])).xor(elementOf(zeros[:]))
+	} else {
+		state, second := s.u.bytes(), b[gcmTag:2*gcmTag]
+		subtle.XORBytes(second, second, state[:])
+		s.aead.Seal(tag[:0], noNonce[:], nil, b)
+		subtle.XORBytes(second, second, state[:])
+		s.u = elementOf(tag[:]).xor(elementOf(zeros[:]))
+	}
+	s.blocks += uint64(len(b) / gcmTag)
+}
+
+// element is one of the field of GCM (NIST SP 800-38D §6.3): the first bit of
+// the block is the coefficient of 1, and the highest bit of high.
+type element struct{ high, low uint64 }
+
+func elementOf(block []byte) element {
+	return element{binary.BigEndian.Uint64(block), binary.BigEndian.Uint64(block[8:])}
+}
+
+func (e element) bytes() (b [gcmTag]byte) {
+	binary.BigEndian.PutUint64(b[:], e.high)
+	binary.BigEndian.PutUint64(b[8:], e.low)
+	return b
+}
+
+func (e element) xor(o element) element { return element{e.high ^ o.high, e.low ^ o.low} }
+
+// mul is the product, in constant time.
+func (e element) mul(o element) (z element) {
+	for i := range 128 {
+		var bit uint64
+		if i < 64 {
+			bit = e.high >> (63 - i) & 1
+		} else {
+			bit = e.low >> (127 - i) & 1
+		}
+		z.high ^= o.high & -bit
+		z.low ^= o.low & -bit
+		reduce := -(o.low & 1) & (0xe1 << 56)
+		o = element{o.high>>1 ^ reduce, o.low>>1 | o.high<<63}
+	}
+	return z
+}
+
+// power is e to the n-th, in a time that depends on n alone.
+func (e element) power(n uint64) element {
+	z := element{1 << 63, 0}
+	for ; n > 0; n >>= 1 {
+		if n&1 == 1 {
+			z = z.mul(e)
+		}
+		e = e.mul(e)
+	}
+	return z
+}
