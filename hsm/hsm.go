@@ -222,8 +222,8 @@ const (
 	OpenPGPX25519                   // RFC 9580 §5.1.6: X25519, HKDF-SHA256, AES-128 key wrap
 	PKCS1                           // RSAES-PKCS1-v1_5 around a bare key of Size bytes (RFC 8017 §7.2, RFC 3370 §4.2.1)
 	OAEP                            // RSAES-OAEP around a bare key (RFC 8017 §7.1): Hash, MGFHash, Label
-	CMSX963                         // RFC 5753 §7.1.4, RFC 8418: ECDH with an ephemeral key, X9.63 KDF with Hash, key wrap
-	CMSHKDF                         // RFC 8418 §2.2: the same with HKDF
+	CMSX963                         // RFC 5753 §7.1.4, RFC 8418 §2.1: ECDH with an ephemeral key, X9.63 KDF with Hash, key wrap
+	CMSHKDF                         // RFC 8418 §2.2: the same with HKDF; Hash is SHA-256 or longer
 )
 
 // Wrapped is a session key as it stands in the mail: every field is copied
@@ -231,7 +231,7 @@ const (
 type Wrapped struct {
 	Scheme     Scheme
 	Ciphertext []byte // RSA: the integer, big-endian; otherwise the AES-wrapped key
-	Ephemeral  []byte // the sender's public point: SEC 1 for NIST curves, 32 bytes for X25519 (without the 0x40 of OpenPGP)
+	Ephemeral  []byte // the sender's public point: SEC 1 for NIST curves (with CMS compressed too), 32 bytes for X25519 (without the 0x40 of OpenPGP)
 
 	// OpenPGP.
 	V6          bool   // the session-key packet is version 6: no cipher octet inside
@@ -241,8 +241,8 @@ type Wrapped struct {
 	KDFHash     uint8  // OpenPGP hash id from the recipient's public key
 	KDFCipher   uint8  // OpenPGP cipher id from the recipient's public key
 
-	// RSA around a bare key.
-	Size    int         // PKCS1: expected length of the key in bytes, 1 to 64; OpenPGP: length when it is known from outside, or 0
+	// Bare keys.
+	Size    int         // PKCS1: expected length of the key in bytes, 1 to 64; otherwise: length when it is known from outside, or 0
 	Hash    crypto.Hash // OAEP, and the KDF of CMSX963 and CMSHKDF
 	MGFHash crypto.Hash // OAEP
 	Label   []byte      // OAEP

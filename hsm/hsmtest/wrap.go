@@ -26,7 +26,8 @@ var openPGPCurves = map[hsm.Algorithm][]byte{
 
 // Wrap wraps a session key for pub as a sender does, in the scheme and with
 // the choices that stand in w. It fills in what the mail would carry. A KDF
-// that is not chosen is SHA-256 with AES-128, a fingerprint is made up.
+// that is not chosen is SHA-256 with AES-128, or AES-256 in CMS (see CMSWraps);
+// a fingerprint is made up.
 func Wrap(t testing.TB, pub crypto.PublicKey, w hsm.Wrapped, sk hsm.SessionKey) hsm.Wrapped {
 	t.Helper()
 	var err error
@@ -44,7 +45,7 @@ func Wrap(t testing.TB, pub crypto.PublicKey, w hsm.Wrapped, sk hsm.SessionKey) 
 			mgf = w.Hash
 		}
 		w.Ciphertext, err = rsa.EncryptOAEPWithOptions(rand.Reader, pub.(*rsa.PublicKey), sk.Key, &rsa.OAEPOptions{Hash: w.Hash, MGFHash: mgf, Label: w.Label})
-	case hsm.OpenPGPECDH, hsm.OpenPGPX25519:
+	case hsm.OpenPGPECDH, hsm.OpenPGPX25519, hsm.CMSX963, hsm.CMSHKDF:
 		err = agree(&w, pub, sk)
 	}
 	if err != nil {
@@ -85,6 +86,9 @@ func agree(w *hsm.Wrapped, pub crypto.PublicKey, sk hsm.SessionKey) error {
 		return err
 	}
 	w.Ephemeral = ours.PublicKey().Bytes()
+	if w.Scheme == hsm.CMSX963 || w.Scheme == hsm.CMSHKDF {
+		return agreeCMS(w, z, sk.Key)
+	}
 	if w.Scheme == hsm.OpenPGPX25519 {
 		if !w.V6 {
 			w.Cipher = sk.Cipher

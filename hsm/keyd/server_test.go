@@ -209,7 +209,7 @@ func TestBadFrames(t *testing.T) {
 	d := start(t, hsmtest.NewSoft(), hsmtest.SoftPIN, hsm.Ready)
 	well := connect(t, d.Use)
 	version := mustFrame(t, wire.Frame{Op: wire.OpKeys})
-	version[4] = 2
+	version[4] = wire.Version + 1
 	for name, b := range map[string][]byte{
 		"length beyond the limit": binary.BigEndian.AppendUint32(nil, wire.MaxFrame+1),
 		"length of 4 GiB":         {0xff, 0xff, 0xff, 0xff, 1},

@@ -9,7 +9,7 @@ import (
 	"crypto/hkdf"
 	"crypto/hmac"
 	"crypto/rsa"
-	_ "crypto/sha1" // OAEP with SHA-1 is what old partners send; it is no weakness there
+	_ "crypto/sha1" // OAEP, and the key derivation of old mail; it is no weakness there
 	"crypto/sha256"
 	_ "crypto/sha512"
 	"crypto/subtle"
@@ -120,6 +120,10 @@ func check(key hsm.Key, w hsm.Wrapped) error {
 		if alg != hsm.X25519 {
 			return bad("scheme")
 		}
+	case hsm.CMSX963, hsm.CMSHKDF:
+		if fault := checkAgree(key, w); fault != "" {
+			return bad(fault)
+		}
 	default:
 		return bad("scheme")
 	}
@@ -197,7 +201,7 @@ func aboutInput(err error) bool {
 func (u *unwrapper) invent(id hsm.KeyID, w hsm.Wrapped, size int) []byte {
 	mac := hmac.New(sha256.New, u.secret)
 	mac.Write(id[:])
-	for _, f := range [][]byte{w.Ciphertext, w.Ephemeral} {
+	for _, f := range [][]byte{w.Ciphertext, w.Ephemeral, w.WrapAlgorithm, w.UKM} {
 		mac.Write(binary.BigEndian.AppendUint32(nil, uint32(len(f))))
 		mac.Write(f)
 	}
@@ -267,7 +271,7 @@ func pad(b []byte, n int) ([]byte, bool) {
 	return append(make([]byte, n-len(b), n), b...), true
 }
 
-// ecdh opens the two schemes that agree on a key.
+// ecdh opens the schemes that agree on a key.
 func (u *unwrapper) ecdh(o *opened, key hsm.Key, w hsm.Wrapped) error {
 	curve, own := curveOf(key.Public)
 	if curve == nil {
@@ -275,7 +279,12 @@ func (u *unwrapper) ecdh(o *opened, key hsm.Key, w hsm.Wrapped) error {
 	}
 	// A point off its curve never reaches the token; whether a module checks
 	// it is not known, and the answer must not depend on it.
-	point, err := curve.NewPublicKey(w.Ephemeral)
+	cms := w.Scheme == hsm.CMSX963 || w.Scheme == hsm.CMSHKDF
+	ephemeral := w.Ephemeral
+	if cms {
+		ephemeral = uncompressed(key, ephemeral)
+	}
+	point, err := curve.NewPublicKey(ephemeral)
 	if err != nil {
 		return nil
 	}
@@ -293,11 +302,15 @@ func (u *unwrapper) ecdh(o *opened, key hsm.Key, w hsm.Wrapped) error {
 		return nil
 	}
 	defer clear(z)
-	// RFC 7748 §6.1: a point of small order gives zero.
-	if subtle.ConstantTimeCompare(z, make([]byte, size)) == 1 {
+	// RFC 7748 §6.1: a point of small order gives zero. On the other curves
+	// zero is a coordinate like others.
+	if curve == ecdh.X25519() && subtle.ConstantTimeCompare(z, make([]byte, size)) == 1 {
 		return nil
 	}
 
+	if cms {
+		return unwrapAgreed(o, z, w)
+	}
 	if w.Scheme == hsm.OpenPGPX25519 {
 		ikm := make([]byte, 0, 96)
 		ikm = append(ikm, w.Ephemeral...)
@@ -387,6 +400,10 @@ func expects(w hsm.Wrapped) (size int, cipher uint8) {
 			size = n
 		}
 		cipher = w.Cipher
+	case hsm.CMSX963, hsm.CMSHKDF:
+		if size == 0 {
+			size = agreedSize(w)
+		}
 	case hsm.OpenPGPRSA, hsm.OpenPGPECDH:
 		if !w.V6 {
 			cipher = cipherOf(size)

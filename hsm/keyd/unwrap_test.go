@@ -49,10 +49,18 @@ var ways = []struct {
 	{hsm.X25519, hsm.Wrapped{Scheme: hsm.OpenPGPECDH}, 9},
 	{hsm.X25519, hsm.Wrapped{Scheme: hsm.OpenPGPX25519}, 9},
 	{hsm.X25519, hsm.Wrapped{Scheme: hsm.OpenPGPX25519, V6: true}, 0},
+	{hsm.P256, hsm.Wrapped{Scheme: hsm.CMSX963}, 0},
+	{hsm.P256, hsm.Wrapped{Scheme: hsm.CMSX963, Hash: crypto.SHA1, WrapAlgorithm: hsmtest.CMSWraps["des3-wrap"], Size: 32}, 0},
+	{hsm.P384, hsm.Wrapped{Scheme: hsm.CMSX963, Hash: crypto.SHA384, UKM: []byte("ukm"), Size: 32}, 0},
+	{hsm.P521, hsm.Wrapped{Scheme: hsm.CMSX963, Hash: crypto.SHA512, WrapAlgorithm: hsmtest.CMSWraps["aes128-wrap"]}, 0},
+	{hsm.X25519, hsm.Wrapped{Scheme: hsm.CMSX963, Hash: crypto.SHA512}, 0},
+	{hsm.X25519, hsm.Wrapped{Scheme: hsm.CMSHKDF, UKM: []byte("ukm")}, 0},
+	{hsm.P256, hsm.Wrapped{Scheme: hsm.CMSHKDF, Hash: crypto.SHA384}, 0},
 }
 
 func wayName(n int) string {
-	return fmt.Sprintf("%s scheme %d v6 %v size %d hash %d", ways[n].algorithm, ways[n].w.Scheme, ways[n].w.V6, ways[n].w.Size, ways[n].w.Hash)
+	w := ways[n].w
+	return fmt.Sprintf("%s scheme %d v6 %v size %d hash %d wrap %x ukm %q", ways[n].algorithm, w.Scheme, w.V6, w.Size, w.Hash, w.WrapAlgorithm, w.UKM)
 }
 
 // opened is a Keeper on device without budgets.

@@ -99,6 +99,10 @@ func (m Unwrap) Encode() ([]byte, error) {
 	w.short(v.Fingerprint, MaxShort)
 	w.short(v.CurveOID, MaxShort)
 	w.long(v.Label, MaxOAEPLabel)
+	w.short(v.WrapAlgorithm, MaxShort)
+	// An empty value and none at all make different keys (RFC 5753 §7.2).
+	w.flag(v.UKM != nil)
+	w.long(v.UKM, MaxUKM)
 	return w.done("unwrap request")
 }
 
@@ -120,6 +124,15 @@ func DecodeUnwrap(b []byte) (Unwrap, error) {
 	v.Fingerprint = r.short(MaxShort)
 	v.CurveOID = r.short(MaxShort)
 	v.Label = r.long(MaxOAEPLabel)
+	v.WrapAlgorithm = r.short(MaxShort)
+	there := r.flag()
+	v.UKM = r.long(MaxUKM)
+	switch {
+	case there && v.UKM == nil:
+		v.UKM = []byte{}
+	case !there && v.UKM != nil:
+		r.bad = true
+	}
 	return m, r.end("unwrap request")
 }
 

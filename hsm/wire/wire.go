@@ -19,7 +19,7 @@ import (
 
 // Limits of one frame and its fields, in bytes unless it says otherwise.
 const (
-	Version = 1
+	Version = 2
 
 	MaxFrame      = 16 << 10 // after the length field
 	MaxTrace      = 64
@@ -28,7 +28,8 @@ const (
 	MaxCiphertext = 4 << 10
 	MaxEphemeral  = 1 << 10
 	MaxOAEPLabel  = 1 << 10
-	MaxShort      = 64 // fingerprint, curve OID
+	MaxUKM        = 1 << 10 // user keying material of CMS
+	MaxShort      = 64      // fingerprint, curve OID, algorithm of the key wrap
 	MaxSignature  = 1 << 10
 	MaxSecret     = 64  // a session key
 	MaxText       = 255 // words for people: cut, not refused

@@ -66,7 +66,7 @@ func TestProtocolPage(t *testing.T) {
 
 	limits := map[string]int{
 		"version": Version, "max-frame": MaxFrame, "max-trace": MaxTrace, "max-pin": MaxPIN, "max-spki": MaxSPKI,
-		"max-ciphertext": MaxCiphertext, "max-ephemeral": MaxEphemeral, "max-oaep-label": MaxOAEPLabel, "max-short": MaxShort,
+		"max-ciphertext": MaxCiphertext, "max-ephemeral": MaxEphemeral, "max-oaep-label": MaxOAEPLabel, "max-ukm": MaxUKM, "max-short": MaxShort,
 		"max-signature": MaxSignature, "max-secret": MaxSecret, "max-text": MaxText, "max-faults": MaxFaults, "max-parts": MaxParts,
 		"max-message": hsm.MaxMessage, "max-label": hsm.MaxLabel,
 	}
@@ -186,10 +186,10 @@ func TestFrames(t *testing.T) {
 	for name, b := range map[string][]byte{
 		"too long":      {0, 0, 0x40, 1},
 		"huge":          {0xff, 0xff, 0xff, 0xff},
-		"short":         {0, 0, 0, 3, 1, 1, 0},
-		"version":       {0, 0, 0, 7, 2, 1, 0, 0, 0, 1, 0},
-		"trace":         {0, 0, 0, 8, 1, 1, 0, 0, 0, 1, 2, 'x'},
-		"control trace": {0, 0, 0, 8, 1, 1, 0, 0, 0, 1, 1, 10},
+		"short":         {0, 0, 0, 3, Version, 1, 0},
+		"version":       {0, 0, 0, 7, Version + 1, 1, 0, 0, 0, 1, 0},
+		"trace":         {0, 0, 0, 8, Version, 1, 0, 0, 0, 1, 2, 'x'},
+		"control trace": {0, 0, 0, 8, Version, 1, 0, 0, 0, 1, 1, 10},
 	} {
 		if _, err := NewReader(bytes.NewReader(b)).Next(); !errors.Is(err, ErrFrame) {
 			t.Errorf("%s: got %v, want %v", name, err, ErrFrame)
@@ -306,8 +306,12 @@ func TestMessages(t *testing.T) {
 		t.Errorf("something for nothing: got %v, want %v", err, ErrFrame)
 	}
 	for name, encode := range map[string]func() ([]byte, error){
-		"digest":      func() ([]byte, error) { return Sign{Digest: make([]byte, hsm.MaxMessage+1)}.Encode() },
-		"ciphertext":  func() ([]byte, error) { return Unwrap{Wrapped: hsm.Wrapped{Ciphertext: make([]byte, 5000)}}.Encode() },
+		"digest":     func() ([]byte, error) { return Sign{Digest: make([]byte, hsm.MaxMessage+1)}.Encode() },
+		"ciphertext": func() ([]byte, error) { return Unwrap{Wrapped: hsm.Wrapped{Ciphertext: make([]byte, 5000)}}.Encode() },
+		"key wrap": func() ([]byte, error) {
+			return Unwrap{Wrapped: hsm.Wrapped{WrapAlgorithm: make([]byte, MaxShort+1)}}.Encode()
+		},
+		"UKM":         func() ([]byte, error) { return Unwrap{Wrapped: hsm.Wrapped{UKM: make([]byte, MaxUKM+1)}}.Encode() },
 		"hash":        func() ([]byte, error) { return Unwrap{Wrapped: hsm.Wrapped{Hash: crypto.MD5}}.Encode() },
 		"size":        func() ([]byte, error) { return Unwrap{Wrapped: hsm.Wrapped{Size: -1}}.Encode() },
 		"signature":   func() ([]byte, error) { return EncodeSignature(make([]byte, MaxSignature+1)) },
@@ -354,10 +358,16 @@ func TestList(t *testing.T) {
 }
 
 func FuzzUnwrap(f *testing.F) {
-	f.Add([]byte("id"), uint8(1), true, uint8(9), uint8(8), uint8(7), uint16(32), uint8(3), uint8(1), []byte("ct"), []byte("eph"), []byte("fp"), []byte("oid"), []byte("label"))
-	f.Fuzz(func(t *testing.T, id []byte, scheme uint8, v6 bool, cipher, kh, kc uint8, size uint16, h, mgf uint8, ct, eph, fp, oid, label []byte) {
+	aes := []byte{0x30, 0x0b, 0x06, 0x09, 0x60, 0x86, 0x48, 0x01, 0x65, 0x03, 0x04, 0x01, 0x2d}
+	f.Add([]byte("id"), uint8(1), true, uint8(9), uint8(8), uint8(7), uint16(32), uint8(3), uint8(1), []byte("ct"), []byte("eph"), []byte("fp"), []byte("oid"), []byte("label"), []byte(nil), false, []byte(nil))
+	f.Add([]byte("id"), uint8(hsm.CMSX963), false, uint8(0), uint8(0), uint8(0), uint16(0), uint8(3), uint8(0), make([]byte, 40), make([]byte, 65), []byte(nil), []byte(nil), []byte(nil), aes, true, []byte("ukm"))
+	f.Add([]byte("id"), uint8(hsm.CMSHKDF), false, uint8(0), uint8(0), uint8(0), uint16(32), uint8(5), uint8(0), make([]byte, 40), make([]byte, 32), []byte(nil), []byte(nil), []byte(nil), aes, true, []byte(nil))
+	f.Fuzz(func(t *testing.T, id []byte, scheme uint8, v6 bool, cipher, kh, kc uint8, size uint16, h, mgf uint8, ct, eph, fp, oid, label, wrap []byte, ukm bool, material []byte) {
 		m := Unwrap{Wrapped: hsm.Wrapped{Scheme: hsm.Scheme(scheme), V6: v6, Cipher: cipher, KDFHash: kh, KDFCipher: kc, Size: int(size),
-			Hash: hashes[int(h)%len(hashes)], MGFHash: hashes[int(mgf)%len(hashes)], Ciphertext: ct, Ephemeral: eph, Fingerprint: fp, CurveOID: oid, Label: label}}
+			Hash: hashes[int(h)%len(hashes)], MGFHash: hashes[int(mgf)%len(hashes)], Ciphertext: ct, Ephemeral: eph, Fingerprint: fp, CurveOID: oid, Label: label, WrapAlgorithm: wrap}}
+		if ukm {
+			m.Wrapped.UKM = append([]byte{}, material...)
+		}
 		copy(m.ID[:], id)
 		b, err := m.Encode()
 		if err != nil {
@@ -377,7 +387,7 @@ func FuzzUnwrap(f *testing.F) {
 		if err != nil || !bytes.Equal(again, b) {
 			t.Fatalf("got %x, %v; want %x", again, err, b)
 		}
-		for _, p := range []*[]byte{&m.Wrapped.Ciphertext, &m.Wrapped.Ephemeral, &m.Wrapped.Fingerprint, &m.Wrapped.CurveOID, &m.Wrapped.Label} {
+		for _, p := range []*[]byte{&m.Wrapped.Ciphertext, &m.Wrapped.Ephemeral, &m.Wrapped.Fingerprint, &m.Wrapped.CurveOID, &m.Wrapped.Label, &m.Wrapped.WrapAlgorithm} {
 			if len(*p) == 0 {
 				*p = nil
 			}
@@ -390,6 +400,10 @@ func FuzzUnwrap(f *testing.F) {
 
 // Whatever arrives: no panic, and what was understood prints as it came.
 func FuzzDecode(f *testing.F) {
+	for _, ukm := range [][]byte{nil, {}, []byte("ukm")} {
+		b, _ := Unwrap{Wrapped: hsm.Wrapped{Scheme: hsm.CMSHKDF, Hash: crypto.SHA256, Ciphertext: make([]byte, 40), Ephemeral: make([]byte, 32), UKM: ukm}}.Encode()
+		f.Add(b)
+	}
 	for _, k := range testKeys(f) {
 		b, _ := EncodeKey(k)
 		f.Add(b)
@@ -398,7 +412,7 @@ func FuzzDecode(f *testing.F) {
 	}
 	fr, _ := Frame{Op: OpSign, ID: 3, Trace: "abc", Body: []byte("body")}.Append(nil)
 	f.Add(fr)
-	f.Add([]byte{0, 0, 0x40, 0, 1, 1, 0, 0, 0, 0, 255})
+	f.Add([]byte{0, 0, 0x40, 0, Version, 1, 0, 0, 0, 0, 255})
 	same := func(t *testing.T, what string, in, out []byte, err error) {
 		if err != nil || !bytes.Equal(in, out) {
 			t.Fatalf("%s: got %x, %v; want %x", what, out, err, in)
