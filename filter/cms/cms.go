@@ -19,6 +19,7 @@ package cms
 
 import (
 	"bytes"
+	"crypto"
 	"encoding/asn1"
 	"errors"
 	"fmt"
@@ -220,4 +221,38 @@ func (a algorithm) der() ([]byte, error) {
 	var b cryptobyte.Builder
 	a.add(&b)
 	return b.Bytes()
+}
+
+// digests are the hashes that are known by name (RFC 5754 §2, RFC 3370 §2).
+var digests = []struct {
+	hash crypto.Hash
+	oid  asn1.ObjectIdentifier
+}{
+	{crypto.SHA256, asn1.ObjectIdentifier{2, 16, 840, 1, 101, 3, 4, 2, 1}},
+	{crypto.SHA384, asn1.ObjectIdentifier{2, 16, 840, 1, 101, 3, 4, 2, 2}},
+	{crypto.SHA512, asn1.ObjectIdentifier{2, 16, 840, 1, 101, 3, 4, 2, 3}},
+	{crypto.SHA224, asn1.ObjectIdentifier{2, 16, 840, 1, 101, 3, 4, 2, 4}},
+	{crypto.SHA1, asn1.ObjectIdentifier{1, 3, 14, 3, 2, 26}},
+	{crypto.MD5, asn1.ObjectIdentifier{1, 2, 840, 113549, 2, 5}},
+}
+
+// hashOf is the hash that a names, or 0.
+func hashOf(a algorithm) crypto.Hash {
+	for _, d := range digests {
+		if d.oid.Equal(a.oid) && a.bare() {
+			return d.hash
+		}
+	}
+	return 0
+}
+
+// digestAlgorithm names a hash of the table, with NULL where the parameters of
+// RSA want it (RFC 4055 §2.1), and without elsewhere (RFC 5754 §2).
+func digestAlgorithm(h crypto.Hash, params []byte) algorithm {
+	for _, d := range digests {
+		if d.hash == h {
+			return algorithm{d.oid, params}
+		}
+	}
+	return algorithm{}
 }
