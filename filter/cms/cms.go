@@ -46,26 +46,26 @@ type Type uint8
 
 // The content types that are known.
 const (
-	Unknown       Type = iota // none of the following
-	Data                      // RFC 5652 §4
-	Signed                    // RFC 5652 §5
-	Enveloped                 // RFC 5652 §6
-	AuthEnveloped             // RFC 5083
-	Compressed                // RFC 3274
+	TypeUnknown       Type = iota // none of the following
+	TypeData                      // RFC 5652 §4
+	TypeSigned                    // RFC 5652 §5
+	TypeEnveloped                 // RFC 5652 §6
+	TypeAuthEnveloped             // RFC 5083
+	TypeCompressed                // RFC 3274
 )
 
 // String is the word of RFC 5652 for the type.
 func (t Type) String() string {
 	switch t {
-	case Data:
+	case TypeData:
 		return "data"
-	case Signed:
+	case TypeSigned:
 		return "signedData"
-	case Enveloped:
+	case TypeEnveloped:
 		return "envelopedData"
-	case AuthEnveloped:
+	case TypeAuthEnveloped:
 		return "authEnvelopedData"
-	case Compressed:
+	case TypeCompressed:
 		return "compressedData"
 	}
 	return "unknown"
@@ -92,25 +92,25 @@ var (
 func typeOf(oid asn1.ObjectIdentifier) Type {
 	switch {
 	case oid.Equal(oidData):
-		return Data
+		return TypeData
 	case oid.Equal(oidSigned):
-		return Signed
+		return TypeSigned
 	case oid.Equal(oidEnveloped):
-		return Enveloped
+		return TypeEnveloped
 	case oid.Equal(oidAuthEnveloped):
-		return AuthEnveloped
+		return TypeAuthEnveloped
 	case oid.Equal(oidCompressed):
-		return Compressed
+		return TypeCompressed
 	}
-	return Unknown
+	return TypeUnknown
 }
 
 // TypeOf is the type of the ContentInfo that begins with head, of which 64
-// bytes are enough. It is Unknown for anything else.
+// bytes are enough. It is TypeUnknown for anything else.
 func TypeOf(head []byte) Type {
 	oid, err := readContentInfo(ber.NewReader(bytes.NewReader(head)))
 	if err != nil {
-		return Unknown
+		return TypeUnknown
 	}
 	return typeOf(oid)
 }
