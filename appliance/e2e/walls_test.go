@@ -32,7 +32,7 @@ const (
 // placed on purpose.
 var floors = map[string]int{
 	"hsm": ground, "hsm/wire": ground,
-	"filter/message": nouns, "filter/keyring": nouns, "filter/protect": nouns, "filter/protect/headers": nouns,
+	"filter/message": nouns, "filter/keyring": nouns, "filter/protect": nouns, "filter/protect/headers": nouns, "filter/protect/entity": nouns,
 	"filter/openpgp": crafts, "filter/smime": crafts, "filter/cms": crafts, "filter/policy": crafts, "filter/directory": crafts,
 	"filter/dkim": crafts, "filter/transport": crafts, "filter/authres": crafts, "hsm/internal/p11": crafts, "hsm/module": crafts, "hsm/client": crafts,
 	"filter": rooms, "hsm/keyd": rooms,
@@ -44,6 +44,7 @@ var neighbours = map[string][]string{
 	"filter/keyring":         {"filter/message"},
 	"filter/protect":         {"filter/keyring", "filter/message"},
 	"filter/protect/headers": {"filter/message"},
+	"filter/protect/entity":  {"filter/protect", "filter/message"},
 	"filter/openpgp":         {"hsm/client"},
 	"filter/smime":           {"filter/cms", "hsm/client"},
 	"filter/dkim":            {"hsm/client"},

@@ -12,6 +12,7 @@ import (
 	"sync"
 
 	"postern/filter/keyring"
+	"postern/filter/protect/entity"
 )
 
 // Labels of armour (RFC 9580 §6.2).
@@ -204,16 +205,11 @@ type armorer struct {
 	w     io.Writer
 	label string
 	sum   *crc24
-	have  [armorBytes]byte // input that does not fill a line yet
-	n     int
-	lines []byte
+	body  *entity.Encoder
 }
 
-// armorBytes is what one line holds.
-const armorBytes = 48
-
 func newArmorer(w io.Writer, label string, checksum bool) (*armorer, error) {
-	a := &armorer{w: w, label: label}
+	a := &armorer{w: w, label: label, body: entity.NewEncoder(w, 64)}
 	if checksum {
 		a.sum = newCRC24()
 	}
@@ -225,48 +221,12 @@ func (a *armorer) Write(p []byte) (int, error) {
 	if a.sum != nil {
 		a.sum.add(p)
 	}
-	total := len(p)
-	if a.n > 0 {
-		n := copy(a.have[a.n:], p)
-		a.n += n
-		p = p[n:]
-		if a.n < armorBytes {
-			return total, nil
-		}
-		if err := a.flush(a.have[:]); err != nil {
-			return 0, err
-		}
-		a.n = 0
-	}
-	whole := len(p) / armorBytes * armorBytes
-	if err := a.flush(p[:whole]); err != nil {
-		return 0, err
-	}
-	a.n = copy(a.have[:], p[whole:])
-	return total, nil
-}
-
-// flush writes p in lines; only the last may be short.
-func (a *armorer) flush(p []byte) error {
-	for len(p) > 0 {
-		part := p[:min(len(p), 256*armorBytes)]
-		p = p[len(part):]
-		a.lines = a.lines[:0]
-		for len(part) > 0 {
-			line := part[:min(len(part), armorBytes)]
-			part = part[len(line):]
-			a.lines = append(base64.StdEncoding.AppendEncode(a.lines, line), '\r', '\n')
-		}
-		if _, err := a.w.Write(a.lines); err != nil {
-			return err
-		}
-	}
-	return nil
+	return a.body.Write(p)
 }
 
 // Close writes the end of the block.
 func (a *armorer) Close() error {
-	if err := a.flush(a.have[:a.n]); err != nil {
+	if err := a.body.Close(); err != nil {
 		return err
 	}
 	tail := ""

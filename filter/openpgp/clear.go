@@ -5,12 +5,12 @@ import (
 	"bytes"
 	"errors"
 	"io"
-	netmail "net/mail"
 	"strings"
 
 	"postern/filter/keyring"
 	"postern/filter/message"
 	"postern/filter/protect"
+	"postern/filter/protect/entity"
 )
 
 // labelClear begins text that is signed and readable (RFC 9580 §7).
@@ -26,16 +26,16 @@ const (
 // CRLF that belongs to the boundary. A signature part that is malformed is one
 // claim that fits nothing. Errors are those of the spool.
 func (v *verifier) multipart(m *message.Message, p *message.Part) ([]*claim, error) {
-	source := &watched{Source: m.Source}
-	claims, err := v.signatures(decoded(source, p.Parts[1]))
+	source := entity.Watch(m.Source)
+	claims, err := v.signatures(entity.Decoded(source, p.Parts[1]))
 	if err != nil {
-		if source.err != nil {
-			return nil, source.verdict(err)
+		if err := source.Err(); err != nil {
+			return nil, err
 		}
 		return []*claim{{verifier: v}}, nil
 	}
 	if err := cover(claims, message.SectionReader(source, p.Parts[0].Whole)); err != nil {
-		return nil, source.verdict(err)
+		return nil, source.Refusal()
 	}
 	return claims, nil
 }
@@ -48,7 +48,7 @@ func (v *verifier) signed(m *message.Message, author message.Address) (protect.F
 		return protect.Finding{}, err
 	}
 	f := finding(claims, author)
-	if f.Good && isSealed(m, m.Root.Parts[0]) {
+	if f.Good && entity.Sealed(m.Source, m.Root.Parts[0]) {
 		f = partial()
 	}
 	return f, nil
@@ -57,48 +57,6 @@ func (v *verifier) signed(m *message.Message, author message.Address) (protect.F
 // partial is the finding on a signature that is right, and covers less than what is shown.
 func partial() protect.Finding {
 	return protect.Finding{Format: keyring.OpenPGP, Signed: true, Reason: protect.ReasonPartial}
-}
-
-// denied reports whether the header of a mail that anybody could read says
-// other than what was signed: its signed part protects fields (RFC 9788 §2.1.1,
-// or the draft form before it), and one of them stands outside with another
-// value. Under encryption the two differ by design, here nobody hides anything.
-func denied(m *message.Message) bool {
-	part := m.Root.Parts[0]
-	if part.Params["hp"] == "" && part.Params["protected-headers"] == "" {
-		return false
-	}
-	signed := &message.Message{Source: m.Source, Root: part}
-	for _, name := range []string{"From", "Subject", "Date", "Message-ID"} {
-		inside, outside := signed.Get(name), m.Get(name)
-		if signed.Count(name) == 0 || plainly(inside) == plainly(outside) {
-			continue
-		}
-		was, err := netmail.ParseDate(inside)
-		is, outer := netmail.ParseDate(outside)
-		if name != "Date" || err != nil || outer != nil || !was.Equal(is) {
-			return true
-		}
-	}
-	return false
-}
-
-// plainly is the value of a field without its folding and encoding.
-func plainly(value string) string {
-	return strings.Join(strings.Fields(message.DecodeWords(value)), " ")
-}
-
-// isSealed reports whether a part is encrypted, in whatever format.
-func isSealed(m *message.Message, p *message.Part) bool {
-	switch p.Type {
-	case "multipart/encrypted", "application/pkcs7-mime", "application/x-pkcs7-mime":
-		return true
-	case "multipart/mixed":
-		return mangled(m, p)
-	case "text/plain", "application/pgp":
-		return armoured(m, p)
-	}
-	return false
 }
 
 // signatures reads detached signatures out of their armour; at least one.
@@ -117,10 +75,10 @@ func (v *verifier) signatures(r io.Reader) ([]*claim, error) {
 // clear verifies a mail whose one text part is a cleartext signed message and
 // nothing else (RFC 9580 §7.1). Text before or after it makes it partial.
 func (v *verifier) clear(m *message.Message, author message.Address) (protect.Finding, error) {
-	source := &watched{Source: m.Source}
-	text, armour, err := splitClear(decoded(source, m.Root))
-	if source.err != nil {
-		return protect.Finding{}, source.verdict(err)
+	source := entity.Watch(m.Source)
+	text, armour, err := splitClear(entity.Decoded(source, m.Root))
+	if err := source.Err(); err != nil {
+		return protect.Finding{}, err
 	}
 	f := finding([]*claim{{verifier: v}}, author)
 	if err != nil {

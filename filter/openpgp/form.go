@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"postern/filter/message"
+	"postern/filter/protect/entity"
 )
 
 // mangled reports whether a part is what Exchange makes of a
@@ -22,17 +23,17 @@ func mangled(m *message.Message, p *message.Part) bool {
 		parts = parts[1:]
 	}
 	return len(parts) == 2 && parts[0].Type == "application/pgp-encrypted" && parts[1].Type == "application/octet-stream" &&
-		blank(m.Source, p.Preamble) && blank(m.Source, p.Epilogue) &&
+		entity.Blank(m.Source, p.Preamble) && entity.Blank(m.Source, p.Epilogue) &&
 		versionOne(m, parts[0]) && armoured(m, parts[1])
 }
 
 // empty reports whether a part shows nothing.
 func empty(m *message.Message, p *message.Part) bool {
-	text, err := io.ReadAll(io.LimitReader(decoded(m.Source, p), maxVersion+1))
+	text, err := io.ReadAll(io.LimitReader(entity.Decoded(m.Source, p), maxVersion+1))
 	return err == nil && len(text) <= maxVersion && len(bytes.TrimSpace(text)) == 0
 }
 
 // armoured reports whether a part begins as an encrypted message in armour.
 func armoured(m *message.Message, p *message.Part) bool {
-	return strings.HasPrefix(leadOf(m, p), "-----BEGIN "+labelMessage+"-----")
+	return strings.HasPrefix(entity.FirstLine(m.Source, p), "-----BEGIN "+labelMessage+"-----")
 }

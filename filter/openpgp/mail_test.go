@@ -80,9 +80,9 @@ func print(t testing.TB, m *message.Message) string {
 	return b.String()
 }
 
-// entity is the MIME entity of a mail in its canonical form, without the mark
+// canonical is the MIME entity of a mail in its canonical form, without the mark
 // of RFC 9788 §2.1.
-func entity(t testing.TB, m *message.Message) string {
+func canonical(t testing.TB, m *message.Message) string {
 	t.Helper()
 	var b bytes.Buffer
 	if err := message.WriteCanonical(&b, m.Source, m.Root, nil); err != nil {
@@ -174,7 +174,7 @@ func TestRoundTrip(t *testing.T) {
 				if !f.Opened || f.Signed != signed || f.Good != signed || signed && f.Signer != alice.Fingerprint {
 					t.Errorf("signed %v: got %+v", signed, f)
 				}
-				if got, want := entity(t, opened), entity(t, plain); got != want {
+				if got, want := canonical(t, opened), canonical(t, plain); got != want {
 					t.Errorf("entity: got\n%s\nwant\n%s", got, want)
 				}
 				const subject = "Subject: =?utf-8?q?Gr=C3=BC=C3=9Fe?=\r\n"

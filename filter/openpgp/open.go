@@ -5,11 +5,9 @@ import (
 	"bytes"
 	"context"
 	"crypto/rand"
-	"encoding/base64"
 	"errors"
 	"fmt"
 	"io"
-	"mime/quotedprintable"
 	netmail "net/mail"
 	"strings"
 
@@ -17,6 +15,7 @@ import (
 
 	"postern/filter/message"
 	"postern/filter/protect"
+	"postern/filter/protect/entity"
 	"postern/filter/protect/headers"
 	"postern/hsm"
 )
@@ -33,12 +32,8 @@ const (
 	entitySealed // like inlineSealed, around a MIME entity
 )
 
-// Bounds on what is looked at before a mail is opened.
-const (
-	maxPreamble = 256      // a line for readers without MIME, before the first part
-	maxVersion  = 1 << 10  // of the version part
-	maxLead     = 64 << 10 // of a body, to see whether it is armour
-)
+// maxVersion is what is looked at of the version part, in bytes.
+const maxVersion = 1 << 10
 
 // Detect tells by structure whether the root of a mail is OpenPGP's, and
 // nothing but it: PGP/MIME (RFC 3156 §4, §5), or one part of plain text that
@@ -76,7 +71,7 @@ func formOf(m *message.Message) form {
 			return entitySealed
 		case armoured(m, root):
 			return inlineSealed
-		case strings.HasPrefix(leadOf(m, root), "-----BEGIN "+labelClear+"-----"):
+		case strings.HasPrefix(entity.FirstLine(m.Source, root), "-----BEGIN "+labelClear+"-----"):
 			return inlineSigned
 		}
 	}
@@ -84,26 +79,14 @@ func formOf(m *message.Message) form {
 }
 
 // pair reports whether a multipart has exactly two parts of these types, and
-// nothing readable around them but a line for old readers.
+// nothing readable around them.
 func pair(m *message.Message, p *message.Part, first, second string) bool {
-	if len(p.Parts) != 2 || first != "" && p.Parts[0].Type != first || p.Parts[1].Type != second {
-		return false
-	}
-	return p.Preamble.Len() <= maxPreamble && blank(m.Source, p.Epilogue)
-}
-
-// blank reports whether a span holds white space only.
-func blank(src message.Source, s message.Span) bool {
-	if s.Len() > maxVersion {
-		return false
-	}
-	text, err := io.ReadAll(message.SectionReader(src, s))
-	return err == nil && len(bytes.TrimSpace(text)) == 0
+	return entity.Pair(m.Source, p) && (first == "" || p.Parts[0].Type == first) && p.Parts[1].Type == second
 }
 
 // versionOne reports whether the first part says "Version: 1" (RFC 3156 §4).
 func versionOne(m *message.Message, p *message.Part) bool {
-	text, err := io.ReadAll(io.LimitReader(decoded(m.Source, p), maxVersion))
+	text, err := io.ReadAll(io.LimitReader(entity.Decoded(m.Source, p), maxVersion))
 	if err != nil {
 		return false
 	}
@@ -113,30 +96,6 @@ func versionOne(m *message.Message, p *message.Part) bool {
 		}
 	}
 	return false
-}
-
-// leadOf is the first line of a body that is not blank.
-func leadOf(m *message.Message, p *message.Part) string {
-	in := bufio.NewReader(io.LimitReader(decoded(m.Source, p), maxLead))
-	for {
-		line, err := in.ReadString('\n')
-		if line = strings.TrimRight(line, " \t\r\n"); line != "" || err != nil {
-			return line
-		}
-	}
-}
-
-// decoded is the body of a part without its transfer encoding (RFC 2045 §6).
-// An encoding that is not known is read as it stands, and fails as armour.
-func decoded(src message.Source, p *message.Part) io.Reader {
-	body := message.SectionReader(src, p.Body)
-	switch p.Encoding {
-	case "base64":
-		return base64.NewDecoder(base64.StdEncoding, body)
-	case "quoted-printable":
-		return quotedprintable.NewReader(body)
-	}
-	return body
 }
 
 // Open takes off the layer that Detect saw. See protect.Protector.
@@ -159,7 +118,7 @@ func (p *Protector) Open(ctx context.Context, r protect.OpenRequest) (*message.M
 		return m, f, err
 	case mimeSigned:
 		f, err := v.signed(r.Message, author)
-		if f.Good && denied(r.Message) {
+		if f.Good && headers.Denied(r.Message, &message.Message{Source: r.Message.Source, Root: r.Message.Root.Parts[0]}) {
 			f = partial()
 		}
 		return r.Message, f, err
@@ -179,17 +138,17 @@ func (p *Protector) openSealed(ctx context.Context, r protect.OpenRequest, v *ve
 	if form == mimeSealed {
 		part = root.Parts[len(root.Parts)-1]
 	}
-	source := &watched{Source: r.Message.Source}
-	fail := func(err error) (*message.Message, protect.Finding, error) {
-		return nil, protect.Finding{}, source.verdict(err)
+	source := entity.Watch(r.Message.Source)
+	fail := func() (*message.Message, protect.Finding, error) {
+		return nil, protect.Finding{}, source.Refusal()
 	}
 	ciphertext, charset, err := sealedBody(bodyOf(source, part))
 	if err != nil {
-		return fail(err)
+		return fail()
 	}
 	d, err := readData(ciphertext, p.Legacy)
 	if err != nil {
-		return fail(err)
+		return fail()
 	}
 	key, by, err := t.unwrap(ctx, p.Token, d.attempts(t.on, r.Identities))
 	if err != nil {
@@ -198,30 +157,30 @@ func (p *Protector) openSealed(ctx context.Context, r protect.OpenRequest, v *ve
 	defer clear(key.Key)
 	v.recipient = by.entity.PrimaryKey.Fingerprint
 
-	out := &sink{spool: r.NewSpool()}
-	if err := writeOuter(out, r.Message); err != nil {
+	out := &entity.Sink{Spool: r.NewSpool()}
+	if err := entity.WriteOuter(out, r.Message); err != nil {
 		return nil, protect.Finding{}, fmt.Errorf("write header: %w", err)
 	}
-	entity := newEntityWriter(out)
+	inside := entity.NewWriter(out)
 	if form == inlineSealed {
-		if err := entity.plainText(charset); err != nil {
+		if err := inside.PlainText(charset); err != nil {
 			return nil, protect.Finding{}, fmt.Errorf("write header: %w", err)
 		}
 	}
-	content := &payload{out: entity, ratio: p.MaxRatio, verifier: v}
+	content := &payload{out: inside, ratio: p.MaxRatio, verifier: v}
 	err = d.decrypt(key, content.read)
 	if err == nil {
-		err = entity.close()
+		err = inside.Close()
 	}
-	if out.err != nil && !errors.Is(out.err, message.ErrTooBig) {
-		return nil, protect.Finding{}, fmt.Errorf("write plaintext: %w", out.err)
+	if out.Err() != nil && !errors.Is(out.Err(), message.ErrTooBig) {
+		return nil, protect.Finding{}, fmt.Errorf("write plaintext: %w", out.Err())
 	}
 	if err != nil {
-		return fail(err)
+		return fail()
 	}
-	opened, err := message.Parse(out.spool, p.Limits)
+	opened, err := message.Parse(out.Spool, p.Limits)
 	if err != nil {
-		return fail(err)
+		return fail()
 	}
 	f := finding(content.claims, author)
 	if !f.Signed && formOf(opened) == mimeSigned {
@@ -237,7 +196,7 @@ func (p *Protector) openSealed(ctx context.Context, r protect.OpenRequest, v *ve
 	if f.Good {
 		signers = f.Signers
 	}
-	shown, err := headers.Show(opened, entity.entity, signers, p.Limits)
+	shown, err := headers.Show(opened, inside.Header(), signers, p.Limits)
 	if err != nil {
 		return nil, protect.Finding{}, fmt.Errorf("show header: %w", err)
 	}
@@ -258,7 +217,7 @@ func bodyOf(src message.Source, p *message.Part) io.Reader {
 			return message.SectionReader(src, p.Body)
 		}
 	}
-	return decoded(src, p)
+	return entity.Decoded(src, p)
 }
 
 // sealedBody finds the packets: armour, or what a mailer put into base64 without it.
@@ -320,39 +279,4 @@ func (d *data) decrypt(key hsm.SessionKey, read func(io.Reader) error) error {
 		err = errPacket
 	}
 	return err
-}
-
-// watched remembers the errors of the spool below, which are no property of the mail.
-type watched struct {
-	message.Source
-	err error
-}
-
-func (w *watched) ReadAt(p []byte, off int64) (int, error) {
-	n, err := w.Source.ReadAt(p, off)
-	if err != nil && err != io.EOF {
-		w.err = err
-	}
-	return n, err
-}
-
-func (w *watched) verdict(error) error {
-	if w.err != nil {
-		return fmt.Errorf("read mail: %w", w.err)
-	}
-	return protect.ErrCannotOpen
-}
-
-// sink remembers the errors of the spool that plaintext goes to.
-type sink struct {
-	spool *message.Spool
-	err   error
-}
-
-func (s *sink) Write(p []byte) (int, error) {
-	n, err := s.spool.Write(p)
-	if err != nil {
-		s.err = err
-	}
-	return n, err
 }

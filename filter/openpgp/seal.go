@@ -5,7 +5,6 @@ import (
 	"bytes"
 	"context"
 	"crypto/rand"
-	"encoding/hex"
 	"fmt"
 	"hash"
 	"io"
@@ -17,6 +16,7 @@ import (
 	"postern/filter/keyring"
 	"postern/filter/message"
 	"postern/filter/protect"
+	"postern/filter/protect/entity"
 	"postern/filter/protect/headers"
 	"postern/hsm"
 )
@@ -113,7 +113,7 @@ func writeSigned(ctx context.Context, w io.Writer, m *headers.Mail, at time.Time
 	if err != nil {
 		return err
 	}
-	b := boundary()
+	b := entity.Boundary()
 	if _, err := fmt.Fprintf(w, "Content-Type: multipart/signed; micalg=%q;\r\n protocol=\"application/pgp-signature\";\r\n boundary=%q\r\n\r\n--%s\r\n", micalg(sig.Hash), b, b); err != nil {
 		return err
 	}
@@ -146,7 +146,7 @@ func writeSigned(ctx context.Context, w io.Writer, m *headers.Mail, at time.Time
 
 // writeSealed writes a multipart/encrypted.
 func writeSealed(ctx context.Context, w io.Writer, m *headers.Mail, at time.Time, by *signer, recipients []recipient) error {
-	b := boundary()
+	b := entity.Boundary()
 	if _, err := fmt.Fprintf(w, "Content-Type: multipart/encrypted;\r\n protocol=\"application/pgp-encrypted\";\r\n boundary=%q\r\n\r\n"+
 		"--%s\r\nContent-Type: application/pgp-encrypted\r\nContent-Description: PGP/MIME version identification\r\n\r\nVersion: 1\r\n\r\n"+
 		"--%s\r\nContent-Type: application/octet-stream; name=\"encrypted.asc\"\r\nContent-Description: OpenPGP encrypted message\r\nContent-Disposition: inline; filename=\"encrypted.asc\"\r\n\r\n", b, b, b); err != nil {
@@ -278,11 +278,4 @@ func (r recipient) reads(c packet.CipherFunction, aead bool) bool {
 		return slices.Contains(r.prefs.PreferredCipherSuites, [2]uint8{uint8(c), uint8(packet.AEADModeOCB)})
 	}
 	return len(r.prefs.PreferredSymmetric) == 0 || slices.Contains(r.prefs.PreferredSymmetric, uint8(c))
-}
-
-// boundary is one that no mail holds by chance or by design.
-func boundary() string {
-	var b [18]byte
-	rand.Read(b[:])
-	return "=_" + hex.EncodeToString(b[:])
 }

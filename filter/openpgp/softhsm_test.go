@@ -53,7 +53,7 @@ func TestSoftHSM(t *testing.T) {
 		plain := mail(t, plainMail)
 		counted := hsmtest.Count(token)
 		m, f, err := opening{token: counted, ids: []keyring.Identity{alice}, certs: []keyring.Cert{alice.Cert}}.open(t, seal(t, counted, plain, &alice, alice.Cert))
-		if err != nil || f.Reason != protect.ReasonGood || entity(t, m) != entity(t, plain) {
+		if err != nil || f.Reason != protect.ReasonGood || canonical(t, m) != canonical(t, plain) {
 			t.Errorf("%s: got %+v, %v", s, f, err)
 		}
 		if counted.Signs() != 1 || counted.Unwraps() != 1 {

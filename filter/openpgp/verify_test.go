@@ -12,6 +12,7 @@ import (
 	"postern/filter/keyring"
 	"postern/filter/message"
 	"postern/filter/protect"
+	"postern/filter/protect/entity"
 	"postern/hsm"
 )
 
@@ -289,7 +290,7 @@ func TestNoEntity(t *testing.T) {
 		{"paragraphs", "hello\n\nworld\n", head + "hello\r\n\r\nworld\r\n"},
 		{"text that begins like a header", "Note: hello\n\nworld\n", head + "Note: hello\r\n\r\nworld\r\n"},
 		{"header with a broken line", "Content-Type: text/html\nbroken\n\nhello\n", head + "Content-Type: text/html\r\nbroken\r\n\r\nhello\r\n"},
-		{"long line", strings.Repeat("x", maxEntityHeader+10), head + strings.Repeat("x", maxEntityHeader+10)},
+		{"long line", strings.Repeat("x", entity.MaxHeader+10), head + strings.Repeat("x", entity.MaxHeader+10)},
 		{"nothing", "", head},
 		{"empty header", "\nhello\n", "\r\nhello\r\n"},
 		{"header alone", "Content-Type: text/plain", "Content-Type: text/plain\r\n\r\n"},

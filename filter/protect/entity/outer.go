@@ -1,7 +1,8 @@
-package openpgp
+package entity
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -10,8 +11,11 @@ import (
 	"postern/filter/message"
 )
 
-// maxEntityHeader bounds the header of an opened payload, in bytes.
-const maxEntityHeader = 256 << 10
+// ErrNUL is a NUL in an entity, which can't travel.
+var ErrNUL = errors.New("NUL in the entity")
+
+// MaxHeader bounds the header of an entity that was sealed, in bytes.
+const MaxHeader = 256 << 10
 
 // ofMIME reports whether a header field describes the body (RFC 2045 §3).
 func ofMIME(name string) bool {
@@ -19,9 +23,9 @@ func ofMIME(name string) bool {
 	return name == "mime-version" || strings.HasPrefix(name, "content-")
 }
 
-// writeOuter writes the header of m but for the fields that describe its
+// WriteOuter writes the header of m but for the fields that describe its
 // body, and announces those of another.
-func writeOuter(w io.Writer, m *message.Message) error {
+func WriteOuter(w io.Writer, m *message.Message) error {
 	if _, err := w.Write(m.Top); err != nil {
 		return err
 	}
@@ -37,13 +41,13 @@ func writeOuter(w io.Writer, m *message.Message) error {
 	return err
 }
 
-// entityWriter takes the MIME entity that was sealed, and writes it as the
-// rest of a mail whose outer header is written already. Of the entity's header
+// Writer takes the MIME entity that was sealed, and writes it as the rest of a
+// mail whose outer header is written already. Of the entity's header
 // it writes what describes the body: another From or Subject in there would
 // make a mail with two, and no reader knows which one counts. All of it is kept
-// for headers.Show. What is no entity is text. Line ends become CRLF; NUL can't
-// travel and is an error.
-type entityWriter struct {
+// for headers.Show. What is no entity is text. Line ends become CRLF; NUL is
+// ErrNUL.
+type Writer struct {
 	w      io.Writer
 	header []byte
 	entity []byte // the header as it came, once it is known to be one
@@ -52,11 +56,16 @@ type entityWriter struct {
 	out    []byte
 }
 
-func newEntityWriter(w io.Writer) *entityWriter { return &entityWriter{w: w} }
+// NewWriter gives a Writer that writes to w.
+func NewWriter(w io.Writer) *Writer { return &Writer{w: w} }
 
-// plainText says that no entity follows, but text in the charset that its
+// Header is the header of the entity as it came, complete lines without the
+// blank one; nil where there was no entity. It is known once Close has given no error.
+func (e *Writer) Header() []byte { return e.entity }
+
+// PlainText says that no entity follows, but text in the charset that its
 // armour named.
-func (e *entityWriter) plainText(charset string) error {
+func (e *Writer) PlainText(charset string) error {
 	if charset == "" || len(charset) > 40 || strings.ContainsFunc(charset, func(r rune) bool {
 		return !('a' <= r && r <= 'z' || 'A' <= r && r <= 'Z' || '0' <= r && r <= '9' || r == '-' || r == '_' || r == '.')
 	}) {
@@ -67,9 +76,10 @@ func (e *entityWriter) plainText(charset string) error {
 	return err
 }
 
-func (e *entityWriter) Write(p []byte) (int, error) {
+// Write takes more of the entity.
+func (e *Writer) Write(p []byte) (int, error) {
 	if bytes.IndexByte(p, 0) >= 0 {
-		return 0, errPacket
+		return 0, ErrNUL
 	}
 	e.out = e.out[:0]
 	for rest := p; len(rest) > 0; {
@@ -96,7 +106,7 @@ func (e *entityWriter) Write(p []byte) (int, error) {
 }
 
 // pass writes what has CRLF already, and holds back what may be a header until it is whole.
-func (e *entityWriter) pass(p []byte) error {
+func (e *Writer) pass(p []byte) error {
 	if e.body {
 		_, err := e.w.Write(p)
 		return err
@@ -107,7 +117,7 @@ func (e *entityWriter) pass(p []byte) error {
 		return e.begin(nil, e.header[2:])
 	}
 	end := bytes.Index(e.header[from:], []byte("\r\n\r\n"))
-	if end < 0 && len(e.header) <= maxEntityHeader {
+	if end < 0 && len(e.header) <= MaxHeader {
 		return nil
 	}
 	if end < 0 {
@@ -122,7 +132,7 @@ func (e *entityWriter) pass(p []byte) error {
 }
 
 // begin writes the header, and what is there of the body.
-func (e *entityWriter) begin(header, body []byte) error {
+func (e *Writer) begin(header, body []byte) error {
 	e.body = true
 	e.header = nil
 	if _, err := e.w.Write(append(header, "\r\n"...)); err != nil {
@@ -134,18 +144,18 @@ func (e *entityWriter) begin(header, body []byte) error {
 
 // text takes what does not begin as an entity for text: not every program
 // makes an entity of what it encrypts, and nothing of it may be lost.
-func (e *entityWriter) text() error {
+func (e *Writer) text() error {
 	held := e.header
 	e.header = nil
-	if err := e.plainText(""); err != nil {
+	if err := e.PlainText(""); err != nil {
 		return err
 	}
 	_, err := e.w.Write(held)
 	return err
 }
 
-// close ends the entity; one without a body is a header alone.
-func (e *entityWriter) close() error {
+// Close ends the entity; one without a body is a header alone.
+func (e *Writer) Close() error {
 	if e.body {
 		return nil
 	}
