@@ -32,9 +32,19 @@ type cache struct {
 	answers map[question]answer
 }
 
-// question is one look-up of an address.
+// kind is what is asked.
+type kind uint8
+
+const (
+	partners    kind = iota // Certs of an address
+	ours                    // Identities of an address
+	named                   // Ours, key is the fingerprint
+	authorities             // Authorities
+)
+
+// question is one look-up.
 type question struct {
-	ours        bool // Identities, else Certs
+	kind        kind
 	key, domain string
 }
 
@@ -44,8 +54,8 @@ type answer struct {
 	identities []Identity
 }
 
-func about(ours bool, a message.Address) question {
-	return question{ours, a.Key(), strings.ToLower(a.Domain)}
+func about(k kind, a message.Address) question {
+	return question{k, a.Key(), strings.ToLower(a.Domain)}
 }
 
 // bytes is how much an answer keeps in memory, roughly.

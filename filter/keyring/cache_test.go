@@ -92,7 +92,7 @@ func TestCacheRace(t *testing.T) {
 	a := address(t, "a@one.example")
 	db, err := r.open()
 	must(t, err)
-	_, err = r.cache.answer(ctx, db, about(false, a), func() (answer, error) {
+	_, err = r.cache.answer(ctx, db, about(partners, a), func() (answer, error) {
 		old, err := r.certs(ctx, "WHERE 0")
 		must(t, err)
 		must(t, w.Import(ctx, cert(t, "AA", "a@one.example")))
@@ -114,14 +114,14 @@ func TestCacheIsBounded(t *testing.T) {
 	must(t, err)
 	c := &r.cache
 	for i := range 2*maxCached + 1 {
-		c.keep(c.epoch, about(false, message.Address{Local: fmt.Sprint(i), Domain: "many.example"}), answer{})
+		c.keep(c.epoch, about(partners, message.Address{Local: fmt.Sprint(i), Domain: "many.example"}), answer{})
 	}
 	if len(c.answers) > maxCached {
 		t.Errorf("got %d answers, want %d at most", len(c.answers), maxCached)
 	}
 	big := answer{certs: []Cert{{Raw: make([]byte, maxRaw)}}}
 	for i := range 3 * maxCachedBytes / maxRaw {
-		c.keep(c.epoch, about(true, message.Address{Local: fmt.Sprint(i), Domain: "big.example"}), big)
+		c.keep(c.epoch, about(ours, message.Address{Local: fmt.Sprint(i), Domain: "big.example"}), big)
 	}
 	size := 0
 	for _, a := range c.answers {
@@ -130,7 +130,7 @@ func TestCacheIsBounded(t *testing.T) {
 	if size != c.size || size > maxCachedBytes || size == 0 {
 		t.Errorf("got %d bytes, counted %d, want %d at most", size, c.size, maxCachedBytes)
 	}
-	c.keep(c.epoch, about(true, message.Address{Local: "x", Domain: "big.example"}), answer{certs: slices.Repeat(big.certs, maxCachedBytes/maxRaw+1)})
+	c.keep(c.epoch, about(ours, message.Address{Local: "x", Domain: "big.example"}), answer{certs: slices.Repeat(big.certs, maxCachedBytes/maxRaw+1)})
 	if c.size > maxCachedBytes {
 		t.Errorf("got %d bytes, want %d at most", c.size, maxCachedBytes)
 	}

@@ -39,6 +39,10 @@ func (c *Cert) check() error {
 		return bad("%d domains, more than %d", len(c.Domains), maxDomains)
 	case len(c.KeyIDs) > maxKeys:
 		return bad("%d keys, more than %d", len(c.KeyIDs), maxKeys)
+	case c.Role != Holder && c.Role != Anchor && c.Role != Intermediate:
+		return bad("role %q", c.Role)
+	case len(c.Capabilities) > maxCaps:
+		return bad("%d bytes of capabilities, more than %d", len(c.Capabilities), maxCaps)
 	}
 	return nil
 }
@@ -47,7 +51,8 @@ func (c *Cert) check() error {
 // what was said of it (trust, domains, first source): SetTrust and SetDomains
 // do that. Its bytes replace the known ones only on an operator's word (c is
 // Trusted), or when nobody has vouched for the known ones either: a
-// certificate that arrives by mail must not undo a revocation.
+// certificate that arrives by mail must not undo a revocation. The same holds
+// for its role, and for what its owner reads.
 func (s *Store) Import(ctx context.Context, c Cert) error {
 	return s.change(ctx, "import certificate", func(tx *sql.Tx) error { return put(ctx, tx, c, true) })
 }
@@ -68,14 +73,14 @@ func put(ctx context.Context, tx *sql.Tx, c Cert, partner bool) error {
 		FROM cert c WHERE fingerprint = ?`, c.Fingerprint).Scan(&trust, &known, &bound)
 	switch {
 	case errors.Is(err, sql.ErrNoRows):
-		_, err = tx.ExecContext(ctx, `INSERT INTO cert (fingerprint, format, raw, created, expires, trust, source, first_seen, last_seen, partner)
-			VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
+		_, err = tx.ExecContext(ctx, `INSERT INTO cert (fingerprint, format, raw, created, expires, trust, source, first_seen, last_seen, partner, capabilities, role)
+			VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
 			c.Fingerprint, string(c.Format), c.Raw, seconds(c.Created), seconds(c.Expires), string(c.Trust), c.Source,
-			c.FirstSeen.Unix(), c.LastSeen.Unix(), partner)
+			c.FirstSeen.Unix(), c.LastSeen.Unix(), partner, blob(c.Capabilities), string(c.Role))
 		if err != nil {
 			return err
 		}
-		if err := details(ctx, tx, c); err != nil {
+		if err := errors.Join(details(ctx, tx, c), sighted(ctx, tx, c)); err != nil {
 			return err
 		}
 		return domains(ctx, tx, c.Fingerprint, c.Domains)
@@ -83,7 +88,7 @@ func put(ctx context.Context, tx *sql.Tx, c Cert, partner bool) error {
 		return err
 	}
 	if partner && !known { // an identity of ours becomes somebody's certificate too: as new
-		_, err = tx.ExecContext(ctx, "UPDATE cert SET partner = 1, trust = ?, source = ? WHERE fingerprint = ?", string(c.Trust), c.Source, c.Fingerprint)
+		_, err = tx.ExecContext(ctx, "UPDATE cert SET partner = 1, trust = ?, source = ?, role = ? WHERE fingerprint = ?", string(c.Trust), c.Source, string(c.Role), c.Fingerprint)
 		if err != nil {
 			return err
 		}
@@ -99,8 +104,24 @@ func put(ctx context.Context, tx *sql.Tx, c Cert, partner bool) error {
 		if err := details(ctx, tx, c); err != nil {
 			return err
 		}
+		if partner {
+			if _, err := tx.ExecContext(ctx, "UPDATE cert SET role = ?, capabilities = coalesce(?, capabilities) WHERE fingerprint = ?", string(c.Role), blob(c.Capabilities), c.Fingerprint); err != nil {
+				return err
+			}
+		}
+	}
+	if err := sighted(ctx, tx, c); err != nil {
+		return err
 	}
 	_, err = tx.ExecContext(ctx, "UPDATE cert SET last_seen = max(last_seen, ?) WHERE fingerprint = ?", c.LastSeen.Unix(), c.Fingerprint)
+	return err
+}
+
+// sighted notes when a source showed the certificate.
+func sighted(ctx context.Context, tx *sql.Tx, c Cert) error {
+	_, err := tx.ExecContext(ctx, `INSERT INTO cert_source (fingerprint, source, first_seen, last_seen)
+		SELECT ?1, ?2, ?3, ?4 WHERE (SELECT count(*) FROM cert_source WHERE fingerprint = ?1 AND source <> ?2) < ?5
+		ON CONFLICT DO UPDATE SET last_seen = max(last_seen, ?4)`, c.Fingerprint, c.Source, c.FirstSeen.Unix(), c.LastSeen.Unix(), maxSources)
 	return err
 }
 

@@ -16,24 +16,26 @@ import (
 
 // certColumns are read by scan; the lists come as JSON, so that one look-up is
 // one query and one snapshot.
-const certColumns = `c.fingerprint, c.format, c.raw, c.created, c.expires, c.trust, c.source, c.first_seen, c.last_seen,
+const certColumns = `c.fingerprint, c.format, c.raw, c.created, c.expires, c.trust, c.source, c.first_seen, c.last_seen, c.capabilities, c.role,
 	(SELECT json_group_array(json_array(local, domain)) FROM (SELECT local, domain FROM cert_address a WHERE a.fingerprint = c.fingerprint ORDER BY position)),
 	(SELECT json_group_array(domain) FROM (SELECT domain FROM cert_domain d WHERE d.fingerprint = c.fingerprint ORDER BY domain)),
-	(SELECT json_group_array(hex(key_id)) FROM (SELECT key_id FROM cert_key k WHERE k.fingerprint = c.fingerprint ORDER BY position))`
+	(SELECT json_group_array(hex(key_id)) FROM (SELECT key_id FROM cert_key k WHERE k.fingerprint = c.fingerprint ORDER BY position)),
+	(SELECT json_group_array(json_array(source, first_seen, last_seen)) FROM (SELECT source, first_seen, last_seen FROM cert_source s WHERE s.fingerprint = c.fingerprint ORDER BY first_seen, source))`
 
 func scan(rows *sql.Rows, more ...any) (Cert, error) {
 	var c Cert
 	var created, expires, first, last sql.NullInt64
-	var format, trust, addresses, domains, keys string
-	dest := append([]any{&c.Fingerprint, &format, &c.Raw, &created, &expires, &trust, &c.Source, &first, &last, &addresses, &domains, &keys}, more...)
+	var format, trust, role, addresses, domains, keys, sources string
+	dest := append([]any{&c.Fingerprint, &format, &c.Raw, &created, &expires, &trust, &c.Source, &first, &last, &c.Capabilities, &role, &addresses, &domains, &keys, &sources}, more...)
 	if err := rows.Scan(dest...); err != nil {
 		return c, err
 	}
-	c.Format, c.Trust = Format(format), Trust(trust)
+	c.Format, c.Trust, c.Role = Format(format), Trust(trust), Role(role)
 	c.Created, c.Expires, c.FirstSeen, c.LastSeen = moment(created), moment(expires), moment(first), moment(last)
 	var pairs [][2]string
 	var ids []string
-	if err := errors.Join(json.Unmarshal([]byte(addresses), &pairs), json.Unmarshal([]byte(domains), &c.Domains), json.Unmarshal([]byte(keys), &ids)); err != nil {
+	var seen []sighting
+	if err := errors.Join(json.Unmarshal([]byte(addresses), &pairs), json.Unmarshal([]byte(domains), &c.Domains), json.Unmarshal([]byte(keys), &ids), json.Unmarshal([]byte(sources), &seen)); err != nil {
 		return c, fmt.Errorf("certificate %s: %w", c.Fingerprint, err)
 	}
 	for _, p := range pairs {
@@ -46,15 +48,36 @@ func scan(rows *sql.Rows, more ...any) (Cert, error) {
 		}
 		c.KeyIDs = append(c.KeyIDs, id)
 	}
+	for _, s := range seen {
+		c.Sources = append(c.Sources, Sighting(s))
+	}
 	if len(c.Domains) == 0 {
 		c.Domains = nil
 	}
 	return c, nil
 }
 
+// sighting reads [source, first, last].
+type sighting Sighting
+
+func (s *sighting) UnmarshalJSON(b []byte) error {
+	var first, last int64
+	err := json.Unmarshal(b, &[]any{&s.Source, &first, &last})
+	s.First, s.Last = time.Unix(first, 0).UTC(), time.Unix(last, 0).UTC()
+	return err
+}
+
 // seconds is NULL for the zero time.
 func seconds(t time.Time) sql.NullInt64 {
 	return sql.NullInt64{Int64: t.Unix(), Valid: !t.IsZero()}
+}
+
+// blob is NULL for no bytes.
+func blob(b []byte) any {
+	if len(b) == 0 {
+		return nil
+	}
+	return b
 }
 
 func moment(n sql.NullInt64) time.Time {
@@ -114,7 +137,7 @@ func (s *Store) identities(ctx context.Context, rest string, args ...any) ([]Ide
 
 // Identities are ours for a: its own, then its domain's; in each group newest first.
 func (s *Store) Identities(ctx context.Context, a message.Address) ([]Identity, error) {
-	found, err := s.answer(ctx, about(true, a), func() (found answer, err error) {
+	found, err := s.answer(ctx, about(ours, a), func() (found answer, err error) {
 		found.identities, err = s.identities(ctx, `WHERE i.address = ?1 AND i.owner_domain = '' OR i.owner_domain = ?2 AND i.address = ''
 			ORDER BY i.address = '', c.created DESC, c.fingerprint`, a.Key(), strings.ToLower(a.Domain))
 		return found, err
@@ -127,8 +150,8 @@ func (s *Store) Identities(ctx context.Context, a message.Address) ([]Identity, 
 // group newest first. The domain's come even when there are some of its own,
 // since an own one may be worthless: planted by a mail, distrusted, expired.
 func (s *Store) Certs(ctx context.Context, a message.Address) ([]Cert, error) {
-	found, err := s.answer(ctx, about(false, a), func() (found answer, err error) {
-		found.certs, err = s.certs(ctx, `WHERE c.partner = 1 AND c.fingerprint IN (
+	found, err := s.answer(ctx, about(partners, a), func() (found answer, err error) {
+		found.certs, err = s.certs(ctx, `WHERE c.partner = 1 AND c.role = '' AND c.fingerprint IN (
 				SELECT fingerprint FROM cert_address WHERE address = ?1 UNION SELECT fingerprint FROM cert_domain WHERE domain = ?2)
 			ORDER BY c.fingerprint NOT IN (SELECT fingerprint FROM cert_address WHERE address = ?1), c.created DESC, c.fingerprint`,
 			a.Key(), strings.ToLower(a.Domain))
@@ -152,16 +175,38 @@ func (s *Store) answer(ctx context.Context, q question, load func() (answer, err
 
 // Filter narrows List; zero fields let everything pass.
 type Filter struct {
-	Format Format
-	Trust  Trust
-	Domain string // certificates that name an address there, or serve it
+	Format      Format
+	Trust       Trust
+	Domain      string // certificates that name an address there, or serve it
+	Authorities bool   // anchors and intermediates, in the place of their holders
 }
 
-// List gives the partners' certificates in order of fingerprint.
+// maxList is how many certificates are listed at most.
+const maxList = 100_000
+
+// List gives the partners' certificates, or the authorities, in order of fingerprint.
 func (s *Store) List(ctx context.Context, f Filter) ([]Cert, error) {
-	return s.certs(ctx, `WHERE c.partner = 1 AND (?1 = '' OR c.format = ?1) AND (?2 = '' OR c.trust = ?2) AND (?3 = '' OR c.fingerprint IN (
+	return s.certs(ctx, `WHERE c.partner = 1 AND (c.role <> '') = ?4 AND (?1 = '' OR c.format = ?1) AND (?2 = '' OR c.trust = ?2) AND (?3 = '' OR c.fingerprint IN (
 		SELECT fingerprint FROM cert_address WHERE domain = ?3 UNION SELECT fingerprint FROM cert_domain WHERE domain = ?3))
-		ORDER BY c.fingerprint`, string(f.Format), string(f.Trust), strings.ToLower(f.Domain))
+		ORDER BY c.fingerprint LIMIT ?5`, string(f.Format), string(f.Trust), strings.ToLower(f.Domain), f.Authorities, maxList)
+}
+
+// Ours are our identities with exactly this certificate.
+func (s *Store) Ours(ctx context.Context, fingerprint string) ([]Identity, error) {
+	found, err := s.answer(ctx, question{kind: named, key: fingerprint}, func() (found answer, err error) {
+		found.identities, err = s.identities(ctx, "WHERE c.fingerprint = ? ORDER BY i.address, i.owner_domain", fingerprint)
+		return found, err
+	})
+	return found.identities, err
+}
+
+// Authorities are the anchors and intermediates, whatever their trust.
+func (s *Store) Authorities(ctx context.Context) ([]Cert, error) {
+	found, err := s.answer(ctx, question{kind: authorities}, func() (found answer, err error) {
+		found.certs, err = s.List(ctx, Filter{Authorities: true})
+		return found, err
+	})
+	return found.certs, err
 }
 
 // Get finds the one partner's certificate whose fingerprint begins with

@@ -31,6 +31,21 @@ const (
 	Distrusted Trust = "distrusted" // kept, so that it is not learned again
 )
 
+// Role is what a certificate is there for.
+type Role string
+
+const (
+	Holder       Role = ""             // somebody who signs and is sealed to
+	Anchor       Role = "anchor"       // an authority where paths of this site may end
+	Intermediate Role = "intermediate" // an authority on the way to an anchor: no ground for trust by itself
+)
+
+// Sighting is one source of a certificate.
+type Sighting struct {
+	Source      string
+	First, Last time.Time
+}
+
 // Cert is a certificate: public, and all that policy needs to know of it. Raw
 // is binary (OpenPGP transferable public key, or DER). The other fields were
 // read from it when it was imported.
@@ -44,7 +59,9 @@ type Cert struct {
 	Created     time.Time
 	Expires     time.Time // zero: never
 	Trust       Trust
-	Source      string // "import", "enrol", "mail", "wkd" …
+	Role        Role
+	Source      string     // the first one: "import", "enrol", "mail", "wkd" …
+	Sources     []Sighting // all of them, as the store knows them; it keeps Source and the times, whatever is given here
 	FirstSeen   time.Time
 	LastSeen    time.Time
 	// Capabilities are what its owner's programs said they read: the DER of
@@ -69,4 +86,6 @@ type KeyRing interface {
 	Identities(ctx context.Context, a message.Address) ([]Identity, error)
 	// Certs are the partners' certificates for the address, any trust, newest first.
 	Certs(ctx context.Context, a message.Address) ([]Cert, error)
+	// Ours are our identities with exactly this certificate, also an expired one.
+	Ours(ctx context.Context, fingerprint string) ([]Identity, error)
 }

@@ -3,7 +3,7 @@ package keyring
 import (
 	"context"
 	"database/sql"
-	_ "embed"
+	"embed"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -34,12 +34,27 @@ const (
 	maxAddresses = 1000    // of one certificate
 	maxDomains   = 1000    // of one certificate
 	maxKeys      = 256     // of one certificate
+	maxCaps      = 8 << 10 // bytes of capabilities
+	maxSources   = 16      // of one certificate
 	minPrefix    = 8       // hexadecimal digits that name a certificate
-	version      = 1       // user_version of schema.sql
+	version      = 2       // user_version that the last migration makes
 )
 
-//go:embed schema.sql
-var schema string
+// migrations are N.sql: what makes version N of the version before.
+//
+//go:embed migrations/*.sql
+var migrations embed.FS
+
+// outdated is the version of a file that the next writer brings up to date,
+// and that a reader can't read.
+type outdated int
+
+func (v outdated) Error() string {
+	return fmt.Sprintf("version %d, not %d: %v", int(v), version, ErrVersion)
+}
+
+func (outdated) Hint() string  { return "`postern keyring upgrade` brings the file up to date" }
+func (outdated) Unwrap() error { return ErrVersion }
 
 // Store is a KeyRing in one SQLite file of public material. Any number of
 // processes may hold it open; a reader sees what was committed before its
@@ -51,8 +66,10 @@ var schema string
 type Store struct {
 	path     string
 	readOnly bool
+	foreign  bool
 
 	cache cache // of a read-only store
+	most  int   // certificates that Learn keeps, where it is not maxSeen
 
 	mu sync.Mutex
 	db *sql.DB // nil until a read-only store finds its file
@@ -60,15 +77,15 @@ type Store struct {
 
 var _ KeyRing = (*Store)(nil)
 
-// Open opens the keyring in the file path for reading and writing, and makes
-// it (mode 0640) when there is none.
+// Open opens the keyring in the file path for reading and writing, makes it
+// (mode 0640) when there is none, and brings one of an earlier version up to date.
 func Open(path string) (*Store, error) {
 	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
 		if err := create(path); err != nil {
 			return nil, fmt.Errorf("make keyring: %w", err)
 		}
 	}
-	db, err := dial(path, false)
+	db, err := dial(path, "rw")
 	if err != nil {
 		return nil, fmt.Errorf("open keyring %s: %w", path, err)
 	}
@@ -84,7 +101,7 @@ func create(path string) error {
 	}
 	defer os.RemoveAll(dir)
 	aside := filepath.Join(dir, "keyring.db")
-	db, err := dial(aside, false)
+	db, err := dial(aside, "rw")
 	if err != nil {
 		return err
 	}
@@ -102,8 +119,16 @@ func create(path string) error {
 
 // OpenReadOnly opens the keyring for look-ups only. The file may be missing
 // still: then every look-up answers ErrNoStore until somebody has made it.
-func OpenReadOnly(path string) (*Store, error) {
-	s := &Store{path: path, readOnly: true}
+func OpenReadOnly(path string) (*Store, error) { return openReader(&Store{path: path, readOnly: true}) }
+
+// OpenForeign opens for look-ups a store that a user writes who is not to be
+// believed, as an operator reads what filterd saw. It writes to none of the
+// files, the index of the log neither. What it gives goes through Doubted.
+func OpenForeign(path string) (*Store, error) {
+	return openReader(&Store{path: path, readOnly: true, foreign: true})
+}
+
+func openReader(s *Store) (*Store, error) {
 	if _, err := s.open(); err != nil && !errors.Is(err, ErrNoStore) {
 		return nil, err
 	}
@@ -134,7 +159,11 @@ func (s *Store) open() (*sql.DB, error) {
 	} else if err != nil {
 		return nil, fmt.Errorf("open keyring: %w", err)
 	}
-	db, err := dial(s.path, true)
+	mode := "ro"
+	if s.foreign {
+		mode = "foreign"
+	}
+	db, err := dial(s.path, mode)
 	if err != nil {
 		return nil, fmt.Errorf("open keyring %s: %w", s.path, err)
 	}
@@ -142,15 +171,21 @@ func (s *Store) open() (*sql.DB, error) {
 	return db, nil
 }
 
-func dial(path string, readOnly bool) (*sql.DB, error) {
+// dial opens the file to write ("rw"), to read ("ro"), or to read and leave
+// even the index of its log alone ("foreign").
+func dial(path, mode string) (*sql.DB, error) {
 	abs, err := filepath.Abs(path)
 	if err != nil {
 		return nil, err
 	}
-	q := url.Values{"_pragma": {"busy_timeout(5000)", "foreign_keys(1)"}, "_txlock": {"immediate"}}
-	if readOnly {
+	// What a file says in its schema is not to be run: filterd writes one that an operator reads.
+	q := url.Values{"_pragma": {"busy_timeout(5000)", "foreign_keys(1)", "trusted_schema(0)"}, "_txlock": {"immediate"}}
+	if mode != "rw" {
 		q.Set("mode", "ro")
 		q.Set("_txlock", "deferred")
+	}
+	if mode == "foreign" {
+		q.Set("readonly_shm", "1")
 	}
 	db, err := sql.Open("sqlite", (&url.URL{Scheme: "file", OmitHost: true, Path: abs, RawQuery: q.Encode()}).String())
 	if err != nil {
@@ -158,7 +193,7 @@ func dial(path string, readOnly bool) (*sql.DB, error) {
 	}
 	db.SetMaxOpenConns(5) // one of them is the cache's
 	db.SetMaxIdleConns(5)
-	if readOnly {
+	if mode != "rw" {
 		err = checkVersion(db)
 	} else {
 		db.SetMaxOpenConns(1)
@@ -178,7 +213,9 @@ func checkVersion(db *sql.DB) error {
 	switch {
 	case v == 0: // made, not filled yet
 		return ErrNoStore
-	case v != version:
+	case v < version:
+		return outdated(v)
+	case v > version:
 		return fmt.Errorf("version %d, not %d: %w", v, version, ErrVersion)
 	}
 	return nil
@@ -221,11 +258,17 @@ func prepare(db *sql.DB) error {
 	if v == version {
 		return nil
 	}
-	if v != 0 {
+	if v < 0 || v > version {
 		return fmt.Errorf("version %d, not %d: %w", v, version, ErrVersion)
 	}
-	if _, err := tx.Exec(schema); err != nil {
-		return fmt.Errorf("make tables: %w", err)
+	for next := v + 1; next <= version; next++ {
+		text, err := migrations.ReadFile(fmt.Sprintf("migrations/%d.sql", next))
+		if err != nil {
+			return fmt.Errorf("read migration: %w", err)
+		}
+		if _, err := tx.Exec(string(text)); err != nil {
+			return fmt.Errorf("migrate to version %d: %w", next, err)
+		}
 	}
 	if _, err := tx.Exec(fmt.Sprintf("PRAGMA user_version = %d", version)); err != nil {
 		return fmt.Errorf("write version: %w", err)

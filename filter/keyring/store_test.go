@@ -67,7 +67,9 @@ func TestRoundTrip(t *testing.T) {
 	want := cert(t, "AB12", "Alice@Partner.Example", "alice.b@partner.example")
 	want.Expires = day0.AddDate(2, 0, 0)
 	want.Domains = []string{"a.example", "b.example"}
+	want.Capabilities = []byte{0x30, 0}
 	must(t, s.Import(ctx, want))
+	want.Sources = []Sighting{{"import", day0, day0}}
 	got, err := s.Get(ctx, "0xab12 0000:0000")
 	must(t, err)
 	if fmt.Sprint(got) != fmt.Sprint(want) {
@@ -219,14 +221,24 @@ func TestMerge(t *testing.T) {
 		s, _ := open(t)
 		ctx := t.Context()
 		first := cert(t, "D1", "a@p.example")
-		first.Trust, first.Domains = test.known, []string{"p.example"}
+		first.Trust, first.Domains, first.Capabilities = test.known, []string{"p.example"}, []byte("first")
 		must(t, s.Import(ctx, first))
 		second := cert(t, "D1", "b@p.example")
 		second.Trust, second.Raw, second.Source, second.Domains = test.comes, []byte("new"), "mail", []string{"evil.example"}
+		second.Capabilities, second.Role = []byte("new"), Anchor
 		second.FirstSeen, second.LastSeen = later, later
 		must(t, s.Import(ctx, second))
 		got, err := s.Get(ctx, first.Fingerprint)
 		must(t, err)
+		if want := map[string]string{"new": "new", "raw D1": "first"}[test.raw]; string(got.Capabilities) != want {
+			t.Errorf("%s over %s: got capabilities %q, want %q", test.comes, test.known, got.Capabilities, want)
+		}
+		if want := map[bool]Role{true: Anchor}[test.comes == Trusted || test.known == Seen]; got.Role != want {
+			t.Errorf("%s over %s: got role %q, want %q", test.comes, test.known, got.Role, want)
+		}
+		if fmt.Sprint(got.Sources) != fmt.Sprint([]Sighting{{"import", day0, day0}, {"mail", later, later}}) {
+			t.Errorf("%s over %s: got sources %v", test.comes, test.known, got.Sources)
+		}
 		if got.Trust != test.trust || string(got.Raw) != test.raw || !got.LastSeen.Equal(later) || !got.FirstSeen.Equal(day0) || got.Source != "import" || fmt.Sprint(got.Domains) != "[p.example]" {
 			t.Errorf("%s over %s: got %+v, want trust %s, raw %q", test.comes, test.known, got, test.trust, test.raw)
 		}
@@ -318,6 +330,8 @@ func TestInvalid(t *testing.T) {
 		"domains":     func(c *Cert) { c.Domains = make([]string, maxDomains+1) },
 		"domain":      func(c *Cert) { c.Domains = []string{""} },
 		"keys":        func(c *Cert) { c.KeyIDs = make([]hsm.KeyID, maxKeys+1) },
+		"role":        func(c *Cert) { c.Role = "king" },
+		"capable":     func(c *Cert) { c.Capabilities = make([]byte, maxCaps+1) },
 	} {
 		c := cert(t, "AB", "a@p.example")
 		spoil(&c)
