@@ -87,7 +87,7 @@ func agree(w *hsm.Wrapped, pub crypto.PublicKey, sk hsm.SessionKey) error {
 	}
 	w.Ephemeral = ours.PublicKey().Bytes()
 	if w.Scheme == hsm.CMSX963 || w.Scheme == hsm.CMSHKDF {
-		return agreeCMS(w, z, sk.Key)
+		return agreeCMS(w, z, w.UKM, sk.Key)
 	}
 	if w.Scheme == hsm.OpenPGPX25519 {
 		if !w.V6 {

@@ -12,6 +12,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"slices"
+	"testing"
 
 	"postern/hsm"
 )
@@ -25,8 +26,20 @@ var CMSWraps = map[string][]byte{
 	"des3-wrap":   {0x30, 0x0f, 0x06, 0x0b, 0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x09, 0x10, 0x03, 0x06, 0x05, 0x00},
 }
 
-// agreeCMS wraps key with the secret z as RFC 5753 §7 and RFC 8418 §2 say.
-func agreeCMS(w *hsm.Wrapped, z, key []byte) error {
+// WrapAgreed wraps a session key in one of the schemes of CMS for a recipient
+// who shares the secret z with the owner of w.Ephemeral, so that a test can
+// choose both. salt is that of HKDF; senders who keep to RFC 8418 §2.2 have
+// w.UKM there.
+func WrapAgreed(t testing.TB, z, salt []byte, w hsm.Wrapped, sk hsm.SessionKey) hsm.Wrapped {
+	t.Helper()
+	if err := agreeCMS(&w, z, salt, sk.Key); err != nil {
+		t.Fatalf("wrap session key: %v", err)
+	}
+	return w
+}
+
+// agreeCMS wraps key as RFC 5753 §7 and RFC 8418 §2 say.
+func agreeCMS(w *hsm.Wrapped, z, salt, key []byte) error {
 	if w.Hash == 0 {
 		w.Hash = crypto.SHA256
 	}
@@ -53,14 +66,15 @@ func agreeCMS(w *hsm.Wrapped, z, key []byte) error {
 	default:
 		return fmt.Errorf("key wrap %s is unknown", algorithm.OID)
 	}
-	info := element(0x30, w.WrapAlgorithm, element(0xa2, element(4, binary.BigEndian.AppendUint32(nil, uint32(size)*8))))
+	parts := [][]byte{w.WrapAlgorithm}
 	if w.UKM != nil {
-		info = element(0x30, w.WrapAlgorithm, element(0xa0, element(4, w.UKM)), element(0xa2, element(4, binary.BigEndian.AppendUint32(nil, uint32(size)*8))))
+		parts = append(parts, element(0xa0, element(4, w.UKM)))
 	}
+	info := element(0x30, append(parts, element(0xa2, element(4, binary.BigEndian.AppendUint32(nil, uint32(size)*8))))...)
 	var kek []byte
 	var err error
 	if w.Scheme == hsm.CMSHKDF {
-		kek, err = hkdf.Key(w.Hash.New, z, w.UKM, string(info), size)
+		kek, err = hkdf.Key(w.Hash.New, z, salt, string(info), size)
 	} else {
 		for n := byte(1); len(kek) < size; n++ {
 			h := w.Hash.New()
