@@ -281,6 +281,15 @@ func (r *ring) Certs(_ context.Context, a message.Address) (list []keyring.Cert,
 	return list, r.err
 }
 
+func (r *ring) Ours(_ context.Context, fingerprint string) (list []keyring.Identity, err error) {
+	for _, i := range r.ours {
+		if i.Fingerprint == fingerprint {
+			list = append(list, i)
+		}
+	}
+	return list, r.err
+}
+
 // hop is a next hop that keeps what it got. answers are given in turn; where
 // there is none left, everybody is taken.
 type hop struct {
