@@ -5,6 +5,7 @@ import (
 	"compress/flate"
 	"encoding/binary"
 	"io"
+	"os"
 	"runtime"
 	"slices"
 	"testing"
@@ -92,12 +93,23 @@ func quine() []byte {
 	)
 }
 
+// quineFile is for the test of the whole house, in appliance/e2e.
+const quineFile = "testdata/quine.pgp"
+
 // A packet that decompresses to itself, and packets that are nested 10,000
 // deep, do not open, after one layer and little work (R29, R18).
 func TestQuine(t *testing.T) {
 	q := quine()
 	if out, err := io.ReadAll(flate.NewReader(bytes.NewReader(q[2:]))); err != nil || !bytes.Equal(out, q) {
 		t.Fatalf("got %d bytes, %v, want the %d that it is made of:\n%x\n%x", len(out), err, len(q), out, q)
+	}
+	if *update {
+		if err := os.WriteFile(quineFile, q, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if kept, err := os.ReadFile(quineFile); err != nil || !bytes.Equal(kept, q) {
+		t.Errorf("%s: got %d bytes, %v, want what is made here (-update writes it)", quineFile, len(kept), err)
 	}
 	deep := literal(simpleEntity)
 	for range 10_000 { // not compressed, or the making would take as long as a bomb
