@@ -143,12 +143,56 @@ func endContentInfo(r *ber.Reader) error {
 func enter(r *ber.Reader, class byte, number uint32) error {
 	t, err := r.Next()
 	if err == io.EOF || err == nil && !t.Is(class, number) {
-		return fmt.Errorf("read CMS: another element than expected: %w", ErrForm)
+		return malformed("another element than expected")
 	}
 	if err != nil {
 		return err
 	}
 	return r.Enter()
+}
+
+// leave leaves the open element when end, an error of Next, is its end.
+func leave(r *ber.Reader, end error) error {
+	if end != io.EOF {
+		return end
+	}
+	return r.Leave()
+}
+
+func malformed(what string) error { return fmt.Errorf("%s: %w", what, ErrForm) }
+
+// readVersion reads the next element, which has to be a small INTEGER.
+func readVersion(r *ber.Reader) (int, error) {
+	der, err := r.DER(8)
+	if err != nil {
+		return 0, err
+	}
+	var v int
+	if s := cryptobyte.String(der); !s.ReadASN1Integer(&v) {
+		return 0, malformed("version")
+	}
+	return v, nil
+}
+
+// nextAlgorithm reads the next element, which has to be an AlgorithmIdentifier.
+func nextAlgorithm(r *ber.Reader) (a algorithm, err error) {
+	der, err := r.DER(maxAlgorithm)
+	if err != nil {
+		return a, err
+	}
+	if s := cryptobyte.String(der); !readAlgorithm(&s, &a) {
+		return a, malformed("algorithm")
+	}
+	return a, nil
+}
+
+// readOctets reads the OCTET STRING that Next shows, of at most max bytes.
+func readOctets(r *ber.Reader, max int) ([]byte, error) {
+	b, err := io.ReadAll(io.LimitReader(r.Octets(), int64(max)+1))
+	if err == nil && len(b) > max {
+		err = fmt.Errorf("octet string: %w", ErrLimit)
+	}
+	return b, err
 }
 
 // readOID reads the next element, which has to be an OBJECT IDENTIFIER.
@@ -160,7 +204,7 @@ func readOID(r *ber.Reader) (asn1.ObjectIdentifier, error) {
 	var oid asn1.ObjectIdentifier
 	s := cryptobyte.String(der)
 	if !s.ReadASN1ObjectIdentifier(&oid) {
-		return nil, fmt.Errorf("read object identifier: %w", ErrForm)
+		return nil, malformed("object identifier")
 	}
 	return oid, nil
 }
