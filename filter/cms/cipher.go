@@ -113,14 +113,14 @@ func parseCipher(der []byte) (contentCipher, error) {
 	in := cryptobyte.String(a.params)
 	switch {
 	case !out.Authenticated():
-		ok = readOctets(&in, &out.iv)
+		ok = parseOctets(&in, &out.iv)
 	case out.Cipher == ChaCha20Poly1305: // RFC 8103 §2
 		out.tag = chacha20poly1305.Overhead
-		ok = readOctets(&in, &out.iv)
+		ok = parseOctets(&in, &out.iv)
 	default: // GCMParameters, RFC 5084 §3.2
 		var seq cryptobyte.String
 		out.tag = gcmDefaultTag
-		ok = in.ReadASN1(&seq, cbasn1.SEQUENCE) && readOctets(&seq, &out.iv) &&
+		ok = in.ReadASN1(&seq, cbasn1.SEQUENCE) && parseOctets(&seq, &out.iv) &&
 			(seq.Empty() || seq.ReadASN1Integer(&out.tag)) && seq.Empty()
 	}
 	switch {
@@ -140,8 +140,8 @@ func parseAlgorithm(der []byte) (a algorithm, ok bool) {
 	return a, readAlgorithm(&s, &a) && s.Empty()
 }
 
-// readOctets reads an OCTET STRING off s.
-func readOctets(s *cryptobyte.String, out *[]byte) bool {
+// parseOctets reads an OCTET STRING off s.
+func parseOctets(s *cryptobyte.String, out *[]byte) bool {
 	return s.ReadASN1Bytes(out, cbasn1.OCTET_STRING)
 }
 
