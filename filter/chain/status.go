@@ -1,0 +1,239 @@
+package chain
+
+import (
+	"context"
+	"crypto"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"golang.org/x/crypto/ocsp"
+)
+
+// Limits on evidence about revocation.
+const (
+	maxBrought      = 32       // lists, and as many responses, that come along with a mail
+	maxBroughtCRL   = 1 << 20  // bytes of one of these
+	maxOCSP         = 64 << 10 // bytes of a response
+	maxCRL          = 16 << 20 // bytes of a list that the operator keeps, or that was fetched
+	maxStatusChecks = 64       // signatures of lists and responses
+	maxFetches      = 16       // questions for one judgement
+	maxURLs         = 2        // of one kind in one certificate
+	maxNotes        = 32       // for people
+	skew            = 5 * time.Minute
+	maxUnbounded    = 24 * time.Hour // age of a response that names no end
+)
+
+// Fetcher asks the network. The judge hands it URLs of certificates whose path
+// ends at an anchor, and nothing else; what comes back is believed as far as
+// it is signed.
+type Fetcher interface {
+	// Fetch gives what is at the URL, or the answer to body where there is
+	// one (an OCSP request). It may keep an answer and give it again until
+	// the time that until says, which is zero for what is not to be kept; the
+	// error of until is that of the answer.
+	Fetch(ctx context.Context, url string, body []byte, until func(answer []byte) (time.Time, error)) ([]byte, error)
+}
+
+// inquiry gathers evidence for one judgement.
+type inquiry struct {
+	*search
+	mode      Mode
+	fetcher   Fetcher
+	ctx       context.Context
+	at        time.Time
+	lists     []*crl
+	responses [][]byte
+	checks    int
+	fetches   int
+	asked     map[string]bool
+	notes     []string
+}
+
+// inquire begins an inquiry; stop ends what it may still fetch.
+func (j *Judge) inquire(ctx context.Context, r Request, s *search) (q *inquiry, stop context.CancelFunc) {
+	q = &inquiry{search: s, mode: j.config.Mode, fetcher: j.config.Fetcher, at: r.At, asked: map[string]bool{}}
+	if q.mode == Off {
+		return q, nil
+	}
+	q.ctx, stop = context.WithTimeout(ctx, j.config.Budget)
+	for _, raw := range r.CRLs[:min(len(r.CRLs), maxBrought)] {
+		if len(raw) > maxBroughtCRL {
+			q.say("a revocation list that came along is larger than %d bytes", maxBroughtCRL)
+			continue
+		}
+		q.take(raw)
+	}
+	q.lists = append(q.lists, j.lists...)
+	q.responses = append(slices.Clone(r.OCSP[:min(len(r.OCSP), maxBrought)]), j.config.OCSP...)
+	return q, stop
+}
+
+// take adds a list, if it is one.
+func (q *inquiry) take(raw []byte) {
+	list, err := readCRL(raw)
+	if err != nil {
+		q.say("%v", err)
+		return
+	}
+	q.lists = append(q.lists, list)
+}
+
+func (q *inquiry) say(format string, args ...any) {
+	if note := fmt.Sprintf(format, args...); len(q.notes) < maxNotes && !slices.Contains(q.notes, note) {
+		q.notes = append(q.notes, note)
+	}
+}
+
+// path tells the status of a path, or the reason to refuse it.
+func (q *inquiry) path(top *step) (Status, []string, error) {
+	if q.mode == Off {
+		return Unknown, []string{"revocation is off"}, nil
+	}
+	path := top.certs()
+	q.notes = nil
+	status := Good
+	for i := len(path) - 2; i >= 0; i-- {
+		v := q.judge(path, i, true)
+		switch {
+		case v.err != nil:
+			return Unknown, nil, v.err
+		case !v.good && q.mode == Hard:
+			reason := fmt.Errorf("status of %s: %w", name(path[i]), ErrStatus)
+			if len(q.notes) > 0 {
+				reason = fmt.Errorf("%w (%s)", reason, q.notes[len(q.notes)-1])
+			}
+			return Unknown, nil, reason
+		case !v.good:
+			q.say("nobody says whether %s is revoked", name(path[i]))
+			status = Unknown
+		}
+	}
+	if status == Good {
+		return Good, nil, nil
+	}
+	return status, q.notes, nil
+}
+
+// verdict is what evidence says of one certificate.
+type verdict struct {
+	good bool
+	err  error // ErrRevoked
+}
+
+// judge looks at what is there, and then asks. deep lets a list be signed by
+// another key than the issuer's, whose own status is looked at without that.
+func (q *inquiry) judge(path []*x509.Certificate, i int, deep bool) verdict {
+	c, issuer := path[i], path[i+1]
+	if v := q.byResponses(path, i, q.responses); v.good || v.err != nil {
+		return v
+	}
+	if v := q.byLists(path, i, deep); v.good || v.err != nil {
+		return v
+	}
+	if !deep || q.fetcher == nil {
+		return verdict{}
+	}
+	for _, url := range c.OCSPServer[:min(len(c.OCSPServer), maxURLs)] {
+		ask, err := ocsp.CreateRequest(c, issuer, &ocsp.RequestOptions{Hash: crypto.SHA1}) // an identifier, not a proof: what every responder knows
+		if err != nil {
+			break
+		}
+		answer, ok := q.fetch(url, ask, func(answer []byte) (time.Time, error) {
+			response, err := readResponse(answer, c, issuer)
+			if err != nil {
+				return time.Time{}, err
+			}
+			return response.NextUpdate, nil
+		})
+		if !ok {
+			continue
+		}
+		if v := q.byResponses(path, i, [][]byte{answer}); v.good || v.err != nil {
+			return v
+		}
+	}
+	for _, url := range c.CRLDistributionPoints[:min(len(c.CRLDistributionPoints), maxURLs)] {
+		answer, ok := q.fetch(url, nil, func(answer []byte) (time.Time, error) {
+			list, err := readCRL(answer)
+			if err != nil {
+				return time.Time{}, err
+			}
+			return list.NextUpdate, nil
+		})
+		if !ok {
+			continue
+		}
+		q.take(answer)
+		if v := q.byLists(path, i, deep); v.good || v.err != nil {
+			return v
+		}
+	}
+	return verdict{}
+}
+
+// fetch asks one URL, and each question once only.
+func (q *inquiry) fetch(url string, body []byte, until func([]byte) (time.Time, error)) ([]byte, bool) {
+	key := url + "\x00" + string(body)
+	if q.asked[key] || q.fetches >= maxFetches {
+		return nil, false
+	}
+	q.asked[key] = true
+	q.fetches++
+	answer, err := q.fetcher.Fetch(q.ctx, url, body, until)
+	if err == nil && len(answer) > maxCRL {
+		err = errors.New("answer too large")
+	}
+	if err != nil {
+		q.say("fetch %.200q: %v", url, err)
+		return nil, false
+	}
+	return answer, true
+}
+
+// fresh reports whether evidence may speak for the time of judgement.
+func fresh(at, this, next time.Time) bool {
+	if next.IsZero() {
+		next = this.Add(maxUnbounded)
+	}
+	return !this.After(at.Add(skew)) && !next.Before(at.Add(-skew))
+}
+
+// revoked says whether a revocation counts at a time of judgement, and tells
+// it. Evidence of later than that time counts for what was revoked by then,
+// and for a key that somebody else may have had for longer than was known;
+// evidence that has run out counts but for a certificate on hold, which may
+// have been released since.
+func revoked(c *x509.Certificate, at, this, next, since time.Time, reason int) error {
+	const compromised = 1<<ocsp.KeyCompromise | 1<<ocsp.CACompromise | 1<<ocsp.AACompromise
+	known := reason >= 0 && reason < 16
+	switch {
+	case reason == ocsp.RemoveFromCRL:
+		return nil
+	case this.After(at.Add(skew)) && since.After(at) && !(known && 1<<reason&compromised != 0):
+		return nil
+	case reason == ocsp.CertificateHold && !fresh(at, this, next):
+		return nil
+	}
+	word, ok := reasons[reason]
+	if !ok {
+		word = "no reason given"
+	}
+	return fmt.Errorf("%s was revoked on %s (%s): %w", name(c), since.UTC().Format("2006-01-02"), word, ErrRevoked)
+}
+
+var reasons = map[int]string{
+	ocsp.KeyCompromise: "key compromise", ocsp.CACompromise: "compromise of the authority", ocsp.AffiliationChanged: "affiliation changed",
+	ocsp.Superseded: "superseded", ocsp.CessationOfOperation: "no longer in operation", ocsp.CertificateHold: "on hold",
+	ocsp.PrivilegeWithdrawn: "privilege withdrawn", ocsp.AACompromise: "compromise of an attribute authority",
+}
+
+// signature checks one signature on evidence, within the limit for a judgement.
+func (q *inquiry) signature(signer *x509.Certificate, algorithm x509.SignatureAlgorithm, signed, signature []byte) error {
+	if q.checks++; q.checks > maxStatusChecks {
+		return fmt.Errorf("more than %d signatures on evidence: %w", maxStatusChecks, ErrStatus)
+	}
+	return signedBy(signer, algorithm, signed, signature)
+}
