@@ -165,6 +165,8 @@ func (c canonical) judge(p *Part) (how, error) {
 		return asIs, nil
 	case signed:
 		return 0, fmt.Errorf("part %s: %w", p.Type, ErrSigned8Bit)
+	case len(p.Parts) > 0 && p.Params["boundary"] != "" && bounds(p.Parts, p.Params["boundary"]):
+		return 0, fmt.Errorf("multipart inside another with its boundary: %w", ErrSigned8Bit) // whose an end is, nobody could tell
 	case len(p.Parts) > 0:
 		return inside, nil
 	case p.Encoding == "quoted-printable":
@@ -188,6 +190,13 @@ func (c canonical) judge(p *Part) (how, error) {
 func labelled(parts []*Part) bool {
 	return slices.ContainsFunc(parts, func(p *Part) bool {
 		return p.Encoding == "8bit" || p.Encoding == "binary" || labelled(p.Parts)
+	})
+}
+
+// bounds reports whether a multipart among the parts has the boundary.
+func bounds(parts []*Part, boundary string) bool {
+	return slices.ContainsFunc(parts, func(p *Part) bool {
+		return strings.HasPrefix(p.Type, "multipart/") && p.Params["boundary"] == boundary || bounds(p.Parts, boundary)
 	})
 }
 
