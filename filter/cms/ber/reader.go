@@ -117,7 +117,7 @@ func (r *Reader) Next() (Tag, error) {
 	if err != nil {
 		return Tag{}, err
 	}
-	if indefinite && h == (header{}) { // X.690 §8.1.5
+	if indefinite && h == (header{}) && r.at-r.began == 2 { // X.690 §8.1.5
 		r.open[r.depth-1].ended = true
 		return Tag{}, io.EOF
 	}
