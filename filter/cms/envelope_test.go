@@ -9,6 +9,7 @@ import (
 	"crypto/ed25519"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/rsa"
 	"crypto/sha1"
 	"crypto/sha256"
 	"crypto/x509"
@@ -35,11 +36,11 @@ import (
 
 // reader is somebody who has a certificate, and its key in a token.
 type reader struct {
-	name  string
-	cert  *x509.Certificate
-	key   crypto.PrivateKey
-	id    hsm.KeyID
-	token hsm.Token
+	name         string
+	cert, issuer *x509.Certificate
+	key          crypto.PrivateKey
+	id           hsm.KeyID
+	token        hsm.Token
 }
 
 // unwrap is the content key of e for r, who must be among its recipients.
@@ -109,16 +110,13 @@ func tokenOf(t testing.TB, keys map[string]crypto.PrivateKey) map[string]*reader
 	t.Helper()
 	soft := hsmtest.NewSoft()
 	out := map[string]*reader{}
-	issuer, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
+	issuer := newIssuer(t)
 	for name, key := range keys {
 		k, err := soft.Put(name, hsm.Unwrap, hsm.Imported, key)
 		if err != nil {
 			t.Fatal(err)
 		}
-		out[name] = &reader{name: name, cert: certify(t, issuer, name, k.Public), key: key, id: k.ID}
+		out[name] = &reader{name: name, cert: issuer.certify(t, name, k.Public), issuer: issuer.cert, key: key, id: k.ID}
 	}
 	pin := filepath.Join(t.TempDir(), "pin")
 	if err := os.WriteFile(pin, []byte(hsmtest.SoftPIN), 0o600); err != nil {
@@ -143,9 +141,37 @@ func tokenOf(t testing.TB, keys map[string]crypto.PrivateKey) map[string]*reader
 	return out
 }
 
+// issuer makes certificates.
+type issuer struct {
+	cert *x509.Certificate
+	key  *rsa.PrivateKey
+}
+
+func newIssuer(t testing.TB) *issuer {
+	t.Helper()
+	key, err := hsmtest.RSA(2048, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	i := &issuer{key: key}
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "Müller CA", Country: []string{"DE"}},
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(48 * time.Hour),
+		KeyUsage: x509.KeyUsageCertSign, IsCA: true, BasicConstraintsValid: true,
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if i.cert, err = x509.ParseCertificate(der); err != nil {
+		t.Fatal(err)
+	}
+	return i
+}
+
 // certify makes a certificate for a public key. Its serial number has the high
 // bit set, which in DER is a byte more.
-func certify(t testing.TB, issuer *ecdsa.PrivateKey, name string, pub crypto.PublicKey) *x509.Certificate {
+func (i *issuer) certify(t testing.TB, name string, pub crypto.PublicKey) *x509.Certificate {
 	t.Helper()
 	spki, err := x509.MarshalPKIXPublicKey(pub)
 	if err != nil {
@@ -153,10 +179,9 @@ func certify(t testing.TB, issuer *ecdsa.PrivateKey, name string, pub crypto.Pub
 	}
 	id := sha1.Sum(spki)
 	usage := x509.KeyUsageKeyAgreement
-	if name == "rsa" {
+	if _, is := pub.(*rsa.PublicKey); is {
 		usage = x509.KeyUsageKeyEncipherment
 	}
-	at := time.Now()
 	x, isX := pub.(*ecdh.PublicKey)
 	if isX { // crypto/x509 makes no such certificate: one for a key of the same length is altered below
 		pub = ed25519.PublicKey(x.Bytes())
@@ -165,39 +190,46 @@ func certify(t testing.TB, issuer *ecdsa.PrivateKey, name string, pub crypto.Pub
 		SerialNumber:   new(big.Int).SetBytes(append([]byte{0xf0}, random(8)...)),
 		Subject:        pkix.Name{CommonName: name, Organization: []string{"Company 1"}},
 		EmailAddresses: []string{name + "@company1.example"},
-		NotBefore:      at.Add(-time.Hour), NotAfter: at.Add(24 * time.Hour),
+		NotBefore:      i.cert.NotBefore, NotAfter: i.cert.NotAfter,
 		KeyUsage: usage, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageEmailProtection},
 		SubjectKeyId: id[:],
-	}, &x509.Certificate{Subject: pkix.Name{CommonName: "Müller CA", Country: []string{"DE"}}}, pub, issuer)
+	}, i.cert, pub, i.key)
 	if err != nil {
 		t.Fatal(err)
+	}
+	if isX {
+		der = i.altered(t, der)
 	}
 	cert, err := x509.ParseCertificate(der)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if !isX {
-		return cert
+	if err := cert.CheckSignatureFrom(i.cert); err != nil {
+		t.Fatal(err)
 	}
-	tbs := bytes.Replace(cert.RawTBSCertificate, []byte{6, 3, 0x2b, 0x65, 0x70, 3, 33}, []byte{6, 3, 0x2b, 0x65, 0x6e, 3, 33}, 1) // RFC 8410 §3
+	return cert
+}
+
+// altered is a certificate for an Ed25519 key as one for X25519 (RFC 8410 §3).
+func (i *issuer) altered(t testing.TB, der []byte) []byte {
+	t.Helper()
+	cert, err := x509.ParseCertificate(der)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tbs := bytes.Replace(cert.RawTBSCertificate, []byte{6, 3, 0x2b, 0x65, 0x70, 3, 33}, []byte{6, 3, 0x2b, 0x65, 0x6e, 3, 33}, 1)
 	sum := sha256.Sum256(tbs)
-	signature, err := ecdsa.SignASN1(rand.Reader, issuer, sum[:])
+	signature, err := rsa.SignPKCS1v15(nil, i.key, crypto.SHA256, sum[:])
 	if err != nil {
 		t.Fatal(err)
 	}
 	var b cryptobyte.Builder
 	b.AddASN1(cbasn1.SEQUENCE, func(b *cryptobyte.Builder) {
 		b.AddBytes(tbs)
-		algorithm{oid: asn1.ObjectIdentifier{1, 2, 840, 10045, 4, 3, 2}}.add(b)
+		algorithm{asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 1, 11}, null}.add(b)
 		b.AddASN1BitString(signature)
 	})
-	if cert, err = x509.ParseCertificate(b.BytesOrPanic()); err != nil {
-		t.Fatal(err)
-	}
-	if err := (&x509.Certificate{PublicKey: issuer.Public(), PublicKeyAlgorithm: x509.ECDSA}).CheckSignature(x509.ECDSAWithSHA256, cert.RawTBSCertificate, cert.Signature); err != nil {
-		t.Fatal(err)
-	}
-	return cert
+	return b.BytesOrPanic()
 }
 
 // sealed is a message with the content.
