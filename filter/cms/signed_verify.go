@@ -30,7 +30,7 @@ const (
 	pss
 	ecdsaScheme
 	ed25519Scheme
-	dsa // recognised only
+	dsaScheme // recognised only
 )
 
 // signatures are the SignatureAlgorithmIdentifiers. Where the hash is not part
@@ -53,12 +53,12 @@ var signatures = []struct {
 	{asn1.ObjectIdentifier{1, 2, 840, 10045, 4, 3, 4}, ecdsaScheme, crypto.SHA512},
 	{asn1.ObjectIdentifier{1, 2, 840, 10045, 4, 3, 1}, ecdsaScheme, crypto.SHA224},
 	{asn1.ObjectIdentifier{1, 2, 840, 10045, 4, 1}, ecdsaScheme, crypto.SHA1},
-	{oidECKey, ecdsaScheme, 0},                              // no standard: some name the key instead
-	{oidEd25519, ed25519Scheme, crypto.SHA512},              // RFC 8419 §3
-	{asn1.ObjectIdentifier{1, 2, 840, 10040, 4, 1}, dsa, 0}, // RFC 3370 §3.1
-	{asn1.ObjectIdentifier{1, 2, 840, 10040, 4, 3}, dsa, crypto.SHA1},
-	{asn1.ObjectIdentifier{2, 16, 840, 1, 101, 3, 4, 3, 1}, dsa, crypto.SHA224},
-	{asn1.ObjectIdentifier{2, 16, 840, 1, 101, 3, 4, 3, 2}, dsa, crypto.SHA256},
+	{oidECKey, ecdsaScheme, 0},                                    // no standard: some name the key instead
+	{oidEd25519, ed25519Scheme, crypto.SHA512},                    // RFC 8419 §3
+	{asn1.ObjectIdentifier{1, 2, 840, 10040, 4, 1}, dsaScheme, 0}, // RFC 3370 §3.1
+	{asn1.ObjectIdentifier{1, 2, 840, 10040, 4, 3}, dsaScheme, crypto.SHA1},
+	{asn1.ObjectIdentifier{2, 16, 840, 1, 101, 3, 4, 3, 1}, dsaScheme, crypto.SHA224},
+	{asn1.ObjectIdentifier{2, 16, 840, 1, 101, 3, 4, 3, 2}, dsaScheme, crypto.SHA256},
 }
 
 var (
@@ -153,7 +153,7 @@ func (s *Signer) way() (scheme, error) {
 		}
 		bare := s.signature.bare()
 		switch {
-		case a.scheme == dsa || a.hash != 0 && !verifies(a.hash):
+		case a.scheme == dsaScheme || a.hash != 0 && !verifies(a.hash):
 			return 0, weak("signature %s", a.oid)
 		case a.hash != 0 && a.hash != s.Hash:
 			return 0, weak("signature %s with digest %s", a.oid, s.Hash)
