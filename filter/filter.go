@@ -33,10 +33,16 @@ type Config struct {
 	Policy     *policy.Policy
 	Hops       map[policy.Direction]Hop
 	Spools     *message.Spools
-	Limits     message.Limits
-	InFlight   int              // mails between the end of DATA and the next hop's answer; more are deferred
-	Log        *slog.Logger     // one line for each mail
-	Now        func() time.Time // time.Now where nil
+	// Learn keeps certificates that verified mail brought; nil: none are kept.
+	Learn Learner
+	// Judge tells whether a certificate that arrived by itself can be sealed to
+	// as somebody's all the same, where he has none that is trusted: nil, or why
+	// not. An error that is no ErrUnfit defers the mail. No Judge: none can.
+	Judge    func(ctx context.Context, c keyring.Cert, a message.Address, at time.Time) error
+	Limits   message.Limits
+	InFlight int              // mails between the end of DATA and the next hop's answer; more are deferred
+	Log      *slog.Logger     // one line for each mail
+	Now      func() time.Time // time.Now where nil
 }
 
 // defaultInFlight is how many mails are worked on at once, where nothing is said.
@@ -45,8 +51,9 @@ const defaultInFlight = 64
 // Gateway takes mails from listeners, and relays them.
 type Gateway struct {
 	Config
-	slots chan struct{}
-	done  *delivered
+	slots   chan struct{}
+	done    *delivered
+	lessons lessons
 }
 
 // New gives a gateway for c.
@@ -92,6 +99,7 @@ type passage struct {
 	read      *message.Message   // the mail that finding speaks of
 	failed    bool
 	facts     policy.Facts
+	own       []keyring.Identity // of the author
 	signers   map[keyring.Format]*keyring.Identity
 	decision  policy.Decision
 	copies    []Copy
@@ -158,7 +166,7 @@ func (g *Gateway) recipient(ctx context.Context, p *passage, to message.Address)
 		if err != nil {
 			return err
 		}
-		if len(certs) == 0 {
+		if len(g.Policy.Fit(to, certs)) == 0 {
 			p.decision = policy.Decision{Action: policy.Refuse, Reason: policy.ReasonNoCert, Rule: rule}
 			return fmt.Errorf("recipient %s, rule %s: %w", to.Key(), rule, ErrMustProtect)
 		}
@@ -260,85 +268,6 @@ func (g *Gateway) open(ctx context.Context, p *passage) error {
 	return nil
 }
 
-// gather collects what the decision rests on.
-func (g *Gateway) gather(ctx context.Context, p *passage) error {
-	p.facts = policy.Facts{Direction: p.listener.Direction, Layer: p.layer, Failed: p.failed, Author: p.author}
-	shown := map[string]bool{}
-	if p.listener.Direction == policy.Outbound {
-		if err := g.identities(ctx, p); err != nil {
-			return err
-		}
-		for _, name := range []string{"To", "Cc"} {
-			for _, f := range p.msg.All(name) {
-				value, err := p.msg.Value(f)
-				if err != nil {
-					return fmt.Errorf("read %s: %w", name, err)
-				}
-				list, err := message.ParseFrom(value)
-				if err != nil {
-					continue // who can't be read is not shown, and gets a copy of his own
-				}
-				for _, a := range list {
-					shown[a.Key()] = true
-				}
-			}
-		}
-	}
-	for _, r := range p.env.Recipients {
-		known := policy.Recipient{Address: r.Address, Hidden: !shown[r.Address.Key()]}
-		if o, ok := p.opened[r.Address.Key()]; ok {
-			known.Opening = o.group
-		}
-		if p.listener.Direction == policy.Outbound {
-			var err error
-			if known.Certs, err = g.usable(ctx, r.Address, p.at); err != nil {
-				return err
-			}
-		}
-		p.facts.Recipients = append(p.facts.Recipients, known)
-	}
-	return nil
-}
-
-// identities finds with what the author's mail can be signed.
-func (g *Gateway) identities(ctx context.Context, p *passage) error {
-	p.signers = map[keyring.Format]*keyring.Identity{}
-	if p.author.IsZero() {
-		return nil
-	}
-	ids, err := g.KeyRing.Identities(ctx, p.author)
-	if err != nil {
-		return fmt.Errorf("look up author: %w", err)
-	}
-	for _, pr := range g.Protectors {
-		for i := range ids {
-			if id := &ids[i]; id.Format == pr.Format() && p.signers[id.Format] == nil && (id.Expires.IsZero() || id.Expires.After(p.at)) {
-				p.signers[id.Format] = id
-				p.facts.Signing = append(p.facts.Signing, id.Format)
-			}
-		}
-	}
-	return nil
-}
-
-// usable are the certificates that mail to a can be sealed to now, in the
-// order of the protectors.
-func (g *Gateway) usable(ctx context.Context, a message.Address, at time.Time) ([]keyring.Cert, error) {
-	all, err := g.KeyRing.Certs(ctx, a)
-	if err != nil {
-		return nil, fmt.Errorf("look up certificates: %w", err)
-	}
-	var usable []keyring.Cert
-	for _, pr := range g.Protectors {
-		for _, c := range all {
-			if c.Format == pr.Format() && c.Trust == keyring.Trusted && pr.Usable(c, at) == nil {
-				usable = append(usable, c)
-			}
-		}
-	}
-	return usable, nil
-}
-
 func (g *Gateway) decide(_ context.Context, p *passage) error {
 	p.decision = g.Policy.Decide(p.facts)
 	switch p.decision.Action {
@@ -391,16 +320,17 @@ func (g *Gateway) seal(ctx context.Context, p *passage) error {
 			if i < 0 {
 				return fmt.Errorf("no protector for %q: %w", plan.Format, ErrConfig)
 			}
-			r := protect.SealRequest{Message: p.msg, At: p.at, NewSpool: func() *message.Spool { return g.spoolFor(p) }}
+			r := protect.SealRequest{Message: p.msg, Own: p.own, Style: plan.Style, At: p.at, NewSpool: func() *message.Spool { return g.spoolFor(p) }}
 			if plan.Sign {
 				if r.Signer = p.signers[plan.Format]; r.Signer == nil {
 					return fmt.Errorf("no identity in %q: %w", plan.Format, ErrConfig)
 				}
 			}
 			if plan.Encrypt {
-				if r.Recipients = plan.Certs; len(r.Recipients) == 0 || len(r.Recipients) != len(plan.Recipients) {
-					return fmt.Errorf("%d certificates for %d recipients: %w", len(r.Recipients), len(plan.Recipients), ErrMustProtect)
+				if len(plan.Certs) == 0 || len(plan.Certs) != len(plan.Recipients) {
+					return fmt.Errorf("%d certificates for %d recipients: %w", len(plan.Certs), len(plan.Recipients), ErrMustProtect)
 				}
+				r.Recipients = slices.Concat(plan.Certs, plan.Escrow)
 			}
 			sealed, err := g.Protectors[i].Seal(ctx, r)
 			if err != nil {

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"postern/filter/keyring"
 	"postern/filter/message"
 	"postern/filter/policy"
 	"postern/filter/protect"
@@ -146,7 +147,11 @@ func (p *passage) explain(err error) []string {
 		}
 		var keys []string
 		for _, c := range r.Certs {
-			keys = append(keys, string(c.Format)+" "+c.Fingerprint)
+			key := string(c.Format) + " " + c.Fingerprint
+			if c.Trust == keyring.Seen {
+				key += " (brought by mail, and good by its path)"
+			}
+			keys = append(keys, key)
 		}
 		if len(keys) == 0 {
 			keys = []string{"none that is trusted and valid now"}
@@ -175,12 +180,18 @@ func (p *passage) explain(err error) []string {
 			how = "encrypted, not signed"
 		}
 		say("One copy, %s, goes to %s.", how, strings.Join(to, ", "))
+		for _, c := range plan.Escrow {
+			say("It can also be read by our own %s certificate %s.", c.Format, c.Fingerprint)
+		}
 	}
 	if p.decision.Rule != "" {
 		say("The rule that decided: %s.", p.decision.Rule)
 	}
 	if err != nil {
 		say("The mail would not be relayed now: %v.", err)
+		if p.decision.Reason == policy.ReasonNoEscrow {
+			say("Add an identity of that format and kind of key for an entry of escrow, or take the entry out.")
+		}
 		if errors.Is(err, ErrMustProtect) {
 			say("Import a certificate of the recipient with `postern cert import`, or change the rule.")
 		}

@@ -163,6 +163,7 @@ func (g *Gateway) relay(ctx context.Context, p *passage) error {
 		return fmt.Errorf("relay mail: %w", refused)
 	}
 	g.done.forget(mark)
+	g.learn(p)
 	p.result.Text += " " + p.env.Trace
 	return nil
 }

@@ -364,6 +364,22 @@ type hooked struct {
 	detect func(*message.Message) protect.Layer
 	open   func(protect.OpenRequest) (*message.Message, protect.Finding, error)
 	seal   func(protect.SealRequest) (*message.Message, error)
+	class  func(keyring.Cert) string
+	signs  func(keyring.Identity) error
+}
+
+func (h *hooked) Class(c keyring.Cert) string {
+	if h.class != nil {
+		return h.class(c)
+	}
+	return h.Protector.Class(c)
+}
+
+func (h *hooked) Signs(i keyring.Identity, at time.Time) error {
+	if h.signs != nil {
+		return h.signs(i)
+	}
+	return h.Protector.Signs(i, at)
 }
 
 func (h *hooked) Detect(m *message.Message) protect.Layer {

@@ -4,7 +4,6 @@ package policy
 
 import (
 	"slices"
-	"sort"
 	"strings"
 
 	"postern/filter/keyring"
@@ -45,8 +44,15 @@ type Policy struct {
 	Recipients    map[string]Protect // by address
 	Partners      map[string]Protect // by domain
 	Default       Protect
+	Forms         map[string]Form   // by domain, as Partners
+	Formats       []keyring.Format  // where the form of a domain names none
+	Escrow        map[string]Escrow // by our own domain
 	Undecryptable Undecryptable
 }
+
+// Escrow names certificates of ours that read along what our authors seal: by
+// address or by fingerprint.
+type Escrow []string
 
 // Undecryptable says what becomes of sealed mail that does not open.
 type Undecryptable string
@@ -88,12 +94,19 @@ func (p *Policy) Protection(a message.Address) (Protect, string) {
 	return p.Default, "default"
 }
 
+// Sealable is a certificate that can be sealed to now. Those of different
+// classes never share a copy.
+type Sealable struct {
+	keyring.Cert
+	Class string // in the words of its format
+}
+
 // Recipient is what is known of one recipient.
 type Recipient struct {
 	Address message.Address
-	Certs   []keyring.Cert // usable now, best first
-	Hidden  bool           // in no To or Cc field: gets a copy of its own (Bcc)
-	Opening string         // inbound: names the opening this recipient reads; "" when nothing was opened for him
+	Certs   []Sealable // best first
+	Hidden  bool       // in no To or Cc field: gets a copy of its own (Bcc)
+	Opening string     // inbound: names the opening this recipient reads; "" when nothing was opened for him
 }
 
 // Facts is all that a decision may rest on.
@@ -104,6 +117,7 @@ type Facts struct {
 	Failed     bool             // inbound: sealed for us by its form, and it did not open
 	Author     message.Address  // the one address of the one From field; zero when there is none such
 	Signing    []keyring.Format // the formats in which we hold an identity for Author, best first
+	Escrow     [][]Sealable     // outbound: what each entry of the author's domain has
 }
 
 // Action is what happens to the mail. The zero action defers.
@@ -135,20 +149,11 @@ const (
 	ReasonNotOurs       = "not-ours"         // inbound, to a domain that is none of ours
 	ReasonNoCert        = "no-cert"          // protection is required and there is no usable certificate
 	ReasonNoIdentity    = "no-identity"      // signing is asked for and there is no identity
+	ReasonNoEscrow      = "no-escrow"        // somebody of ours must read along, and has no certificate of this kind
 	ReasonNoAuthor      = "no-author"        // signing is asked for and From does not name one address
 	ReasonUndecryptable = "undecryptable"    // site refuses what it cannot open
 	ReasonClient        = "client-protected" // the sender's own program protected it already
 )
-
-// Plan is one copy: who gets it and how.
-type Plan struct {
-	Format     keyring.Format // "" when it is neither signed nor encrypted by us
-	Recipients []message.Address
-	Certs      []keyring.Cert
-	Sign       bool
-	Encrypt    bool
-	Opened     bool // inbound: the opened mail, not the one that came
-}
 
 // Decision is the one answer to the facts.
 type Decision struct {
@@ -196,77 +201,73 @@ func (p *Policy) inbound(f Facts) Decision {
 }
 
 func (p *Policy) outbound(f Facts) Decision {
-	sign := false
-	if mode, ours := p.Domains[strings.ToLower(f.Author.Domain)]; ours && mode == SignAlways && f.Layer == protect.None {
-		if len(f.Signing) == 0 {
-			return Decision{Action: Defer, Reason: ReasonNoIdentity, Rule: `domain."` + f.Author.Domain + `"`}
-		}
-		sign = true
+	home := strings.ToLower(f.Author.Domain)
+	ours := `domain."` + home + `"`
+	sign := p.Domains[home] == SignAlways && f.Layer == protect.None
+	if sign && len(f.Signing) == 0 {
+		return Decision{Action: Defer, Reason: ReasonNoIdentity, Rule: ours}
 	}
 	if f.Author.IsZero() && f.Layer == protect.None && p.signsAny() {
 		return Decision{Action: Refuse, Reason: ReasonNoAuthor, Rule: "sign"}
 	}
 	d := Decision{Action: Relay, Reason: ReasonPlain, Rule: "default"}
-	var plain Plan
-	shared := map[keyring.Format]*Plan{}
-	var alone []Plan
+	var sealed, alone, plain plans
 	strictest := -1
 	for _, r := range f.Recipients {
 		level, rule := p.Protection(r.Address)
 		if n := strictness(level); n > strictest {
 			strictest, d.Rule = n, rule
 		}
+		certs := p.Fit(r.Address, r.Certs)
+		form := p.Form(r.Address)
 		switch {
 		case level != None && level != Optional && level != Require:
 			return Decision{}
-		case level == Require && len(r.Certs) == 0:
+		case level == Require && len(certs) == 0:
 			return Decision{Action: Refuse, Reason: ReasonNoCert, Rule: rule}
-		case level == None, len(r.Certs) == 0, level == Optional && f.Layer == protect.Sealed:
-			plain.Recipients = append(plain.Recipients, r.Address)
-		default:
-			best := 0
-			if sign { // sealed and signed are one format
-				best = slices.IndexFunc(r.Certs, func(c keyring.Cert) bool { return slices.Contains(f.Signing, c.Format) })
+		case level == None, len(certs) == 0, level == Optional && f.Layer == protect.Sealed:
+			kind := Plan{Sign: sign}
+			if sign {
+				if kind.Format = form.signing(f.Signing); kind.Format == "" {
+					return Decision{Action: Defer, Reason: ReasonNoIdentity, Rule: rule}
+				}
+				kind.Style = styleOf(kind.Format, protect.Style{PSS: form.Style.PSS})
 			}
-			if best < 0 {
-				return Decision{Action: Defer, Reason: ReasonNoIdentity, Rule: rule}
-			}
-			cert := r.Certs[best]
-			format := cert.Format
-			if r.Hidden {
-				alone = append(alone, Plan{Format: format, Recipients: []message.Address{r.Address}, Certs: []keyring.Cert{cert}, Sign: sign, Encrypt: true})
-				continue
-			}
-			plan := shared[format]
-			if plan == nil {
-				plan = &Plan{Format: format, Sign: sign, Encrypt: true}
-				shared[format] = plan
-			}
-			plan.Recipients = append(plan.Recipients, r.Address)
-			plan.Certs = append(plan.Certs, cert)
+			plain.add(kind, r.Address)
+			continue
 		}
+		best := 0
+		if sign { // sealed and signed are one format
+			best = slices.IndexFunc(certs, func(c Sealable) bool { return slices.Contains(f.Signing, c.Format) })
+		}
+		if best < 0 {
+			return Decision{Action: Defer, Reason: ReasonNoIdentity, Rule: rule}
+		}
+		cert := certs[best]
+		kind := Plan{Format: cert.Format, Class: cert.Class, Style: styleOf(cert.Format, form.Style), Sign: sign, Encrypt: true}
+		if r.Hidden {
+			var own plans
+			own.add(kind, r.Address, cert.Cert)
+			alone = append(alone, own...)
+			continue
+		}
+		sealed.add(kind, r.Address, cert.Cert)
 	}
-	formats := make([]string, 0, len(shared))
-	for format := range shared {
-		formats = append(formats, string(format))
-	}
-	sort.Strings(formats)
-	for _, format := range formats {
-		d.Plans = append(d.Plans, *shared[keyring.Format(format)])
-	}
-	d.Plans = append(d.Plans, alone...)
+	sealed.sort()
+	plain.sort()
+	d.Plans = append(sealed, alone...)
 	if len(d.Plans) > 0 {
 		d.Reason = ReasonSealed
 	}
-	if len(plain.Recipients) > 0 {
-		if plain.Sign = sign; sign {
-			plain.Format = f.Signing[0]
-		}
-		d.Plans = append(d.Plans, plain)
-		if f.Layer != protect.None {
-			d.Reason = ReasonClient
+	for i := range d.Plans {
+		if !d.Plans[i].readAlong(len(p.Escrow[home]) > 0, f.Escrow) {
+			return Decision{Action: Defer, Reason: ReasonNoEscrow, Rule: ours}
 		}
 	}
+	if len(plain) > 0 && f.Layer != protect.None {
+		d.Reason = ReasonClient
+	}
+	d.Plans = append(d.Plans, plain...)
 	return d
 }
 

@@ -18,7 +18,7 @@ var (
 	bob   = addr("bob", "partner.example")
 	carol = addr("carol", "sub.wild.example")
 	dave  = addr("dave", "freemail.example")
-	cert  = keyring.Cert{Format: keyring.OpenPGP, Fingerprint: "AA"}
+	cert  = Sealable{Cert: keyring.Cert{Format: keyring.OpenPGP, Fingerprint: "AA"}}
 )
 
 func site() *Policy {
@@ -54,7 +54,7 @@ func TestProtectionTakesTheNearestRule(t *testing.T) {
 func TestDecideOutbound(t *testing.T) {
 	sealed := func(to ...message.Address) (rs []Recipient) {
 		for _, a := range to {
-			rs = append(rs, Recipient{Address: a, Certs: []keyring.Cert{cert}})
+			rs = append(rs, Recipient{Address: a, Certs: []Sealable{cert}})
 		}
 		return rs
 	}
@@ -76,7 +76,7 @@ func TestDecideOutbound(t *testing.T) {
 		{"identity of another format", Facts{Author: alice, Signing: []keyring.Format{keyring.SMIME}, Recipients: sealed(bob)}, Defer, ReasonNoIdentity, 0, false, false},
 		{"no author", Facts{Signing: signing, Recipients: sealed(bob)}, Refuse, ReasonNoAuthor, 0, false, false},
 		{"forwarded for a foreign author", Facts{Author: dave, Recipients: sealed(bob)}, Relay, ReasonSealed, 1, true, false},
-		{"hidden recipient gets a copy of his own", Facts{Author: alice, Signing: signing, Recipients: []Recipient{{Address: bob, Certs: []keyring.Cert{cert}}, {Address: dave, Certs: []keyring.Cert{cert}, Hidden: true}}}, Relay, ReasonSealed, 2, true, true},
+		{"hidden recipient gets a copy of his own", Facts{Author: alice, Signing: signing, Recipients: []Recipient{{Address: bob, Certs: []Sealable{cert}}, {Address: dave, Certs: []Sealable{cert}, Hidden: true}}}, Relay, ReasonSealed, 2, true, true},
 		{"sealed and plain", Facts{Author: alice, Signing: signing, Recipients: append(sealed(bob), Recipient{Address: addr("x", "other.example")})}, Relay, ReasonSealed, 2, true, true},
 		{"sealed by the client, optional", Facts{Author: alice, Signing: signing, Layer: protect.Sealed, Recipients: sealed(bob)}, Relay, ReasonClient, 1, false, false},
 		{"sealed by the client, required", Facts{Author: alice, Signing: signing, Layer: protect.Sealed, Recipients: sealed(dave)}, Relay, ReasonSealed, 1, true, false},
@@ -124,7 +124,7 @@ func TestStricterRulesNeverProtectLess(t *testing.T) {
 		}
 		return 0
 	}
-	for _, certs := range [][]keyring.Cert{nil, {cert}} {
+	for _, certs := range [][]Sealable{nil, {cert}} {
 		for _, layer := range []protect.Layer{protect.None, protect.Sealed, protect.Signed} {
 			last := -1
 			for _, level := range []Protect{None, Optional, Require} {
@@ -150,6 +150,8 @@ func TestAnyStricterRuleProtectsNoLess(t *testing.T) {
 	pick := func() Protect { return levels[random.IntN(len(levels))] }
 	people := []message.Address{alice, bob, carol, dave, addr("x", "other.example"), addr("y", "partner.example")}
 	formats := []keyring.Format{keyring.OpenPGP, keyring.SMIME}
+	classes := []string{"rsa", "ec"}
+	forms := []Form{{}, {Formats: formats[:1]}, {Formats: formats[1:]}, {Formats: []keyring.Format{keyring.SMIME, keyring.OpenPGP}, Style: protect.Style{PSS: true}}}
 	for range 20_000 {
 		p := &Policy{Domains: map[string]Sign{"company1.example": []Sign{SignAlways, SignNever}[random.IntN(2)]}, Recipients: map[string]Protect{}, Partners: map[string]Protect{}, Default: pick(), Undecryptable: Mark}
 		for _, a := range people {
@@ -163,6 +165,14 @@ func TestAnyStricterRuleProtectsNoLess(t *testing.T) {
 		if random.IntN(2) == 0 {
 			p.Partners["*.wild.example"] = pick()
 		}
+		p.Forms = map[string]Form{}
+		for _, d := range []string{"partner.example", "*.wild.example", "freemail.example"} {
+			p.Forms[d] = forms[random.IntN(len(forms))]
+		}
+		p.Escrow = map[string]Escrow{}
+		if random.IntN(3) == 0 {
+			p.Escrow["company1.example"] = Escrow{"archive@company1.example"}
+		}
 		f := Facts{Direction: Outbound, Author: []message.Address{alice, dave, {}}[random.IntN(3)], Layer: []protect.Layer{protect.None, protect.Sealed, protect.Signed}[random.IntN(3)]}
 		for _, i := range random.Perm(len(formats))[:random.IntN(3)] {
 			f.Signing = append(f.Signing, formats[i])
@@ -170,9 +180,19 @@ func TestAnyStricterRuleProtectsNoLess(t *testing.T) {
 		for _, i := range random.Perm(len(people))[:1+random.IntN(4)] {
 			r := Recipient{Address: people[i], Hidden: random.IntN(4) == 0}
 			for _, j := range random.Perm(len(formats))[:random.IntN(3)] {
-				r.Certs = append(r.Certs, keyring.Cert{Format: formats[j], Fingerprint: people[i].Key()})
+				r.Certs = append(r.Certs, Sealable{keyring.Cert{Format: formats[j], Fingerprint: people[i].Key()}, classes[random.IntN(2)]})
 			}
 			f.Recipients = append(f.Recipients, r)
+		}
+		if len(p.Escrow[f.Author.Domain]) > 0 {
+			f.Escrow = [][]Sealable{nil}
+			for _, format := range formats {
+				for _, class := range classes {
+					if random.IntN(3) > 0 {
+						f.Escrow[0] = append(f.Escrow[0], Sealable{keyring.Cert{Format: format, Fingerprint: "archive"}, class})
+					}
+				}
+			}
 		}
 		before := p.Decide(f)
 		sound(t, p, f, before)
@@ -246,6 +266,12 @@ func sound(t *testing.T, p *Policy, f Facts, d Decision) {
 			t.Fatalf("plan %+v: want a certificate for each recipient, or none", mine[0])
 		case mine[0].Encrypt && r.Hidden && len(mine[0].Recipients) > 1:
 			t.Fatalf("%v is hidden, and shares a copy", r.Address)
+		case mine[0].Encrypt && len(f.Escrow) > 0 && len(mine[0].Escrow) == 0, len(f.Escrow) == 0 && len(mine[0].Escrow) > 0, !mine[0].Encrypt && len(mine[0].Escrow) > 0:
+			t.Fatalf("plan %+v: escrow is for every sealed copy where it is asked for, and for none elsewhere", mine[0])
+		case p.Form(r.Address).Formats != nil && mine[0].Format != "" && !slices.Contains(p.Form(r.Address).Formats, mine[0].Format):
+			t.Fatalf("%v gets a format that his form has not: %+v", r.Address, mine[0])
+		case mine[0].Encrypt && mine[0].Format == keyring.SMIME && mine[0].Style != p.Form(r.Address).Style:
+			t.Fatalf("%v gets another's style: %+v", r.Address, mine[0])
 		case mine[0].Sign && !slices.Contains(f.Signing, mine[0].Format):
 			t.Fatalf("plan %+v is to be signed with an identity that is not there", mine[0])
 		}
