@@ -1,7 +1,7 @@
 package chain
 
 import (
-	"crypto/ecdh"
+	"bytes"
 	"crypto/ecdsa"
 	"crypto/ed25519"
 	"crypto/elliptic"
@@ -59,10 +59,16 @@ func strongKey(c *x509.Certificate) error {
 		}
 	case ed25519.PublicKey:
 		return nil
-	case *ecdh.PublicKey:
-		if k.Curve() == ecdh.X25519() {
+	case nil:
+		if agrees(c) {
 			return nil
 		}
 	}
 	return fmt.Errorf("%s has a key of %v, or on a curve that is not taken: %w", name(c), c.PublicKeyAlgorithm, ErrWeak)
+}
+
+// agrees reports whether the key of a certificate is for X25519 (RFC 8410 §4),
+// which crypto/x509 does not read.
+func agrees(c *x509.Certificate) bool {
+	return len(c.RawSubjectPublicKeyInfo) == 44 && bytes.HasPrefix(c.RawSubjectPublicKeyInfo, []byte("\x30\x2a\x30\x05\x06\x03\x2b\x65\x6e\x03\x21\x00"))
 }

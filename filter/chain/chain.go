@@ -187,6 +187,9 @@ func (j *Judge) Judge(ctx context.Context, r Request) (Path, error) {
 		status, notes, err := inquiry.path(found)
 		if err != nil {
 			keep(&s.failed, err)
+			if inquiry.final {
+				return Path{}, s.failure()
+			}
 			continue
 		}
 		return Path{Certs: found.certs(), Anchor: *found.anchor, Status: status, Notes: notes}, nil

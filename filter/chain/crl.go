@@ -40,6 +40,7 @@ type crl struct {
 	point                []generalName     // of the issuing distribution point
 	users, authorities   bool              // only those are in scope
 	reasons              int               // that it covers
+	brought              bool              // with the mail
 }
 
 // readCRL reads the head of a list; ErrForm for what can't be used whoever
@@ -410,5 +411,8 @@ func (q *inquiry) signedList(l *crl, signer *x509.Certificate) error {
 	if extension(signer, oidKeyUsage) != nil && signer.KeyUsage&x509.KeyUsageCRLSign == 0 {
 		return errors.New("its signer has no key usage cRLSign")
 	}
-	return q.signature(signer, l.SignatureAlgorithm, l.tbs, l.Signature)
+	if err := q.spend(1, l.brought); err != nil {
+		return err
+	}
+	return signedBy(signer, l.SignatureAlgorithm, l.tbs, l.Signature)
 }

@@ -158,14 +158,15 @@ func names(issuer *x509.Certificate, algorithm asn1.ObjectIdentifier, nameHash, 
 }
 
 // byResponses judges path[i] by OCSP responses.
-func (q *inquiry) byResponses(path []*x509.Certificate, i int, responses [][]byte) (v verdict) {
+func (q *inquiry) byResponses(path []*x509.Certificate, i int, responses []response) (v verdict) {
 	c, issuer := path[i], path[i+1]
 	for _, raw := range responses {
-		if q.checks += 2; q.checks > maxStatusChecks {
-			q.say("more than %d signatures on evidence", maxStatusChecks)
-			return v
+		err := q.spend(2, raw.brought)
+		if err != nil {
+			q.say("%v", err)
+			continue
 		}
-		r, err := readResponse(raw, c, issuer)
+		r, err := readResponse(raw.raw, c, issuer)
 		if err == nil {
 			err = q.responder(r, path, i)
 		}

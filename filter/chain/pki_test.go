@@ -1,18 +1,24 @@
 package chain_test
 
 import (
+	"bytes"
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/sha256"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/asn1"
 	"encoding/pem"
 	"math/big"
+	"slices"
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"golang.org/x/crypto/cryptobyte"
+	der "golang.org/x/crypto/cryptobyte/asn1"
 )
 
 // now is the time of judgement of these tests.
@@ -120,4 +126,38 @@ func (e *entity) crl(change func(*x509.RevocationList), revoked ...*entity) []by
 		e.t.Fatal(err)
 	}
 	return raw
+}
+
+// resigned is a certificate whose signed part was altered, signed again by an
+// authority with a P-256 key: what crypto/x509 does not make.
+func resigned(t testing.TB, by *entity, c *x509.Certificate, old, new string) *entity {
+	t.Helper()
+	tbs := c.RawTBSCertificate
+	at := bytes.LastIndex(tbs, []byte(old))
+	if at < 0 || len(old) != len(new) {
+		t.Fatalf("got no %q in the certificate", old)
+	}
+	tbs = slices.Concat(tbs[:at], []byte(new), tbs[at+len(old):])
+	digest := sha256.Sum256(tbs)
+	signature, err := by.key.Sign(rand.Reader, digest[:], crypto.SHA256)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var b cryptobyte.Builder
+	b.AddASN1(der.SEQUENCE, func(b *cryptobyte.Builder) {
+		b.AddBytes(tbs)
+		b.AddASN1(der.SEQUENCE, func(b *cryptobyte.Builder) {
+			b.AddASN1ObjectIdentifier(asn1.ObjectIdentifier{1, 2, 840, 10045, 4, 3, 2})
+		})
+		b.AddASN1BitString(signature)
+	})
+	raw, err := b.Bytes()
+	if err != nil {
+		t.Fatal(err)
+	}
+	altered, err := x509.ParseCertificate(raw)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &entity{t: t, cert: altered, by: by}
 }

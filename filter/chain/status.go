@@ -37,7 +37,15 @@ type Fetcher interface {
 	Fetch(ctx context.Context, url string, body []byte, until func(answer []byte) (time.Time, error)) ([]byte, error)
 }
 
-// inquiry gathers evidence for one judgement.
+// response is an OCSP response, and whether it came along with the mail.
+type response struct {
+	raw     []byte
+	brought bool
+}
+
+// inquiry gathers evidence for one judgement. What came along is limited by
+// itself, so that no heap of it can hide what the operator keeps or what was
+// fetched.
 type inquiry struct {
 	*search
 	mode      Mode
@@ -45,9 +53,10 @@ type inquiry struct {
 	ctx       context.Context
 	at        time.Time
 	lists     []*crl
-	responses [][]byte
+	responses []response
 	checks    int
 	fetches   int
+	final     bool // the leaf is revoked: no other path helps
 	asked     map[string]bool
 	notes     []string
 }
@@ -59,25 +68,31 @@ func (j *Judge) inquire(ctx context.Context, r Request, s *search) (q *inquiry, 
 		return q, nil
 	}
 	q.ctx, stop = context.WithTimeout(ctx, j.config.Budget)
+	q.lists = append(q.lists, j.lists...)
+	for _, raw := range j.config.OCSP {
+		q.responses = append(q.responses, response{raw, false})
+	}
+	for _, raw := range r.OCSP[:min(len(r.OCSP), maxBrought)] {
+		q.responses = append(q.responses, response{raw, true})
+	}
 	for _, raw := range r.CRLs[:min(len(r.CRLs), maxBrought)] {
 		if len(raw) > maxBroughtCRL {
 			q.say("a revocation list that came along is larger than %d bytes", maxBroughtCRL)
 			continue
 		}
-		q.take(raw)
+		q.take(raw, true)
 	}
-	q.lists = append(q.lists, j.lists...)
-	q.responses = append(slices.Clone(r.OCSP[:min(len(r.OCSP), maxBrought)]), j.config.OCSP...)
 	return q, stop
 }
 
 // take adds a list, if it is one.
-func (q *inquiry) take(raw []byte) {
+func (q *inquiry) take(raw []byte, brought bool) {
 	list, err := readCRL(raw)
 	if err != nil {
 		q.say("%v", err)
 		return
 	}
+	list.brought = brought
 	q.lists = append(q.lists, list)
 }
 
@@ -93,12 +108,12 @@ func (q *inquiry) path(top *step) (Status, []string, error) {
 		return Unknown, []string{"revocation is off"}, nil
 	}
 	path := top.certs()
-	q.notes = nil
 	status := Good
-	for i := len(path) - 2; i >= 0; i-- {
+	for i := range len(path) - 1 { // the leaf first: it is asked for while there is time
 		v := q.judge(path, i, true)
 		switch {
 		case v.err != nil:
+			q.final = q.final || i == 0
 			return Unknown, nil, v.err
 		case !v.good && q.mode == Hard:
 			reason := fmt.Errorf("status of %s: %w", name(path[i]), ErrStatus)
@@ -127,10 +142,13 @@ type verdict struct {
 // another key than the issuer's, whose own status is looked at without that.
 func (q *inquiry) judge(path []*x509.Certificate, i int, deep bool) verdict {
 	c, issuer := path[i], path[i+1]
-	if v := q.byResponses(path, i, q.responses); v.good || v.err != nil {
+	v := q.byResponses(path, i, q.responses)
+	if v.err != nil {
 		return v
 	}
-	if v := q.byLists(path, i, deep); v.good || v.err != nil {
+	good := v.good // but what says that it is revoked comes first
+	if v = q.byLists(path, i, deep); v.err != nil || v.good || good {
+		v.good = v.err == nil
 		return v
 	}
 	if !deep || q.fetcher == nil {
@@ -142,22 +160,29 @@ func (q *inquiry) judge(path []*x509.Certificate, i int, deep bool) verdict {
 			break
 		}
 		answer, ok := q.fetch(url, ask, func(answer []byte) (time.Time, error) {
-			response, err := readResponse(answer, c, issuer)
+			r, err := readResponse(answer, c, issuer)
+			if err == nil {
+				err = q.responder(r, path, i)
+			}
 			if err != nil {
 				return time.Time{}, err
 			}
-			return response.NextUpdate, nil
+			return r.NextUpdate, nil
 		})
 		if !ok {
 			continue
 		}
-		if v := q.byResponses(path, i, [][]byte{answer}); v.good || v.err != nil {
+		q.responses = append(q.responses, response{answer, false})
+		if v := q.byResponses(path, i, q.responses[len(q.responses)-1:]); v.good || v.err != nil {
 			return v
 		}
 	}
 	for _, url := range c.CRLDistributionPoints[:min(len(c.CRLDistributionPoints), maxURLs)] {
 		answer, ok := q.fetch(url, nil, func(answer []byte) (time.Time, error) {
 			list, err := readCRL(answer)
+			if err == nil {
+				err = q.signs(list, path, i, deep)
+			}
 			if err != nil {
 				return time.Time{}, err
 			}
@@ -166,7 +191,7 @@ func (q *inquiry) judge(path []*x509.Certificate, i int, deep bool) verdict {
 		if !ok {
 			continue
 		}
-		q.take(answer)
+		q.take(answer, false)
 		if v := q.byLists(path, i, deep); v.good || v.err != nil {
 			return v
 		}
@@ -230,10 +255,13 @@ var reasons = map[int]string{
 	ocsp.PrivilegeWithdrawn: "privilege withdrawn", ocsp.AACompromise: "compromise of an attribute authority",
 }
 
-// signature checks one signature on evidence, within the limit for a judgement.
-func (q *inquiry) signature(signer *x509.Certificate, algorithm x509.SignatureAlgorithm, signed, signature []byte) error {
-	if q.checks++; q.checks > maxStatusChecks {
-		return fmt.Errorf("more than %d signatures on evidence: %w", maxStatusChecks, ErrStatus)
+// spend counts signatures on evidence that came along; there may be so many.
+func (q *inquiry) spend(n int, brought bool) error {
+	if !brought {
+		return nil
 	}
-	return signedBy(signer, algorithm, signed, signature)
+	if q.checks += n; q.checks > maxStatusChecks {
+		return fmt.Errorf("more than %d signatures on evidence that came along: %w", maxStatusChecks, ErrStatus)
+	}
+	return nil
 }

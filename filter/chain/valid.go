@@ -1,7 +1,6 @@
 package chain
 
 import (
-	"crypto/ecdh"
 	"crypto/x509"
 	"encoding/asn1"
 	"fmt"
@@ -151,8 +150,7 @@ func serves(c *x509.Certificate, use Use, mayBeBare bool) error {
 	if extension(c, oidKeyUsage) != nil && c.KeyUsage&wanted == 0 {
 		return fmt.Errorf("%s has neither key usage %s: %w", name(c), words, ErrPurpose)
 	}
-	_, agrees := c.PublicKey.(*ecdh.PublicKey)
-	if signs := c.PublicKeyAlgorithm == x509.Ed25519; agrees && use == Signing || signs && use == Encryption {
+	if signs := c.PublicKeyAlgorithm == x509.Ed25519; agrees(c) && use == Signing || signs && use == Encryption {
 		return fmt.Errorf("%s has a key that cannot do that: %w", name(c), ErrPurpose)
 	}
 	return nil
