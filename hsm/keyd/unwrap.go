@@ -214,6 +214,9 @@ func (u *unwrapper) invent(id hsm.KeyID, w hsm.Wrapped, size int) []byte {
 // rsa opens the three RSA schemes.
 func (u *unwrapper) rsa(o *opened, key hsm.Key, w hsm.Wrapped) error {
 	pub := key.Public.(*rsa.PublicKey)
+	if w.Scheme != hsm.OpenPGPRSA && len(w.Ciphertext) > pub.Size() {
+		return nil // RFC 8017 §7.1.2 and §7.2.2 step 1; a shorter one lost its zeros on the way
+	}
 	c, ok := pad(w.Ciphertext, pub.Size())
 	if !ok || new(big.Int).SetBytes(c).Cmp(pub.N) >= 0 {
 		return nil
