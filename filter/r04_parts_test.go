@@ -50,6 +50,9 @@ func TestManyEncryptedParts(t *testing.T) {
 		if !c.opened && (!bytes.HasSuffix(got, []byte(c.mail)) || !bytes.Contains(got, []byte("opened=none; verified=no"))) {
 			t.Errorf("%s: want it as it came, and marked so", c.name)
 		}
+		if c.opened && !bytes.Contains(got, []byte("opened=openpgp")) {
+			t.Errorf("%s: got %q, want it opened", c.name, parsed(t, got).Get("Postern-Status"))
+		}
 		if clear := bytes.Contains(got, []byte("Marker-Text-7f3a")); clear != (c.name == "one, alone") {
 			t.Errorf("%s: got clear text %v", c.name, clear)
 		}

@@ -71,6 +71,7 @@ type crafted struct {
 	aead    bool
 	hidden  bool   // the session key names nobody
 	keys    int    // session keys, 1 by default
+	session []byte // its session key, of AES-256; random by default
 	data    []byte // instead of the encrypted data
 	tail    []byte // behind it
 }
@@ -81,8 +82,11 @@ func (c crafted) packets(t testing.TB) []byte {
 	if err != nil {
 		t.Fatal(err)
 	}
-	key := make([]byte, 32)
-	rand.Read(key)
+	key := c.session
+	if key == nil {
+		key = make([]byte, 32)
+		rand.Read(key)
+	}
 	var b bytes.Buffer
 	for range max(1, c.keys) {
 		if err := packet.SerializeEncryptedKeyAEADwithHiddenOption(&b, r.key, packet.CipherAES256, c.aead, key, c.hidden, config); err != nil {
