@@ -35,7 +35,10 @@ func sampleFilterd() *Filterd {
 			Outbound: &Hop{Address: "127.0.0.1:10026"},
 		},
 		Domains:    map[string]Domain{"company1.example": {}},
-		Partners:   map[string]Partner{"partner.example": {Protect: "require"}},
+		Partners: map[string]Partner{
+			"partner.example":     {Protect: "require"},
+			"grid.energy.example": {Protect: "require", Format: []string{"smime"}, SMIME: Agreed{Cipher: "aes-128-gcm", OAEP: true, PSS: true}},
+		},
 		Recipients: map[string]Recipient{"someone@freemail.example": {Protect: "require"}},
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
 )
 
@@ -12,6 +13,7 @@ type Filterd struct {
 	AuthservID string `toml:"authserv-id" need:"yes" form:"domain" doc:"The name of the gateway in Received, Authentication-Results (RFC 8601 §2.5) and its greeting. Results under this name that arrive from outside are removed."`
 	State      string `toml:"state" default:"/var/lib/postern" form:"path" doc:"Folder of what outlives a restart."`
 	Keyring    string `toml:"keyring" form:"path" doc:"File of the partners' certificates and our identities, public material only. Default: keyring.db in state."`
+	Seen       string `toml:"seen" form:"path" doc:"File of certificates that verified mail brought; the daemon writes it, and nothing in it is trusted. Default: seen/seen.db in state."`
 	SpoolDir   string `toml:"spool-dir" form:"path" doc:"Folder for mails that outgrow spool-memory. Each is a file without a name, encrypted with a key that lives in memory only. Default: spool in state."`
 
 	Key        Key                  `toml:"key" doc:"How to reach the key daemon."`
@@ -21,6 +23,7 @@ type Filterd struct {
 	Partners   map[string]Partner   `toml:"partner" form:"partner" doc:"Rules for mail to one domain, or with *. to every name below it. The nearest name decides."`
 	Recipients map[string]Recipient `toml:"recipient" form:"address" doc:"Rules for mail to one address; they go before those of its domain."`
 	Default    Default              `toml:"default" doc:"The rules where no other one fits."`
+	SMIME      SMIME                `toml:"smime" doc:"How X.509 certificates are judged."`
 	Limits     Limits               `toml:"limits" doc:"What one mail, and all of them together, may cost."`
 	Log        Log                  `toml:"log" doc:"Messages of the daemon."`
 }
@@ -69,6 +72,8 @@ type Hop struct {
 type Domain struct {
 	Sign     string `toml:"sign" default:"always" enum:"always|never" doc:"always: outbound mail of the domain is signed, or refused where no identity can sign it."`
 	Internal string `toml:"internal" default:"plain" enum:"plain" doc:"Protection of mail inside the company: plain, none end to end."`
+	// Escrow is checked against our domains.
+	Escrow []string `toml:"escrow" form:"escrow" doc:"Identities of ours, by address or fingerprint, that can read every mail that is sealed for an author of the domain. For each format and kind of key that mail is sealed with, one of them must have a certificate, or the mail is deferred."`
 }
 
 // Partner is a table of [partner].
@@ -79,6 +84,15 @@ type Partner struct {
 	Min       string   `toml:"min" form:"tls-version" later:"*" doc:"Lowest TLS version, 1.2 or 1.3."`
 	PFS       bool     `toml:"pfs" later:"*" doc:"Forward secrecy only."`
 	Inbound   string   `toml:"inbound" default:"any" enum:"any|force" later:"force" doc:"Security of the way from the partner. any: as it comes."`
+	Format    []string `toml:"format" enum:"openpgp|smime" doc:"Formats for mail to the partner, the preferred one first; one that is missing is not used. Default: format in [default]."`
+	SMIME     Agreed   `toml:"smime" doc:"Algorithms of S/MIME that were agreed on with the partner. The profile of EDI@Energy wants oaep and pss, and aes-128-gcm or aes-128-cbc."`
+}
+
+// Agreed is the table smime of a partner.
+type Agreed struct {
+	Cipher string `toml:"cipher" default:"auto" enum:"auto|aes-128-cbc|aes-192-cbc|aes-256-cbc|aes-128-gcm|aes-256-gcm" doc:"Cipher of the content. auto: what the partner's programs said that they read, and AES-CBC where they said nothing."`
+	OAEP   bool   `toml:"oaep" doc:"Whether RSA keys of the partner are always used with RSAES-OAEP and SHA-256. Otherwise that depends on what the partner's programs said."`
+	PSS    bool   `toml:"pss" doc:"Whether RSA keys of ours always sign with RSASSA-PSS. Otherwise that depends on what the partner's programs said."`
 }
 
 // Recipient is a table of [recipient].
@@ -88,12 +102,24 @@ type Recipient struct {
 
 // Default is the table [default].
 type Default struct {
-	Protect       string `toml:"protect" default:"optional" enum:"none|optional|require" doc:"End-to-end encryption, with the words of [partner]."`
-	Transport     string `toml:"transport" default:"next-hop" enum:"next-hop|may|encrypt|verify|dane|dane-only|pin" later:"may|encrypt|verify|dane|dane-only|pin" doc:"Security of the way to partners. next-hop: left to the next hop."`
-	NoKey         string `toml:"no-key" default:"reject" enum:"reject" doc:"What becomes of mail that must be protected and cannot be. reject: it is refused with 550 5.7.3."`
-	Headers       string `toml:"header-confidentiality" default:"baseline" enum:"baseline|shy|none" doc:"What of an encrypted mail's header nobody on the way reads; the recipient does (RFC 9788 §3.2). baseline: subject, comments and keywords. shy: also display names and the sender's time zone. none: nothing."`
-	OldCiphers    bool   `toml:"old-ciphers" doc:"Whether mail is opened that is sealed with CAST5, 3DES, Blowfish or Twofish, or in LibrePGP's OCB packet (RFC 9580 §9.3 wants none of them). What is opened so is never called verified."`
-	Undecryptable string `toml:"undecryptable" default:"mark" enum:"mark|reject" doc:"What becomes of sealed mail that does not open. mark: it is delivered as it came, and marked. reject: it is refused, with one text for every cause."`
+	Protect    string `toml:"protect" default:"optional" enum:"none|optional|require" doc:"End-to-end encryption, with the words of [partner]."`
+	Transport  string `toml:"transport" default:"next-hop" enum:"next-hop|may|encrypt|verify|dane|dane-only|pin" later:"may|encrypt|verify|dane|dane-only|pin" doc:"Security of the way to partners. next-hop: left to the next hop."`
+	NoKey      string `toml:"no-key" default:"reject" enum:"reject" doc:"What becomes of mail that must be protected and cannot be. reject: it is refused with 550 5.7.3."`
+	Headers    string `toml:"header-confidentiality" default:"baseline" enum:"baseline|shy|none" doc:"What of an encrypted mail's header nobody on the way reads; the recipient does (RFC 9788 §3.2). baseline: subject, comments and keywords. shy: also display names and the sender's time zone. none: nothing."`
+	OldCiphers bool   `toml:"old-ciphers" doc:"Whether mail is opened that is sealed with CAST5, 3DES, Blowfish or Twofish, or in LibrePGP's OCB packet (RFC 9580 §9.3 wants none of them), or in S/MIME with 3DES or RC2. What is opened so is never called verified."`
+	// Format is a list in the order of preference.
+	Format          []string `toml:"format" enum:"openpgp|smime" doc:"Formats for outbound mail, the preferred one first; one that is missing is not used. Default: openpgp, then smime."`
+	Learn           string   `toml:"learn" default:"seen" enum:"off|seen|chain" doc:"What becomes of certificates that verified mail brings. off: nothing. seen: they are kept for a person to trust. chain: one whose path ends at an anchor is also sealed to, as long as nobody has trusted any other one of its address."`
+	Unauthenticated string   `toml:"unauthenticated" default:"neutralise" enum:"neutralise|sealed" doc:"What becomes of S/MIME mail whose cipher lets anybody change it (AES-CBC), with no signature inside that fits. neutralise: it is opened, and what a program could run in it is shown as text. sealed: it is delivered as it came."`
+	Undecryptable   string   `toml:"undecryptable" default:"mark" enum:"mark|reject" doc:"What becomes of sealed mail that does not open. mark: it is delivered as it came, and marked. reject: it is refused, with one text for every cause."`
+}
+
+// SMIME is the table [smime].
+type SMIME struct {
+	Roots      string   `toml:"roots" default:"public" enum:"public|own" doc:"Where paths may end. public: at the roots that Mozilla trusts for e-mail, and at those of the site. own: only at those of the site, which postern cert import --anchor brings in."`
+	Revocation string   `toml:"revocation" default:"soft" enum:"off|soft|hard" doc:"Whether authorities are asked if a certificate is revoked. off: nobody is asked. soft: asked, and good where nobody answers. hard: asked, and not good where nobody answers."`
+	Budget     Duration `toml:"revocation-budget" default:"3s" min:"100ms" max:"30s" doc:"How long one mail waits for those answers at most."`
+	BareOwn    bool     `toml:"bare-own" doc:"Whether certificates below the site's own anchors may lack the extended key usage emailProtection."`
 }
 
 // Limits is the table [limits].
@@ -120,7 +146,11 @@ func (c *Filterd) check(r *reading) {
 		}
 	}
 	set(&c.Keyring, c.State+"/keyring.db")
+	set(&c.Seen, c.State+"/seen/seen.db")
 	set(&c.SpoolDir, c.State+"/spool")
+	if c.Seen == c.Keyring {
+		r.wrong(r.line("seen"), "seen: is the path of keyring too", "what mail brings must not reach the file that is trusted")
+	}
 	if c.Key.Socket == c.Key.Keep {
 		r.wrong(r.line("key", "keep"), "key.keep: is the path of key.socket too", "operators have a socket of their own")
 	}
@@ -134,13 +164,42 @@ func (c *Filterd) check(r *reading) {
 	c.Domains = lowerDomains(r, "domain", c.Domains)
 	c.Partners = lowerDomains(r, "partner", c.Partners)
 	c.Recipients = lowerDomains(r, "recipient", c.Recipients)
+	if c.Default.Format == nil {
+		c.Default.Format = []string{"openpgp", "smime"}
+	}
+	checkFormats(r, c.Default.Format, "default")
+	for d, v := range c.Domains {
+		for _, e := range v.Escrow {
+			_, domain, ok := cutLast(e, "@")
+			if _, ours := c.Domains[strings.ToLower(domain)]; ok && !ours {
+				r.wrong(r.line("domain", d, "escrow"), fmt.Sprintf("domain.%s.escrow: %s is at none of our own domains", quote(d), quote(e)), "who reads along needs a certificate of ours")
+			}
+		}
+	}
 	for d, p := range c.Partners {
 		if _, ours := c.Domains[d]; ours {
 			r.wrong(r.line("partner", d), fmt.Sprintf("partner.%s: is one of our own domains", quote(d)), "a rule for one address of ours goes to [recipient]")
 		}
 		set(&p.Protect, c.Default.Protect)
 		set(&p.Transport, c.Default.Transport)
+		if p.Format == nil {
+			p.Format = c.Default.Format
+		}
+		checkFormats(r, p.Format, "partner", d)
 		c.Partners[d] = p
+	}
+}
+
+// checkFormats finds lists that are empty or name a format twice.
+func checkFormats(r *reading, formats []string, path ...any) {
+	at := append(slices.Clip(path), "format")
+	if len(formats) == 0 {
+		r.wrong(r.line(at...), name(at)+": is empty", "leave it out for the default")
+	}
+	for i, f := range formats {
+		if slices.Contains(formats[:i], f) {
+			r.wrong(r.line(at...), fmt.Sprintf("%s: %s stands here twice", name(at), quote(f)), "")
+		}
 	}
 }
 

@@ -54,6 +54,14 @@ func form(name, s string) string {
 		}) {
 			return "want an address such as someone@partner.example"
 		}
+	case "escrow":
+		if digits := strings.NewReplacer(" ", "", ":", "").Replace(s); !strings.Contains(s, "@") {
+			if _, err := hex.DecodeString(digits); err != nil || len(digits) != 40 && len(digits) != 64 {
+				return "want an address, or a fingerprint of 40 or 64 hexadecimal digits"
+			}
+			return ""
+		}
+		return form("address", s)
 	case "name":
 		if s == "" || len(s) > 32 || strings.Trim(s, "abcdefghijklmnopqrstuvwxyz0123456789-") != "" {
 			return "want a name of small letters, digits and hyphens"
