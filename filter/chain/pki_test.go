@@ -161,3 +161,15 @@ func resigned(t testing.TB, by *entity, c *x509.Certificate, old, new string) *e
 	}
 	return &entity{t: t, cert: altered, by: by}
 }
+
+// tryIssue makes a certificate that crypto/x509 may refuse to read.
+func tryIssue(by *entity, c *x509.Certificate) (*entity, bool) {
+	key := newKey(by.t)
+	c.SerialNumber, c.NotBefore, c.NotAfter = big.NewInt(serial.Add(1)), now.AddDate(-1, 0, 0), now.AddDate(1, 0, 0)
+	raw, err := x509.CreateCertificate(rand.Reader, c, by.cert, key.Public(), by.key)
+	if err != nil {
+		by.t.Fatal(err)
+	}
+	cert, err := x509.ParseCertificate(raw)
+	return &entity{by.t, cert, key, by}, err == nil
+}
