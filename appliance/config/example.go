@@ -34,7 +34,7 @@ func sampleFilterd() *Filterd {
 			Inbound:  &Hop{Address: "mail.company1.example:25"},
 			Outbound: &Hop{Address: "127.0.0.1:10026"},
 		},
-		Domains:    map[string]Domain{"company1.example": {}},
+		Domains: map[string]Domain{"company1.example": {}},
 		Partners: map[string]Partner{
 			"partner.example":     {Protect: "require"},
 			"grid.energy.example": {Protect: "require", Format: []string{"smime"}, SMIME: Agreed{Cipher: "aes-128-gcm", OAEP: true, PSS: true}},
