@@ -2,6 +2,7 @@ package keyd_test
 
 import (
 	"bytes"
+	"crypto"
 	"runtime"
 	"sync/atomic"
 	"testing"
@@ -18,7 +19,7 @@ import (
 const workers = 4
 
 // benches are the operations of both benchmarks: bare is the name of what the
-// token does, whole of what a client asks for.
+// token does, or "" where a line before has it, whole of what a client asks for.
 var benches = []struct {
 	algorithm   hsm.Algorithm
 	usage       hsm.Usage
@@ -33,9 +34,15 @@ var benches = []struct {
 	{hsm.RSA4096, hsm.Sign, "sign", "sign", hsm.PKCS1SHA256, 0},
 	{hsm.RSA4096, hsm.Unwrap, "decrypt", "unwrap", 0, hsm.OpenPGPRSA},
 	{hsm.P256, hsm.Sign, "sign", "sign", hsm.ECDSA, 0},
+	{hsm.RSA3072, hsm.Unwrap, "", "unwrap-pkcs1", 0, hsm.PKCS1},
+	{hsm.RSA3072, hsm.Unwrap, "", "unwrap-oaep", 0, hsm.OAEP},
 	{hsm.P256, hsm.Unwrap, "ecdh", "unwrap", 0, hsm.OpenPGPECDH},
+	{hsm.P256, hsm.Unwrap, "", "unwrap-cms", 0, hsm.CMSX963},
+	{hsm.P384, hsm.Unwrap, "ecdh", "unwrap-cms", 0, hsm.CMSX963},
+	{hsm.P521, hsm.Unwrap, "ecdh", "unwrap-cms", 0, hsm.CMSX963},
 	{hsm.Ed25519, hsm.Sign, "sign", "sign", hsm.PureEdDSA, 0},
 	{hsm.X25519, hsm.Unwrap, "ecdh", "unwrap", 0, hsm.OpenPGPX25519},
+	{hsm.X25519, hsm.Unwrap, "", "unwrap-cms", 0, hsm.CMSHKDF},
 }
 
 var benchSecret = hsm.SessionKey{Cipher: 9, Key: bytes.Repeat([]byte{0x5a}, 32)}
@@ -77,9 +84,12 @@ func BenchmarkToken(b *testing.B) {
 		b.Fatal(err)
 	}
 	for _, x := range benches {
+		if x.bare == "" {
+			continue
+		}
 		var key hsm.Key // made once, though a benchmark runs several times
 		b.Run(string(x.algorithm)+"/"+x.bare, func(b *testing.B) {
-			benchKey(b, &key, device.Generate, x.algorithm, x.usage)
+			benchKey(b, &key, device.Generate, x.algorithm, x.usage, b.Name())
 			var do func() error
 			switch w := benchWrapped(b, key, x.scheme); x.bare {
 			case "sign":
@@ -108,7 +118,7 @@ func BenchmarkRoundTrip(b *testing.B) {
 	for _, x := range benches {
 		var key hsm.Key
 		b.Run(string(x.algorithm)+"/"+x.whole, func(b *testing.B) {
-			benchKey(b, &key, func(s hsm.KeySpec) (hsm.Key, error) { return d.Keyd.Generate(ctx, s) }, x.algorithm, x.usage)
+			benchKey(b, &key, func(s hsm.KeySpec) (hsm.Key, error) { return d.Keyd.Generate(ctx, s) }, x.algorithm, x.usage, b.Name())
 			do := func() error { _, err := c.Sign(ctx, key.ID, x.alg, digest[:]); return err }
 			if w := benchWrapped(b, key, x.scheme); x.usage == hsm.Unwrap {
 				do = func() error { _, err := c.Unwrap(ctx, key.ID, w); return err }
@@ -118,13 +128,13 @@ func BenchmarkRoundTrip(b *testing.B) {
 	}
 }
 
-func benchKey(b *testing.B, key *hsm.Key, generate func(hsm.KeySpec) (hsm.Key, error), a hsm.Algorithm, u hsm.Usage) {
+func benchKey(b *testing.B, key *hsm.Key, generate func(hsm.KeySpec) (hsm.Key, error), a hsm.Algorithm, u hsm.Usage, label string) {
 	b.Helper()
 	if key.Public != nil {
 		return
 	}
 	var err error
-	if *key, err = generate(hsm.KeySpec{Algorithm: a, Usage: u, Label: "bench/" + string(a) + "/" + u.String()}); err != nil {
+	if *key, err = generate(hsm.KeySpec{Algorithm: a, Usage: u, Label: label}); err != nil {
 		b.Fatal(err)
 	}
 }
@@ -134,5 +144,9 @@ func benchWrapped(b *testing.B, key hsm.Key, scheme hsm.Scheme) hsm.Wrapped {
 	if scheme == 0 {
 		return hsm.Wrapped{}
 	}
-	return hsmtest.Wrap(b, key.Public, hsm.Wrapped{Scheme: scheme}, benchSecret)
+	w := hsm.Wrapped{Scheme: scheme}
+	if scheme == hsm.OAEP {
+		w.Hash = crypto.SHA256
+	}
+	return hsmtest.Wrap(b, key.Public, w, benchSecret)
 }
