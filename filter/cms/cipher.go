@@ -34,7 +34,7 @@ type suite struct {
 	name string
 	oid  asn1.ObjectIdentifier
 	key  int // bytes
-	iv   int // bytes: of the initialisation vector or the nonce
+	iv   int // bytes: of the initialisation vector or the nonce, as they are made
 	aead bool
 }
 
@@ -111,6 +111,7 @@ func parseCipher(der []byte) (contentCipher, error) {
 	}
 	out := contentCipher{Cipher: Cipher(c)}
 	in := cryptobyte.String(a.params)
+	shortest, longest := suites[c].iv, suites[c].iv
 	switch {
 	case !out.Authenticated():
 		ok = parseOctets(&in, &out.iv)
@@ -119,14 +120,14 @@ func parseCipher(der []byte) (contentCipher, error) {
 		ok = parseOctets(&in, &out.iv)
 	default: // GCMParameters, RFC 5084 §3.2
 		var seq cryptobyte.String
-		out.tag = gcmDefaultTag
+		out.tag, shortest, longest = gcmDefaultTag, 1, gcmMaxNonce
 		ok = in.ReadASN1(&seq, cbasn1.SEQUENCE) && parseOctets(&seq, &out.iv) &&
 			(seq.Empty() || seq.ReadASN1Integer(&out.tag)) && seq.Empty()
 	}
 	switch {
 	case !ok || !in.Empty():
 		return contentCipher{}, fmt.Errorf("read parameters of %s: %w", out, ErrForm)
-	case len(out.iv) != suites[c].iv:
+	case len(out.iv) < shortest || len(out.iv) > longest:
 		return contentCipher{}, fmt.Errorf("read parameters of %s: IV of %d bytes: %w", out, len(out.iv), ErrAlgorithm)
 	case out.Authenticated() && (out.tag < gcmMinTag || out.tag > gcmTag):
 		return contentCipher{}, fmt.Errorf("read parameters of %s: tag of %d bytes: %w", out, out.tag, ErrAlgorithm)

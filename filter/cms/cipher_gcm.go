@@ -7,7 +7,8 @@ import (
 )
 
 const (
-	gcmNonce      = 12 // bytes, RFC 5084 §3.2: recommended, and all that anybody sends
+	gcmNonce      = 12 // bytes, RFC 5084 §3.2: recommended; others are read
+	gcmMaxNonce   = 64
 	gcmTag        = 16
 	gcmMinTag     = 12
 	gcmDefaultTag = 12
@@ -17,7 +18,7 @@ const (
 // gcm is AES-GCM (NIST SP 800-38D) over a stream. What is authenticated beside
 // the content stands behind it in the message (RFC 5083 §2.1) and comes last.
 type gcm struct {
-	stream cipher.Stream
+	stream counter
 	sum    ghash
 	mask   [gcmTag]byte // what the hash is encrypted with
 	tag    int
@@ -29,21 +30,17 @@ func newGCM(block cipher.Block, nonce []byte, tag int) (*gcm, error) {
 	if err := g.sum.init(block); err != nil {
 		return nil, err
 	}
-	var counter [gcmTag]byte
-	copy(counter[:], nonce)
-	counter[gcmTag-1] = 1
-	block.Encrypt(g.mask[:], counter[:])
-	// The counter of GCM has 32 bits, that of CTR 128: they are the same for
-	// as long as the content stays below gcmMax.
-	counter[gcmTag-1] = 2
-	g.stream = cipher.NewCTR(block, counter[:])
+	first := g.sum.h.first(nonce).bytes()
+	block.Encrypt(g.mask[:], first[:])
+	g.stream = counter{block: block, next: first}
+	g.stream.add(1)
 	return g, nil
 }
 
 func (g *gcm) open(b []byte) []byte {
 	g.length += uint64(len(b))
 	g.sum.update(b)
-	g.stream.XORKeyStream(b, b)
+	g.stream.xor(b)
 	return b
 }
 
@@ -65,11 +62,41 @@ func (g *gcm) sign(attributes []byte) []byte {
 	return tag[:g.tag]
 }
 
+// counter is the key stream of GCM (NIST SP 800-38D §6.2, §6.5). It counts in
+// the last 32 bits of the block, where the CTR mode of the standard library
+// counts in all of them.
+type counter struct {
+	block  cipher.Block
+	next   [gcmTag]byte
+	stream cipher.Stream
+	left   uint64 // bytes until the 32 bits are used up
+}
+
+// add moves the counter, and begins there.
+func (c *counter) add(n uint32) {
+	low := binary.BigEndian.Uint32(c.next[gcmTag-4:]) + n
+	binary.BigEndian.PutUint32(c.next[gcmTag-4:], low)
+	c.stream = cipher.NewCTR(c.block, c.next[:])
+	c.left = (1<<32 - uint64(low)) * gcmTag
+}
+
+func (c *counter) xor(b []byte) {
+	for len(b) > 0 {
+		n := int(min(uint64(len(b)), c.left))
+		c.stream.XORKeyStream(b[:n], b[:n])
+		b = b[n:]
+		if c.left -= uint64(n); c.left == 0 {
+			clear(c.next[gcmTag-4:])
+			c.add(0)
+		}
+	}
+}
+
 type gcmSealer struct{ *gcm }
 
 func (g gcmSealer) seal(b []byte) {
 	g.length += uint64(len(b))
-	g.stream.XORKeyStream(b, b)
+	g.stream.xor(b)
 	g.sum.update(b)
 }
 
@@ -181,6 +208,20 @@ func (e element) mul(o element) (z element) {
 		o = element{o.high>>1 ^ reduce, o.low>>1 | o.high<<63}
 	}
 	return z
+}
+
+// first is the first counter block for a nonce, e being the key of the hash
+// (NIST SP 800-38D §7.1).
+func (e element) first(nonce []byte) (y element) {
+	if len(nonce) == gcmNonce {
+		return element{binary.BigEndian.Uint64(nonce), uint64(binary.BigEndian.Uint32(nonce[8:]))<<32 | 1}
+	}
+	for rest := nonce; len(rest) > 0; {
+		var block [gcmTag]byte
+		rest = rest[copy(block[:], rest):]
+		y = y.xor(elementOf(block[:])).mul(e)
+	}
+	return y.xor(element{0, uint64(len(nonce)) * 8}).mul(e)
 }
 
 // power is e to the n-th, in a time that depends on n alone.

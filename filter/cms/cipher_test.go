@@ -5,6 +5,7 @@ import (
 	"crypto/aes"
 	"crypto/cipher"
 	"crypto/rand"
+	"encoding/binary"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
@@ -95,6 +96,40 @@ func TestGCM(t *testing.T) {
 						t.Fatalf("seal %s of %d bytes in pieces of %d: got another ciphertext or tag than the standard library", c, size, piece)
 					}
 				}
+			}
+		}
+	}
+}
+
+// Nonces of any length, and a counter that comes to its end on the way: that
+// of GCM begins anew without a carry.
+func TestGCMNonce(t *testing.T) {
+	key, content := random(16), random(1<<20)
+	block, err := aes.NewCipher(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	g, err := newGCM(block, random(gcmNonce), gcmTag)
+	if err != nil {
+		t.Fatal(err)
+	}
+	overflows := random(16)
+	for i := uint64(0); g.sum.h.first(overflows).low<<32 < (1<<32-1<<15)<<32; i++ {
+		binary.BigEndian.PutUint64(overflows, i)
+	}
+	for _, nonce := range [][]byte{random(1), random(8), random(13), random(16), random(17), random(32), random(gcmMaxNonce), overflows} {
+		standard, err := cipher.NewGCMWithNonceSize(block, len(nonce))
+		if err != nil {
+			t.Fatal(err)
+		}
+		all := standard.Seal(nil, nonce, content, []byte("attributes"))
+		for _, piece := range []int{48, pieceSize} {
+			o, err := contentCipher{AES128GCM, nonce, 16}.opener(key)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got, ok := openAll(o, all[:len(content)], piece, []byte("attributes"), all[len(content):]); !ok || !bytes.Equal(got, content) {
+				t.Errorf("nonce %x, pieces of %d: got ok=%t, same=%t, want true, true", nonce, piece, ok, bytes.Equal(got, content))
 			}
 		}
 	}
@@ -281,7 +316,9 @@ func TestParseCipher(t *testing.T) {
 		{"GCM, tag of 11", gcm("3011040c0102030405060708090a0b0c02010b"), contentCipher{}, ErrAlgorithm},
 		{"GCM, tag of 17", gcm("3011040c0102030405060708090a0b0c020111"), contentCipher{}, ErrAlgorithm},
 		{"GCM, tag below zero", gcm("3011040c0102030405060708090a0b0c0201f0"), contentCipher{}, ErrAlgorithm},
-		{"GCM, nonce of 16", gcm("301204100102030405060708090a0b0c0d0e0f10"), contentCipher{}, ErrAlgorithm},
+		{"GCM, nonce of 16", gcm("301204100102030405060708090a0b0c0d0e0f10"), contentCipher{AES256GCM, []byte{1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16}, 12}, nil},
+		{"GCM, nonce of 16, tag of 11", gcm("301504100102030405060708090a0b0c0d0e0f1002010b"), contentCipher{}, ErrAlgorithm},
+		{"GCM, nonce of 0", gcm("30020400"), contentCipher{}, ErrAlgorithm},
 		{"GCM, no parameters", gcm(""), contentCipher{}, ErrForm},
 		{"GCM, nonce alone", gcm("040c0102030405060708090a0b0c"), contentCipher{}, ErrForm},
 		{"CBC, IV of 8", "3000060960864801650304010204080102030405060708", contentCipher{}, ErrAlgorithm},

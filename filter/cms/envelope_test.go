@@ -108,15 +108,28 @@ func readers(t testing.TB) map[string]*reader {
 // tokenOf puts the keys into a token, and makes a certificate for each.
 func tokenOf(t testing.TB, keys map[string]crypto.PrivateKey) map[string]*reader {
 	t.Helper()
-	soft := hsmtest.NewSoft()
 	out := map[string]*reader{}
 	issuer := newIssuer(t)
 	for name, key := range keys {
-		k, err := soft.Put(name, hsm.Unwrap, hsm.Imported, key)
+		out[name] = &reader{name: name, issuer: issuer.cert, key: key}
+	}
+	bring(t, out)
+	for _, r := range out {
+		r.cert = issuer.certify(t, r.name, r.key.(interface{ Public() crypto.PublicKey }).Public())
+	}
+	return out
+}
+
+// bring puts the readers' keys into a token.
+func bring(t testing.TB, readers map[string]*reader) {
+	t.Helper()
+	soft := hsmtest.NewSoft()
+	for _, r := range readers {
+		k, err := soft.Put(r.name, hsm.Unwrap, hsm.Imported, r.key)
 		if err != nil {
 			t.Fatal(err)
 		}
-		out[name] = &reader{name: name, cert: issuer.certify(t, name, k.Public), issuer: issuer.cert, key: key, id: k.ID}
+		r.id = k.ID
 	}
 	pin := filepath.Join(t.TempDir(), "pin")
 	if err := os.WriteFile(pin, []byte(hsmtest.SoftPIN), 0o600); err != nil {
@@ -135,10 +148,9 @@ func tokenOf(t testing.TB, keys map[string]crypto.PrivateKey) map[string]*reader
 			t.Errorf("close token: %v", err)
 		}
 	})
-	for _, r := range out {
+	for _, r := range readers {
 		r.token = d
 	}
-	return out
 }
 
 // issuer makes certificates.
