@@ -380,24 +380,30 @@ func (q *inquiry) released(l *crl, signed []*crl, c *x509.Certificate) bool {
 // path, which this issuer, or the one above it, issued to the same name.
 func (q *inquiry) signs(l *crl, path []*x509.Certificate, i int, deep bool) error {
 	issuer := path[i+1]
-	err := q.signedList(l, issuer)
-	key := canonical(issuer.RawSubject).key()
-	for above := i + 2; err != nil && above < len(path) && canonical(path[above].RawSubject).key() == key; above++ {
-		err = q.signedList(l, path[above])
+	if err := q.spend(1, l.brought); err != nil {
+		return err
 	}
+	err := l.signed(path[i+1:])
 	if err == nil || !deep {
 		return err
 	}
+	key := canonical(issuer.RawSubject).key()
 	for _, n := range slices.Concat(q.known[key], q.brought[key]) {
-		signer := n.cert
-		if bytes.Equal(signer.Raw, issuer.Raw) || sound(signer, q.at) != nil || q.signedList(l, signer) != nil {
+		if bytes.Equal(n.cert.Raw, issuer.Raw) || sound(n.cert, q.at) != nil {
 			continue
 		}
 		for above := i + 1; above <= i+2 && above < len(path); above++ {
-			if canonical(signer.RawIssuer).key() != canonical(path[above].RawSubject).key() || q.check(signer, path[above]) != nil {
+			if canonical(n.cert.RawIssuer).key() != canonical(path[above].RawSubject).key() {
 				continue
 			}
-			v := q.judge(append([]*x509.Certificate{signer}, path[above:]...), 0, false)
+			if q.beside++; q.beside > maxBeside {
+				return err
+			}
+			// Its own signature first: that costs little, however long the list.
+			if signedBy(path[above], n.cert.SignatureAlgorithm, n.cert.RawTBSCertificate, n.cert.Signature) != nil || l.signedBy(n.cert) != nil {
+				continue
+			}
+			v := q.judge(append([]*x509.Certificate{n.cert}, path[above:]...), 0, false)
 			if v.err == nil && (v.good || q.mode == Soft) {
 				return nil
 			}
@@ -406,13 +412,25 @@ func (q *inquiry) signs(l *crl, path []*x509.Certificate, i int, deep bool) erro
 	return err
 }
 
-// signedList checks the signature of a list by the key of a certificate.
-func (q *inquiry) signedList(l *crl, signer *x509.Certificate) error {
+// signed checks the signature of a list by the issuer that issuers begins
+// with, or by one of the same name that stands higher.
+func (l *crl) signed(issuers []*x509.Certificate) (err error) {
+	key := canonical(issuers[0].RawSubject).key()
+	for i, c := range issuers {
+		if i > 0 && canonical(c.RawSubject).key() != key {
+			break
+		}
+		if err = l.signedBy(c); err == nil {
+			return nil
+		}
+	}
+	return err
+}
+
+// signedBy checks the signature of a list by the key of a certificate.
+func (l *crl) signedBy(signer *x509.Certificate) error {
 	if extension(signer, oidKeyUsage) != nil && signer.KeyUsage&x509.KeyUsageCRLSign == 0 {
 		return errors.New("its signer has no key usage cRLSign")
-	}
-	if err := q.spend(1, l.brought); err != nil {
-		return err
 	}
 	return signedBy(signer, l.SignatureAlgorithm, l.tbs, l.Signature)
 }

@@ -19,6 +19,7 @@ const (
 	maxOCSP         = 64 << 10 // bytes of a response
 	maxCRL          = 16 << 20 // bytes of a list that the operator keeps, or that was fetched
 	maxStatusChecks = 64       // signatures of lists and responses
+	maxBeside       = 64       // certificates beside the path that may sign lists
 	maxFetches      = 16       // questions for one judgement
 	maxURLs         = 2        // of one kind in one certificate
 	maxNotes        = 32       // for people
@@ -32,9 +33,9 @@ const (
 type Fetcher interface {
 	// Fetch gives what is at the URL, or the answer to body where there is
 	// one (an OCSP request). It may keep an answer and give it again until
-	// the time that until says, which is zero for what is not to be kept; the
-	// error of until is that of the answer.
-	Fetch(ctx context.Context, url string, body []byte, until func(answer []byte) (time.Time, error)) ([]byte, error)
+	// the time that until says, which is zero for what is not to be kept.
+	// until may be called by another goroutine, also after Fetch has returned.
+	Fetch(ctx context.Context, url string, body []byte, until func(answer []byte) time.Time) ([]byte, error)
 }
 
 // response is an OCSP response, and whether it came along with the mail.
@@ -55,6 +56,7 @@ type inquiry struct {
 	lists     []*crl
 	responses []response
 	checks    int
+	beside    int
 	fetches   int
 	final     bool // the leaf is revoked: no other path helps
 	asked     map[string]bool
@@ -159,15 +161,12 @@ func (q *inquiry) judge(path []*x509.Certificate, i int, deep bool) verdict {
 		if err != nil {
 			break
 		}
-		answer, ok := q.fetch(url, ask, func(answer []byte) (time.Time, error) {
+		answer, ok := q.fetch(url, ask, func(answer []byte) time.Time {
 			r, err := readResponse(answer, c, issuer)
-			if err == nil {
-				err = q.responder(r, path, i)
-			}
 			if err != nil {
-				return time.Time{}, err
+				return time.Time{}
 			}
-			return r.NextUpdate, nil
+			return r.NextUpdate
 		})
 		if !ok {
 			continue
@@ -178,15 +177,12 @@ func (q *inquiry) judge(path []*x509.Certificate, i int, deep bool) verdict {
 		}
 	}
 	for _, url := range c.CRLDistributionPoints[:min(len(c.CRLDistributionPoints), maxURLs)] {
-		answer, ok := q.fetch(url, nil, func(answer []byte) (time.Time, error) {
+		answer, ok := q.fetch(url, nil, func(answer []byte) time.Time {
 			list, err := readCRL(answer)
-			if err == nil {
-				err = q.signs(list, path, i, deep)
+			if err != nil || list.signed(path[i+1:]) != nil {
+				return time.Time{} // so nobody can put a forged one in the place of the next
 			}
-			if err != nil {
-				return time.Time{}, err
-			}
-			return list.NextUpdate, nil
+			return list.NextUpdate
 		})
 		if !ok {
 			continue
@@ -200,7 +196,7 @@ func (q *inquiry) judge(path []*x509.Certificate, i int, deep bool) verdict {
 }
 
 // fetch asks one URL, and each question once only.
-func (q *inquiry) fetch(url string, body []byte, until func([]byte) (time.Time, error)) ([]byte, bool) {
+func (q *inquiry) fetch(url string, body []byte, until func([]byte) time.Time) ([]byte, bool) {
 	key := url + "\x00" + string(body)
 	if q.asked[key] || q.fetches >= maxFetches {
 		return nil, false
