@@ -139,13 +139,18 @@ func endContentInfo(r *ber.Reader) error {
 	return r.End()
 }
 
-// enter goes into the next element, which has to have the tag.
-func enter(r *ber.Reader, class byte, number uint32) error {
+// expect is an error if the next element has another tag.
+func expect(r *ber.Reader, class byte, number uint32) error {
 	t, err := r.Next()
 	if err == io.EOF || err == nil && !t.Is(class, number) {
 		return malformed("another element than expected")
 	}
-	if err != nil {
+	return err
+}
+
+// enter goes into the next element, which has to have the tag.
+func enter(r *ber.Reader, class byte, number uint32) error {
+	if err := expect(r, class, number); err != nil {
 		return err
 	}
 	return r.Enter()
@@ -186,8 +191,16 @@ func nextAlgorithm(r *ber.Reader) (a algorithm, err error) {
 	return a, nil
 }
 
-// readOctets reads the OCTET STRING that Next shows, of at most max bytes.
+// readOctets reads the next element, an OCTET STRING of at most max bytes.
 func readOctets(r *ber.Reader, max int) ([]byte, error) {
+	return readTagged(r, ber.Universal, ber.OctetString, max)
+}
+
+// readTagged reads one that has the tag.
+func readTagged(r *ber.Reader, class byte, number uint32, max int) ([]byte, error) {
+	if err := expect(r, class, number); err != nil {
+		return nil, err
+	}
 	b, err := io.ReadAll(io.LimitReader(r.Octets(), int64(max)+1))
 	if err == nil && len(b) > max {
 		err = fmt.Errorf("octet string: %w", ErrLimit)

@@ -62,6 +62,9 @@ func decompress(r *ber.Reader, w io.Writer, max int64) error {
 	if err := enter(r, ber.Context, 0); err != nil {
 		return err
 	}
+	if err := expect(r, ber.Universal, ber.OctetString); err != nil {
+		return err
+	}
 	if err := inflate(r.Octets(), w, max); err != nil {
 		return err
 	}
@@ -73,15 +76,15 @@ func decompress(r *ber.Reader, w io.Writer, max int64) error {
 	return endContentInfo(r)
 }
 
-// counter counts what is read through it, and keeps the error that ended that.
-type counter struct {
+// source counts what is read through it, and keeps the error that ended that.
+type source struct {
 	io.Reader
 	n   int64
 	err error
 }
 
 // Read implements io.Reader.
-func (c *counter) Read(p []byte) (int, error) {
+func (c *source) Read(p []byte) (int, error) {
 	n, err := c.Reader.Read(p)
 	c.n += int64(n)
 	if err != io.EOF {
@@ -93,7 +96,7 @@ func (c *counter) Read(p []byte) (int, error) {
 // meter passes on what it is given, within the limits of Decompress.
 type meter struct {
 	io.Writer
-	in      *counter
+	in      *source
 	n, max  int64
 	written error
 }
@@ -110,7 +113,7 @@ func (m *meter) Write(p []byte) (n int, err error) {
 }
 
 func inflate(r io.Reader, w io.Writer, max int64) error {
-	in := &counter{Reader: r}
+	in := &source{Reader: r}
 	out := &meter{Writer: w, in: in, max: max}
 	buffered := bufio.NewReader(in)
 	z, err := zlib.NewReader(buffered)

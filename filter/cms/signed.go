@@ -163,6 +163,9 @@ func (p *signedReader) encapsulated() (err error) {
 	if err = enter(p.r, ber.Context, 0); err != nil {
 		return err
 	}
+	if err = expect(p.r, ber.Universal, ber.OctetString); err != nil {
+		return err
+	}
 	p.Content, p.digests = true, newDigester(p.named)
 	if _, err = io.Copy(io.MultiWriter(p.digests, p.content), p.r.Octets()); err != nil {
 		return err

@@ -137,7 +137,7 @@ func (s *Signer) readID(r *ber.Reader, version int) error {
 		}
 		return nil
 	case t.Is(ber.Context, 0) && version == 3:
-		s.KeyID, err = readOctets(r, maxKeyID)
+		s.KeyID, err = readTagged(r, ber.Context, 0, maxKeyID)
 		return err
 	}
 	return malformed("signer identifier, or its version")
