@@ -73,7 +73,7 @@ func resultFields(t *testing.T, mail []byte) (status, results int) {
 }
 
 // Forged marks are removed, outside and inside what was opened, and ours
-// stand on top exactly once.
+// stand on top exactly once (R20).
 func TestForgedMarks(t *testing.T) {
 	w := newWorld(t)
 	body := "MIME-Version: 1.0\nContent-Type: text/plain\n\nMarker-Text-7f3a\n"
@@ -168,7 +168,7 @@ func (w *world) rawSealed(head, entity, to string) string {
 }
 
 // A second From from inside the ciphertext, or a signer who is somebody else,
-// takes the claim away.
+// takes the claim away (R12).
 func TestVerifiedIsForTheOneAuthor(t *testing.T) {
 	w := newWorld(t)
 	w.ring.partners = append(w.ring.partners, w.people["mallory@evil.example"].Cert) // known, and trusted
@@ -295,7 +295,7 @@ func TestOnlyTheRecipientsKeys(t *testing.T) {
 }
 
 // What does not open is delivered as it came with the next hop's own answer,
-// or refused with one text, whatever the cause.
+// or refused with one text, whatever the cause (R1).
 func TestUndecryptable(t *testing.T) {
 	w := newWorld(t)
 	good := w.sealed(in, "bob@partner.example", "alice@company1.example")

@@ -295,6 +295,8 @@ func TestRefusedRecipientAlone(t *testing.T) {
 	}
 }
 
+// A peer outside of a listener's networks is refused before anything is done
+// for it (R27).
 func TestPeersThatMayNotSend(t *testing.T) {
 	w := newWorld(t)
 	h := w.gate.Handler(Listener{Name: "inside", Direction: policy.Outbound, Allow: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}})
