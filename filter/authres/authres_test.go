@@ -7,6 +7,7 @@ import (
 	"postern/filter/message"
 )
 
+// What looks like ours is recognised in any disguise, and nothing else is (R20).
 func TestForeign(t *testing.T) {
 	const id = "gw.company1.example"
 	for _, c := range []struct {
@@ -51,7 +52,7 @@ func TestFields(t *testing.T) {
 	}
 }
 
-// Whatever an address holds, it is one word of our field, without quotes.
+// Whatever an address holds, it is one word of our field, without quotes (R19).
 func TestSignerIsOneWord(t *testing.T) {
 	for _, c := range []struct{ local, domain, want string }{
 		{"bob", "partner.example", "bob@partner.example"},

@@ -119,6 +119,7 @@ func TestParseAtTheBuffersEnd(t *testing.T) {
 	}
 }
 
+// Depth, parts, fields and header size have each its bound (R29).
 func TestParseLimits(t *testing.T) {
 	l := Limits{Depth: 3, Parts: 5, Fields: 4, HeaderBytes: 100}
 	deep := func(n int) string { // n multiparts

@@ -24,7 +24,7 @@ import (
 const simpleEntity = "Content-Type: text/plain\r\n\r\nhello\r\n"
 
 // Whatever byte of a sealed mail is changed, nothing of the plaintext comes
-// out: there is the one error, or the very same plaintext where the byte meant nothing.
+// out (R5): there is the one error, or the very same plaintext where the byte meant nothing.
 func TestTampered(t *testing.T) {
 	for _, s := range []suiteUnderTest{suites[3], suites[11]} {
 		token := soft(t)
@@ -124,7 +124,7 @@ func contentOf(t testing.TB, p []byte) []byte {
 	return bodies[0]
 }
 
-// The grammar around the ciphertext, and what has no integrity (R5).
+// The grammar around the ciphertext (R18), and what has no integrity (R5).
 func TestDataGrammar(t *testing.T) {
 	token := soft(t)
 	bob := newIdentity(t, token, suites[3], "bob@partner.example")

@@ -219,7 +219,8 @@ func forge(t *testing.T, front, back keyring.Cert) []byte {
 	return append(head, tail...)
 }
 
-// What is weak, revoked or without an encryption key is not sealed to, and the reason is told.
+// What is weak (R14), revoked or without an encryption key (R17) is not sealed
+// to, and the reason is told.
 func TestUsable(t *testing.T) {
 	p := New(Config{})
 	for _, c := range []struct {

@@ -11,7 +11,9 @@ import (
 	"postern/hsm"
 )
 
-// The suite of all formats, with data of both versions.
+// The suite of all formats, with data of both versions: among others a layer
+// below another stays shut and unclaimed (R4, R13), and what stands beside a
+// layer keeps it from being one (R7, R10).
 func TestConform(t *testing.T) {
 	for _, s := range []suiteUnderTest{suites[3], suites[11]} {
 		t.Run(s.String(), func(t *testing.T) {

@@ -1,9 +1,12 @@
 package openpgp
 
 import (
+	"bytes"
 	"errors"
+	"io"
 	"strings"
 	"testing"
+	"testing/iotest"
 
 	"github.com/ProtonMail/go-crypto/openpgp/packet"
 
@@ -82,6 +85,39 @@ func FuzzRead(f *testing.F) {
 			if err != nil || strings.ContainsFunc(strings.ReplaceAll(text, "\n", ""), func(r rune) bool { return r < 0x20 }) {
 				t.Fatalf("describe: got %q, %v", text, err)
 			}
+		}
+	})
+}
+
+// Whatever claims to be armour gives bytes that survive being armoured again,
+// or an error: the same each time, however it is read.
+func FuzzUnarmor(f *testing.F) {
+	for _, s := range []string{armour(f, labelMessage, []byte("packets")), armour(f, labelMessage, nil), armour(f, labelMessage, make([]byte, 200)),
+		crlf("-----BEGIN PGP MESSAGE-----\nVersion: x\nCharset: utf-8\n\nwcBM\n=AAAA\n-----END PGP MESSAGE-----\n"), "-----BEGIN PGP MESSAGE-----\n\nwcBM", "wcBM"} {
+		f.Add([]byte(s))
+	}
+	read := func(r io.Reader) ([]byte, error) {
+		a, err := newUnarmor(r, labelMessage)
+		if err != nil {
+			return nil, err
+		}
+		return io.ReadAll(a)
+	}
+	f.Fuzz(func(t *testing.T, text []byte) {
+		packets, err := read(bytes.NewReader(text))
+		pieces, err2 := read(iotest.OneByteReader(bytes.NewReader(text)))
+		if !bytes.Equal(packets, pieces) || (err == nil) != (err2 == nil) {
+			t.Fatalf("got %x, %v at once, %x, %v by bytes", packets, err, pieces, err2)
+		}
+		if len(packets) > len(text) {
+			t.Fatalf("got %d bytes out of %d", len(packets), len(text))
+		}
+		if err != nil {
+			return
+		}
+		again, err := read(strings.NewReader(armour(t, labelMessage, packets)))
+		if err != nil || !bytes.Equal(again, packets) {
+			t.Fatalf("got %x, %v, want %x", again, err, packets)
 		}
 	})
 }

@@ -23,7 +23,8 @@ func signedMail(entity, signature string) string {
 		entity + crlf("\n--b\nContent-Type: application/pgp-signature\n\n"+signature+"\n--b--\n")
 }
 
-// Every word that verification can answer, by signatures of gpg.
+// Every word that verification can answer, by signatures of gpg; weak hashes
+// and keys are no ground for a claim (R14).
 func TestVerify(t *testing.T) {
 	g := newGnuPG(t)
 	g.run("", "--quick-gen-key", "Bob <bob@partner.example>", "rsa2048", "sign", "never")
@@ -182,7 +183,7 @@ func TestDetect(t *testing.T) {
 	}
 }
 
-// Text that is signed in the open is verified only if it is all there is.
+// Text that is signed in the open is verified only if it is all there is (R10).
 func TestClear(t *testing.T) {
 	g := newGnuPG(t)
 	g.run("", "--quick-gen-key", "Bob <bob@partner.example>", "ed25519", "sign", "never")

@@ -69,7 +69,8 @@ Date: Tue, 24 Nov 2026 11:00:00 +0000
 Message-ID: <out@a.example>
 `
 
-// What a payload protects is shown in the place of what stands outside.
+// What a payload protects is shown in the place of what stands outside, at its
+// root only (R22), and nothing of it raw (R19).
 func TestShow(t *testing.T) {
 	const hp = "Content-Type: text/plain; charset=utf-8; hp=\"cipher\"\n"
 	const v1 = "Content-Type: text/plain; protected-headers=\"v1\"\n"
