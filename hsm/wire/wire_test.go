@@ -101,6 +101,8 @@ func TestProtocolPage(t *testing.T) {
 		t.Errorf("operations: got %d on the page, want %d", len(ops), len(opNames))
 	}
 
+	testWrappedPage(t, table(t, page, "Wrapped"), limits)
+
 	errs := table(t, page, "Errors")
 	for _, row := range errs {
 		n := number(t, row[0])
@@ -120,6 +122,71 @@ func TestProtocolPage(t *testing.T) {
 	}
 	if got, want := len(names), len(hashes)-1; got != want {
 		t.Errorf("hashes: got %d on the page, want %d", got, want)
+	}
+}
+
+// testWrappedPage takes a request apart by the page, with every field as long
+// as the page allows and another byte in each.
+func testWrappedPage(t *testing.T, rows [][]string, limits map[string]int) {
+	t.Helper()
+	full := func(n int, v byte) []byte { return bytes.Repeat([]byte{v}, n) }
+	w := hsm.Wrapped{Scheme: 1, V6: true, Cipher: 3, KDFHash: 4, KDFCipher: 5, Size: 6, Hash: hashes[7], MGFHash: hashes[6],
+		Ciphertext: full(MaxCiphertext, 9), Ephemeral: full(MaxEphemeral, 10), Fingerprint: full(MaxShort, 11), CurveOID: full(MaxShort, 12),
+		Label: full(MaxOAEPLabel, 13), WrapAlgorithm: full(MaxShort, 14), UKM: full(MaxUKM, 16)}
+	want := []byte{1, 1, 3, 4, 5, 6, 7, 6, 9, 10, 11, 12, 13, 14, 1, 16}
+	b, err := Unwrap{Wrapped: w}.Encode()
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := reader{b: b}
+	r.id()
+	for i, row := range rows {
+		form, limit, _ := strings.Cut(row[1], ", ")
+		n := limits[strings.Trim(limit, "`")]
+		var got []byte
+		switch form {
+		case "1":
+			got, n = []byte{r.u8()}, 1
+		case "2":
+			got, n = []byte{byte(r.u16())}, 1
+		case "flag":
+			got, n = []byte{0}, 1
+			if r.flag() {
+				got[0] = 1
+			}
+		case "short":
+			got = r.short(n)
+		case "long":
+			got = r.long(n)
+		default:
+			t.Fatalf("field %s: the page says %q", row[0], row[1])
+		}
+		if i >= len(want) || !bytes.Equal(got, full(n, want[i])) {
+			t.Errorf("field %s: the page leads to %x", row[0], got)
+		}
+	}
+	if err := r.end("unwrap request by the page"); err != nil || len(rows) != len(want) {
+		t.Errorf("%d fields on the page, want %d: %v", len(rows), len(want), err)
+	}
+}
+
+// TestUKM: none, an empty one and others are told apart, and there is one way
+// to write each.
+func TestUKM(t *testing.T) {
+	for _, ukm := range [][]byte{nil, {}, {1}} {
+		b, err := Unwrap{Wrapped: hsm.Wrapped{UKM: ukm}}.Encode()
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := DecodeUnwrap(b)
+		if err != nil || (got.Wrapped.UKM == nil) != (ukm == nil) || !bytes.Equal(got.Wrapped.UKM, ukm) {
+			t.Errorf("got %#v, %v, want %#v", got.Wrapped.UKM, err, ukm)
+		}
+		flag := len(b) - len(ukm) - 3
+		b[flag] ^= 1
+		if got, err := DecodeUnwrap(b); len(ukm) > 0 && !errors.Is(err, ErrFrame) {
+			t.Errorf("%x without its flag: got %#v, %v, want %v", ukm, got.Wrapped.UKM, err, ErrFrame)
+		}
 	}
 }
 
