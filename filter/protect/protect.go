@@ -43,6 +43,9 @@ const (
 	ReasonNotFrom     = "signer-not-from" // R12
 	ReasonPartial     = "partial"         // the signature covers less than the mail, R10
 	ReasonNotOpened   = "not-opened"
+	// ReasonUnauthenticated is an unsigned mail whose encryption lets anybody
+	// change it: who it is from, and what it says, is nobody's word (R8).
+	ReasonUnauthenticated = "unauthenticated"
 )
 
 // Finding is what opening a mail showed.

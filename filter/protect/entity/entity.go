@@ -17,10 +17,13 @@ import (
 )
 
 // Decoded is the body of a part without its transfer encoding (RFC 2045 §6).
-// An encoding that is not known is read as it stands.
 func Decoded(src message.Source, p *message.Part) io.Reader {
-	body := message.SectionReader(src, p.Body)
-	switch p.Encoding {
+	return Decode(p.Encoding, message.SectionReader(src, p.Body))
+}
+
+// Decode takes a transfer encoding off. One that is not known is read as it stands.
+func Decode(encoding string, body io.Reader) io.Reader {
+	switch encoding {
 	case "base64":
 		return base64.NewDecoder(base64.StdEncoding, body)
 	case "quoted-printable":

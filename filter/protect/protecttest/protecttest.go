@@ -24,6 +24,15 @@ type Format struct {
 	// Identity makes keys in the token and a certificate for the address,
 	// valid for at least a day around at.
 	Identity func(t testing.TB, token hsm.Keeper, a message.Address, at time.Time) keyring.Identity
+	// Reader is the same for who is only sealed to, where that is another
+	// certificate than the one that signs; nil: Identity.
+	Reader func(t testing.TB, token hsm.Keeper, a message.Address, at time.Time) keyring.Identity
+	// Malleable says that some of its encryption lets text through that was
+	// changed on the way: such a mail may open, and is never good.
+	Malleable bool
+	// Wrapped says that a signature around encryption is looked through, so
+	// that what is inside opens, and claims what it claims by itself.
+	Wrapped bool
 }
 
 // at is the time of judgement.
@@ -47,15 +56,18 @@ func Run(t *testing.T, f Format) {
 	token := hsmtest.Memory(t)
 	s := &suite{format: f, token: token, counted: hsmtest.Count(token)}
 	s.Protector = f.New(s.counted)
-	identity := func(local string) keyring.Identity {
-		id := f.Identity(t, token, message.Address{Local: local, Domain: "company1.example"}, at)
+	if f.Reader == nil {
+		f.Reader = f.Identity
+	}
+	identity := func(made func(testing.TB, hsm.Keeper, message.Address, time.Time) keyring.Identity, local string) keyring.Identity {
+		id := made(t, token, message.Address{Local: local, Domain: "company1.example"}, at)
 		id.Trust = keyring.Trusted
 		if id.Format != s.Format() {
 			t.Fatalf("identity is in %q, the protector in %q", id.Format, s.Format())
 		}
 		return id
 	}
-	s.alice, s.bob, s.carol = identity("alice"), identity("bob"), identity("carol")
+	s.alice, s.bob, s.carol = identity(f.Identity, "alice"), identity(f.Reader, "bob"), identity(f.Reader, "carol")
 	for _, c := range []struct {
 		name string
 		run  func(*testing.T)
@@ -80,7 +92,7 @@ func Run(t *testing.T, f Format) {
 
 // spool makes a spool that goes with the test.
 func spool(t testing.TB) func() *message.Spool {
-	made := &message.Spools{Memory: 1 << 20, Max: 16 << 20, Dir: t.TempDir()}
+	made := &message.Spools{Memory: 16 << 20, Max: 16 << 20}
 	return func() *message.Spool {
 		s := made.New()
 		t.Cleanup(func() { _ = s.Close() })
@@ -275,6 +287,7 @@ func (s *suite) tampered(t *testing.T) {
 		switch {
 		case err == nil && f.Opened && canonical(t, opened) == entity:
 		case err == protect.ErrCannotOpen && opened == nil && !f.Good && !f.Opened:
+		case err == nil && s.format.Malleable && !f.Good:
 		default:
 			t.Errorf("byte %d %q: got %v, %+v, %v", i, whole[i], opened, f, err)
 		}
@@ -327,8 +340,12 @@ func (s *suite) nested(t *testing.T) {
 		t.Errorf("%d token operations, want 1", got)
 	}
 	around := s.seal(t, once, &s.alice)
-	if _, f, err := s.Open(t.Context(), s.request(t, around, s.bob)); err != nil || f.Good || f.Opened {
+	if _, f, err := s.Open(t.Context(), s.request(t, around, s.bob)); err != nil || f.Good != s.format.Wrapped || f.Opened != s.format.Wrapped {
 		t.Errorf("signed around sealed: got %+v, %v", f, err)
+	}
+	unsigned := s.seal(t, plain(t), nil, s.bob.Cert)
+	if _, f, err := s.Open(t.Context(), s.request(t, s.seal(t, unsigned, &s.alice), s.bob)); err != nil || f.Good || f.Opened != s.format.Wrapped {
+		t.Errorf("signed around what is sealed and not signed: got %+v, %v", f, err)
 	}
 }
 

@@ -1,0 +1,115 @@
+package smime
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"postern/filter/cms"
+	"postern/filter/message"
+	"postern/filter/protect"
+	"postern/filter/protect/entity"
+	"postern/filter/protect/headers"
+)
+
+// Open takes off the layer that Detect saw. See protect.Protector.
+//
+// Of a signature around encryption nothing is claimed, and it goes with the
+// encryption: its signer may not have read what he signed (R13). One signature
+// without parts (opaque) inside of it goes as well, once it was looked at, since
+// many programs show nothing of it; multipart/signed stays.
+func (p *Protector) Open(ctx context.Context, r protect.OpenRequest) (*message.Message, protect.Finding, error) {
+	switch p.Detect(r.Message) {
+	case protect.Sealed:
+		return p.openSealed(ctx, r)
+	case protect.Signed:
+		f, err := p.openSigned(ctx, r)
+		if err != nil {
+			return nil, protect.Finding{}, err
+		}
+		return r.Message, f, nil
+	}
+	return r.Message, unsigned(), nil
+}
+
+// openSealed decrypts into a new spool. What is wrong with the ciphertext is
+// protect.ErrCannotOpen, bare; what is wrong with the token, a spool or the
+// disk is told as it is, since it says nothing of the ciphertext.
+func (p *Protector) openSealed(ctx context.Context, r protect.OpenRequest) (*message.Message, protect.Finding, error) {
+	source := entity.Watch(r.Message.Source)
+	l := &layers{max: p.MaxExpanded}
+	defer l.close()
+	refuse := func() (*message.Message, protect.Finding, error) {
+		return nil, protect.Finding{}, source.Refusal()
+	}
+	e, err := l.around(source, r.Message.Root)
+	if err != nil {
+		return refuse()
+	}
+	envelope, err := cms.ReadEnvelope(e.body)
+	if err != nil || envelope.Legacy() && !p.Legacy {
+		return refuse()
+	}
+	key, err := p.unwrap(ctx, envelope, r.Identities)
+	if err != nil {
+		return nil, protect.Finding{}, err
+	}
+	defer clear(key.Key)
+
+	out := &entity.Sink{Spool: r.NewSpool()}
+	if err := entity.WriteOuter(out, r.Message); err != nil {
+		return nil, protect.Finding{}, fmt.Errorf("write header: %w", err)
+	}
+	payload := entity.NewWriter(out)
+	err = l.open(envelope, key.Key, payload)
+	if out.Err() != nil && !errors.Is(out.Err(), message.ErrTooBig) {
+		return nil, protect.Finding{}, fmt.Errorf("write plaintext: %w", out.Err())
+	}
+	if err != nil {
+		return refuse()
+	}
+	opened, err := message.Parse(out.Spool, p.Limits)
+	if err != nil {
+		return refuse()
+	}
+	v := p.verifier(ctx, r)
+	f, fits := unsigned(), false
+	switch {
+	case l.signed != nil:
+		f, fits = v.finding(l.signed)
+		if f.Good && hidden(opened.Source, opened.Root) {
+			f = signedBut(protect.ReasonPartial)
+		}
+	case formOf(opened.Source, opened.Root) == detached:
+		if f, fits, err = v.detached(opened); err != nil {
+			return nil, protect.Finding{}, err
+		}
+	}
+	if envelope.Legacy() && f.Good { // what anybody could have changed is nobody's word
+		f = signedBut(protect.ReasonWeak)
+	}
+	f.Opened = true
+	if !envelope.Authenticated() && !fits {
+		if p.Unauthenticated == Sealed {
+			return refuse()
+		}
+		if !f.Signed {
+			f.Reason = protect.ReasonUnauthenticated
+		}
+		if opened, err = p.inert(opened, r.NewSpool); err != nil {
+			if errors.Is(err, message.ErrTooBig) {
+				return refuse()
+			}
+			return nil, protect.Finding{}, err
+		}
+	}
+	var signers []message.Address
+	if f.Good {
+		signers = f.Signers
+	}
+	shown, err := headers.Show(opened, payload.Header(), signers, p.Limits)
+	if err != nil {
+		return nil, protect.Finding{}, fmt.Errorf("show header: %w", err)
+	}
+	return shown, f, nil
+}
