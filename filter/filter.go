@@ -38,7 +38,10 @@ type Config struct {
 	// Judge tells whether a certificate that arrived by itself can be sealed to
 	// as somebody's all the same, where he has none that is trusted: nil, or why
 	// not. An error that is no ErrUnfit defers the mail. No Judge: none can.
-	Judge    func(ctx context.Context, c keyring.Cert, a message.Address, at time.Time) error
+	Judge func(ctx context.Context, c keyring.Cert, a message.Address, at time.Time) error
+	// Revoked tells whether its authority is known to have revoked a certificate
+	// that an operator trusts: then it is not sealed to. nil: nobody knows.
+	Revoked  func(ctx context.Context, c keyring.Cert, at time.Time) bool
 	Limits   message.Limits
 	InFlight int              // mails between the end of DATA and the next hop's answer; more are deferred
 	Log      *slog.Logger     // one line for each mail

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -119,7 +120,7 @@ func (g *Gateway) sealable(certs []keyring.Cert, at time.Time) (list []policy.Se
 }
 
 // usable are the certificates that mail to a can be sealed to now: those that
-// an operator trusts. Where he has trusted none, not even one that has
+// an operator trusts, and that nobody has revoked. Where he has trusted none, not even one that has
 // expired, it is those that arrived by themselves and that the Judge lets
 // pass (R16: mail adds to nothing that a person has said).
 func (g *Gateway) usable(ctx context.Context, a message.Address, at time.Time) ([]policy.Sealable, error) {
@@ -137,7 +138,7 @@ func (g *Gateway) usable(ctx context.Context, a message.Address, at time.Time) (
 		}
 	}
 	if len(trusted) > 0 || g.Judge == nil {
-		return g.sealable(trusted, at), nil
+		return slices.DeleteFunc(g.sealable(trusted, at), func(c policy.Sealable) bool { return g.Revoked != nil && g.Revoked(ctx, c.Cert, at) }), nil
 	}
 	var fit []policy.Sealable
 	for _, c := range g.sealable(seen, at) {

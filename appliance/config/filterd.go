@@ -119,6 +119,8 @@ type SMIME struct {
 	Roots      string   `toml:"roots" default:"public" enum:"public|own" doc:"Where paths may end. public: at the roots that Mozilla trusts for e-mail, and at those of the site. own: only at those of the site, which postern cert import --anchor brings in."`
 	Revocation string   `toml:"revocation" default:"soft" enum:"off|soft|hard" doc:"Whether authorities are asked if a certificate is revoked. off: nobody is asked. soft: asked, and good where nobody answers. hard: asked, and not good where nobody answers."`
 	Budget     Duration `toml:"revocation-budget" default:"3s" min:"100ms" max:"30s" doc:"How long one mail waits for those answers at most."`
+	Private    bool     `toml:"revocation-private" doc:"Whether those that are asked may be inside the site's own networks, as an authority of the site is. Otherwise addresses that the Internet does not route are never asked."`
+	Proxy      string   `toml:"revocation-proxy" form:"url" doc:"HTTP proxy to ask through, as http://host:port. It has to mind where it goes."`
 	BareOwn    bool     `toml:"bare-own" doc:"Whether certificates below the site's own anchors may lack the extended key usage emailProtection."`
 }
 

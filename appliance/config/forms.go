@@ -4,6 +4,7 @@ import (
 	"encoding/hex"
 	"net"
 	"net/netip"
+	"net/url"
 	"path"
 	"path/filepath"
 	"strconv"
@@ -53,6 +54,11 @@ func form(name, s string) string {
 			return unicode.IsControl(r) || unicode.IsSpace(r) || strings.ContainsRune(`"(),:;<>@[\]`, r)
 		}) {
 			return "want an address such as someone@partner.example"
+		}
+	case "url":
+		u, err := url.Parse(s)
+		if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.User != nil {
+			return "want a URL such as http://proxy.company1.example:3128"
 		}
 	case "escrow":
 		if digits := strings.NewReplacer(" ", "", ":", "").Replace(s); !strings.Contains(s, "@") {

@@ -99,7 +99,7 @@ func (f field) kind() string {
 	case t.Kind() == reflect.String:
 		what = map[string]string{
 			"": "text", "text": "text", "path": "absolute path", "socket": "absolute path", "listen": "address:port", "dial": "host:port",
-			"domain": "domain", "name": "name", "pin": "sha256:…", "label": "text", "pattern": "pattern", "group": "group", "tls-version": "1.2 or 1.3", "escrow": "address or fingerprint",
+			"domain": "domain", "name": "name", "pin": "sha256:…", "label": "text", "pattern": "pattern", "group": "group", "tls-version": "1.2 or 1.3", "escrow": "address or fingerprint", "url": "URL",
 		}[f.Tag.Get("form")]
 	default:
 		what = "number"

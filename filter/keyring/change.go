@@ -104,10 +104,9 @@ func put(ctx context.Context, tx *sql.Tx, c Cert, partner bool) error {
 		if err := details(ctx, tx, c); err != nil {
 			return err
 		}
-		if partner {
-			if _, err := tx.ExecContext(ctx, "UPDATE cert SET role = ?, capabilities = coalesce(?, capabilities) WHERE fingerprint = ?", string(c.Role), blob(c.Capabilities), c.Fingerprint); err != nil {
-				return err
-			}
+		if _, err := tx.ExecContext(ctx, "UPDATE cert SET role = iif(?1, ?2, role), capabilities = coalesce(?3, capabilities) WHERE fingerprint = ?4",
+			partner, string(c.Role), blob(c.Capabilities), c.Fingerprint); err != nil {
+			return err
 		}
 	}
 	if err := sighted(ctx, tx, c); err != nil {
