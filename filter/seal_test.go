@@ -1,10 +1,13 @@
 package filter
 
 import (
+	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"postern/filter/keyring"
 	"postern/filter/message"
@@ -144,5 +147,18 @@ func TestEscrow(t *testing.T) {
 				t.Errorf("%s: the archive cannot read its copy: %v", c.name, err)
 			}
 		}
+	}
+}
+
+// TestRevokedIsNotSealedTo: an operator's trust does not outlive what the
+// authority says.
+func TestRevokedIsNotSealedTo(t *testing.T) {
+	for revoked, want := range map[bool]string{true: "550 5.7.3", false: "250 2.0.0"} {
+		w := newWorld(t)
+		w.gate.Revoked = func(_ context.Context, c keyring.Cert, at time.Time) bool {
+			return revoked && c.Fingerprint == w.people["bob@partner.example"].Fingerprint && at.Equal(noon)
+		}
+		w.gate.Policy.Recipients["bob@partner.example"] = policy.Require
+		w.want(fmt.Sprint("revoked ", revoked), w.send(policy.Outbound, out, "alice@company1.example", "bob@partner.example"), want)
 	}
 }
