@@ -6,6 +6,8 @@ import (
 	"crypto/x509"
 	"errors"
 	"io"
+	"os"
+	"path/filepath"
 	"runtime"
 	"strings"
 	"testing"
@@ -304,6 +306,19 @@ func fuzzed(f *testing.F, detached bool) *x509.Certificate {
 	c.signers = -1
 	f.Add(c.bytes(f))
 	f.Add(signed(f, signWith(f, hsmtest.Memory(f), hsm.Ed25519), entity, detached))
+	for _, pattern := range []string{"rfc4134/*.bin", "openssl-cms/*.cms", "gnupg-tests/cms/*.cms"} {
+		names, err := filepath.Glob(filepath.Join("../../../shared/corpora/msgs", pattern))
+		if err != nil {
+			f.Fatal(err)
+		}
+		for _, name := range names {
+			data, err := os.ReadFile(name)
+			if err != nil {
+				f.Fatal(err)
+			}
+			f.Add(data)
+		}
+	}
 	return cert
 }
 

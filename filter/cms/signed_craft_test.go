@@ -221,6 +221,8 @@ func TestSignedRules(t *testing.T) {
 		{"by key identifier", crafted{attributes: both(), keyID: true, version: 3}, nil},
 		{"unsorted", crafted{attributes: []attribute{digested, typed, at("261125102030Z")}, unsorted: true}, nil},
 		{"unsigned attributes", crafted{attributes: both(), unsigned: []attribute{one(asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 9, 6}, mac)}}, nil},
+		{"time that nobody signed", crafted{attributes: both(), unsigned: []attribute{at("261125102030Z")}}, ErrBadSignature},
+		{"digest that nobody signed", crafted{bare: true, unsigned: []attribute{digested}}, ErrBadSignature},
 		{"no content type", crafted{attributes: []attribute{digested}}, ErrBadSignature},
 		{"content type twice", crafted{attributes: both(typed)}, ErrBadSignature},
 		{"two content types in one", crafted{attributes: []attribute{double(typed), digested}}, ErrBadSignature},

@@ -109,13 +109,43 @@ func readSigner(r *ber.Reader) (s *Signer, err error) {
 	if s.value, err = readOctets(r, maxSignature); err != nil {
 		return nil, err
 	}
-	// Unsigned attributes, at any length.
 	if t, err := r.Next(); err == nil && t.Is(ber.Context, 1) {
-		if err := r.Skip(); err != nil {
+		if err := s.skipUnsigned(r); err != nil {
 			return nil, err
 		}
 	}
 	return s, r.Leave()
+}
+
+// skipUnsigned passes over the unsigned attributes, however long they are.
+// Those that have to be signed may not be among them (RFC 5652 §11, RFC 6211 §2).
+func (s *Signer) skipUnsigned(r *ber.Reader) error {
+	if err := r.Enter(); err != nil {
+		return err
+	}
+	for {
+		if _, err := r.Next(); err != nil {
+			return leave(r, err)
+		}
+		if err := enter(r, ber.Universal, ber.Sequence); err != nil {
+			return err
+		}
+		oid, err := readOID(r)
+		if err != nil {
+			return err
+		}
+		for _, own := range []asn1.ObjectIdentifier{oidContentType, oidMessageDigest, oidSigningTime, oidAlgorithmProtection} {
+			if oid.Equal(own) {
+				s.fail("attribute " + oid.String() + " is not signed")
+			}
+		}
+		if err := r.Skip(); err != nil {
+			return err
+		}
+		if err := r.Leave(); err != nil {
+			return err
+		}
+	}
 }
 
 // readID reads the SignerIdentifier, which goes with the version (RFC 5652 §5.3).
