@@ -154,7 +154,7 @@ Texts are fixed, and end in the trace id, which stands in the log line of the ma
 
 The next hop's refusals pass with their codes, except 421, which speaks of a connection that is not the sender's and becomes 451. Where the next hop takes a mail for some recipients and not for others, the reply is its 4xx if there is one: the sender comes back, and nobody who has the mail gets it again (as long as filterd runs, and for five days). Otherwise it is its 5xx. Where the mail came encrypted, only the codes pass, with a text of ours, whether it could be opened or not: the next hop may quote what it reads, and its reply goes to whoever sent the mail.
 
-A sealed mail that does not open is delivered as it came and marked, with the next hop's own reply. Only a site that says ` + "`undecryptable = \"reject\"`" + ` refuses it, with one text for every cause.
+A sealed mail that does not open is delivered as it came and marked, with the codes of the next hop's own reply. Only a site that says ` + "`undecryptable = \"reject\"`" + ` refuses it, with one text for every cause.
 `)
 	return b.Bytes()
 }

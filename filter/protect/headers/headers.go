@@ -11,8 +11,9 @@
 // Incoming, only what stands at the root of an opened payload counts, and only
 // fields that people read are taken from there: spam filters and mail servers
 // trust others, and have looked at those outside already. A legacy display in
-// the text stays where it is. The form of RFC 8551 §3.1, a whole message as the
-// payload, is read only where it says that nobody forwarded it.
+// the text stays where it is: RFC 9788 §4.5.3 has the reader's program take it
+// out, and this is none. The form of RFC 8551 §3.1, a whole message as the
+// payload (RFC 9788 §4.10), is read only where it says that nobody forwarded it.
 package headers
 
 import (
