@@ -102,6 +102,7 @@ func cutLast(s string) (local, host string, ok bool) {
 func (k *constraints) check(names []generalName, budget *int) error {
 	for _, n := range names {
 		allowed, bound := false, false
+		read := n.read()
 		for i, list := range [][]generalName{k.excluded, k.permitted} {
 			excluded := i == 0
 			for _, base := range list {
@@ -111,7 +112,7 @@ func (k *constraints) check(names []generalName, budget *int) error {
 				if !base.bounds(n) {
 					continue
 				}
-				in, known := n.in(base, excluded)
+				in, known := read.in(base, excluded)
 				switch {
 				case !known:
 					return fmt.Errorf("%s constrains a name that cannot be compared (%s): %w", name(k.of), n, ErrUntrusted)
@@ -141,64 +142,88 @@ func (base generalName) bounds(n generalName) bool {
 	return base.tag == n.tag
 }
 
+// subject is a name as it is compared, read once.
+type subject struct {
+	generalName
+	local, host string // of a mailbox; of a URI and a host name the host
+	ok          bool   // it could be read
+}
+
+// read reads a name. Hosts are ASCII: those of mailboxes as A-labels (RFC 9598
+// §6), and addresses in the place of names are not read at all (RFC 5280
+// §4.2.1.10).
+func (g generalName) read() subject {
+	n := subject{generalName: g}
+	switch {
+	case g.isMail():
+		if a, ok := g.mailbox(); ok {
+			s, _ := a.ASCII()
+			_, n.host, n.ok = cutLast(s)
+			n.local = a.Local
+		}
+	case g.tag == tagDNS:
+		n.host = strings.TrimSuffix(g.value, ".")
+		n.ok = isHost(strings.TrimPrefix(n.host, "*."))
+	case g.tag == tagURI:
+		if u, err := url.Parse(g.value); err == nil {
+			n.host = strings.TrimSuffix(u.Hostname(), ".")
+			_, err = netip.ParseAddr(n.host)
+			n.ok = err != nil && isHost(n.host)
+		}
+	case g.tag == tagIP:
+		n.ok = len(g.value) == 4 || len(g.value) == 16
+	case g.tag == tagDirectory:
+		n.ok = !g.dn.verbatim()
+	}
+	n.host = strings.ToLower(n.host)
+	return n
+}
+
 // in reports whether n is in the subtree of base. known is false for what
 // nobody can say; then the certificate is refused.
-func (n generalName) in(base generalName, excluded bool) (in, known bool) {
+func (n subject) in(base generalName, excluded bool) (in, known bool) {
 	switch base.tag {
 	case tagMail:
-		return n.inMail(base.value, excluded)
+		return n.ok && n.inMail(base.value, excluded), n.ok
 	case tagDNS:
-		host := strings.TrimSuffix(n.value, ".")
-		return inDomain(host, base.value, true), base.value == "" || isHost(strings.TrimPrefix(host, "*."))
+		return inDomain(n.host, base.value, true), n.ok
 	case tagURI:
-		u, err := url.Parse(n.value)
-		if err != nil {
-			return false, false
-		}
-		host := strings.TrimSuffix(u.Hostname(), ".")
-		if _, err := netip.ParseAddr(host); host == "" || err == nil || !isHost(host) { // RFC 5280: names only
-			return false, false
-		}
-		return inDomain(host, base.value, false), true
+		return inDomain(n.host, base.value, false), n.ok
 	case tagIP:
-		if len(n.value) != 4 && len(n.value) != 16 {
-			return false, false
-		}
-		address, mask, found := base.value[:len(base.value)/2], base.value[len(base.value)/2:], n.value
-		if len(found) != len(address) {
-			return false, true
-		}
-		for i := range len(found) {
-			if (found[i]^address[i])&mask[i] != 0 {
-				return false, true
-			}
-		}
-		return true, true
+		return n.inNetwork(base.value), n.ok
 	case tagDirectory:
-		return n.dn.within(base.dn), !n.dn.verbatim() && !base.dn.verbatim()
+		return n.dn.within(base.dn), n.ok && !base.dn.verbatim()
 	}
 	return false, false
 }
 
 // inMail holds a mail name against a constraint: a mailbox is itself, a host
-// is exactly that host, and with a leading dot every host below it.
-// Domains are compared as A-labels. RFC 5280 says nothing of an empty
-// constraint; it is taken for everything, as others do.
-func (n generalName) inMail(base string, excluded bool) (in, known bool) {
-	a, ok := n.mailbox()
-	if !ok {
-		return false, false
-	}
-	_, host, _ := cutLast(func() string { s, _ := a.ASCII(); return s }())
+// is exactly that host, and with a leading dot every host below it. RFC 5280
+// says nothing of an empty constraint; it is taken for everything, as others do.
+func (n subject) inMail(base string, excluded bool) bool {
 	local, domain, mailbox := cutLast(base)
 	if !mailbox {
-		return inDomain(host, domain, false), true
+		return inDomain(n.host, domain, false)
 	}
-	same := a.Local == unquote(local)
+	same := n.local == unquote(local)
 	if excluded { // addresses are found without minding the case of ASCII
-		same = strings.EqualFold(a.Local, unquote(local))
+		same = strings.EqualFold(n.local, unquote(local))
 	}
-	return same && strings.EqualFold(host, domain), true
+	return same && n.host == strings.ToLower(domain)
+}
+
+// inNetwork holds an address against one with a mask behind it.
+func (n subject) inNetwork(base string) bool {
+	address, mask := base[:len(base)/2], base[len(base)/2:]
+	if len(n.value) != len(address) {
+		return false
+	}
+	for i := range len(address) {
+		if (n.value[i]^address[i])&mask[i] != 0 {
+			return false
+		}
+	}
+	return true
 }
 
 // unquote takes quotes off a local part that needs none.
@@ -209,10 +234,10 @@ func unquote(local string) string {
 	return strings.NewReplacer(`\\`, `\`, `\"`, `"`).Replace(local[1 : len(local)-1])
 }
 
-// inDomain reports whether host is the domain or, where below says so or the
-// domain has a leading dot, a name below it.
+// inDomain reports whether host, in lower case, is the domain or, where below
+// says so or the domain has a leading dot, a name below it.
 func inDomain(host, domain string, below bool) bool {
-	host, domain = strings.ToLower(host), strings.ToLower(domain)
+	domain = strings.ToLower(domain)
 	switch {
 	case domain == "":
 		return true

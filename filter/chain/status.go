@@ -33,7 +33,7 @@ const (
 type Fetcher interface {
 	// Fetch gives what is at the URL, or the answer to body where there is
 	// one (an OCSP request). It may keep an answer and give it again until
-	// the time that until says, which is zero for what is not to be kept.
+	// the time that until says, which is zero for what is of no use.
 	// until may be called by another goroutine, also after Fetch has returned.
 	Fetch(ctx context.Context, url string, body []byte, until func(answer []byte) time.Time) ([]byte, error)
 }
@@ -180,7 +180,7 @@ func (q *inquiry) judge(path []*x509.Certificate, i int, deep bool) verdict {
 		answer, ok := q.fetch(url, nil, func(answer []byte) time.Time {
 			list, err := readCRL(answer)
 			if err != nil || list.signed(path[i+1:]) != nil {
-				return time.Time{} // so nobody can put a forged one in the place of the next
+				return time.Time{} // so that no forged one stays until its own date
 			}
 			return list.NextUpdate
 		})

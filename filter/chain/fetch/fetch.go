@@ -46,7 +46,8 @@ type Config struct {
 	Timeout time.Duration
 	// Keep is the longest time for which an answer is kept; 0 means 12 h.
 	Keep time.Duration
-	// Again is for how long a URL that failed is not asked; 0 means 1 min.
+	// Again is for how long a URL that failed, or gave what is of no use, is
+	// not asked; 0 means 1 min.
 	Again time.Duration
 	// MaxKept bounds the answers that are kept, and MaxBytes what they take
 	// together; 0 means 512 and 64 MiB.
@@ -178,8 +179,8 @@ func public(a netip.Addr) bool {
 }
 
 // Fetch gives what is at a URL, or what is answered to body there; until says
-// how long it may be kept. It is what chain.Fetcher asks for. What it gives
-// must not be changed.
+// how long it may be kept, zero where it is of no use. It is what chain.Fetcher
+// asks for. What it gives must not be changed.
 func (f *Client) Fetch(ctx context.Context, address string, body []byte, until func([]byte) time.Time) ([]byte, error) {
 	u, err := url.Parse(address)
 	if err != nil {
@@ -270,9 +271,12 @@ func (f *Client) ask(ctx context.Context, q question, until func([]byte) time.Ti
 	case int64(len(got)) > f.config.MaxSize:
 		return failed(fmt.Errorf("longer than %d bytes: %w", f.config.MaxSize, ErrAnswer))
 	}
-	end := until(got)
-	if last := f.config.Now().Add(f.config.Keep); end.After(last) {
+	end, now := until(got), f.config.Now()
+	switch last := now.Add(f.config.Keep); {
+	case end.After(last):
 		end = last
+	case end.IsZero():
+		end = now.Add(f.config.Again)
 	}
 	return answer{got, nil, end}
 }
