@@ -24,7 +24,6 @@ import (
 	"postern/appliance/service"
 	"postern/cmd/internal/gateway"
 	"postern/filter"
-	"postern/filter/keyring"
 	"postern/filter/message"
 	"postern/filter/policy"
 	"postern/filter/transport"
@@ -86,7 +85,7 @@ func serve(ctx context.Context, c *config.Filterd, stderr io.Writer) error {
 	debug.SetGCPercent(gcPercent)
 	debug.SetMemoryLimit(memoryLimit)
 	log := service.Logger(stderr, c.Log.Level, c.Log.Format)
-	ring, err := keyring.OpenReadOnly(c.Keyring)
+	ring, err := gateway.OpenRing(c, true)
 	if err != nil {
 		return err
 	}
@@ -149,6 +148,7 @@ func serve(ctx context.Context, c *config.Filterd, stderr io.Writer) error {
 		})
 	}
 	group.Wait()
+	g.Idle()
 	return err
 }
 

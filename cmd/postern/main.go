@@ -15,7 +15,6 @@ import (
 	"postern/appliance/config"
 	"postern/cmd/internal/gateway"
 	"postern/filter"
-	"postern/filter/keyring"
 	"postern/filter/message"
 	"postern/filter/policy"
 	"postern/filter/transport"
@@ -94,7 +93,7 @@ func site(path string, hops map[string]*transport.Hop) (provisioning.Site, error
 // mailPath is the gateway of a configuration, without its relay.
 type mailPath struct {
 	gateway *filter.Gateway
-	ring    *keyring.Store
+	ring    *gateway.Ring
 	keys    *client.Client
 }
 
@@ -103,7 +102,7 @@ func pipeline(_ context.Context, path string) (provisioning.Pipeline, error) {
 	if err != nil {
 		return nil, err
 	}
-	ring, err := keyring.OpenReadOnly(c.Keyring)
+	ring, err := gateway.OpenRing(c, false)
 	if err != nil {
 		return nil, err
 	}

@@ -25,12 +25,21 @@ func Policy(c *config.Filterd) (*policy.Policy, error) {
 	p := &policy.Policy{
 		Domains: map[string]policy.Sign{}, Partners: map[string]policy.Protect{}, Recipients: map[string]policy.Protect{},
 		Default: policy.Protect(c.Default.Protect), Undecryptable: policy.Undecryptable(c.Default.Undecryptable),
+		Forms: map[string]policy.Form{}, Formats: formats(c.Default.Format), Escrow: map[string]policy.Escrow{},
 	}
 	for d, v := range c.Domains {
 		p.Domains[d] = policy.Sign(v.Sign)
+		if len(v.Escrow) > 0 {
+			p.Escrow[d] = v.Escrow
+		}
 	}
 	for d, v := range c.Partners {
 		p.Partners[d] = policy.Protect(v.Protect)
+		style := protect.Style{Cipher: v.SMIME.Cipher, OAEP: v.SMIME.OAEP, PSS: v.SMIME.PSS}
+		if style.Cipher == "auto" {
+			style.Cipher = ""
+		}
+		p.Forms[d] = policy.Form{Formats: formats(v.Format), Style: style}
 	}
 	for text, v := range c.Recipients {
 		a, err := message.ParseAddress(text)
@@ -40,6 +49,17 @@ func Policy(c *config.Filterd) (*policy.Policy, error) {
 		p.Recipients[a.Key()] = policy.Protect(v.Protect)
 	}
 	return p, nil
+}
+
+func formats(words []string) (list []keyring.Format) {
+	for _, w := range words {
+		list = append(list, keyring.Format(w))
+	}
+	return list
+}
+
+func limits(c *config.Filterd) message.Limits {
+	return message.Limits{Depth: c.Limits.MIMEDepth, Parts: c.Limits.MIMEParts, Fields: c.Limits.HeaderFields, HeaderBytes: int64(c.Limits.HeaderBytes)}
 }
 
 // Hop reads one next hop; nil gives nil.
@@ -62,8 +82,12 @@ func Hop(h *config.Hop, name string) (*transport.Hop, error) {
 }
 
 // New makes the mail path of c. The spool folder is made when it is not there.
-func New(c *config.Filterd, token hsm.Token, ring keyring.KeyRing, log *slog.Logger) (*filter.Gateway, error) {
+func New(c *config.Filterd, token hsm.Token, ring *Ring, log *slog.Logger) (*filter.Gateway, error) {
 	rules, err := Policy(c)
+	if err != nil {
+		return nil, err
+	}
+	xs, err := NewSMIME(c, token, ring)
 	if err != nil {
 		return nil, err
 	}
@@ -80,19 +104,29 @@ func New(c *config.Filterd, token hsm.Token, ring keyring.KeyRing, log *slog.Log
 	if err := os.MkdirAll(c.SpoolDir, 0o700); err != nil {
 		return nil, fmt.Errorf("make spool folder: %w", err)
 	}
-	return filter.New(filter.Config{
-		Name:       c.AuthservID,
-		KeyRing:    ring,
-		Protectors: []protect.Protector{openpgp.New(openpgp.Config{Token: token, Headers: headers.Policy(c.Default.Headers), Legacy: c.Default.OldCiphers})},
-		Policy:     rules,
-		Hops:       hops,
+	all := filter.Config{
+		Name:    c.AuthservID,
+		KeyRing: ring,
+		Protectors: []protect.Protector{
+			openpgp.New(openpgp.Config{Token: token, Headers: headers.Policy(c.Default.Headers), Legacy: c.Default.OldCiphers}),
+			xs,
+		},
+		Policy:  rules,
+		Revoked: xs.Revoked,
+		Hops:    hops,
 		// A sealed copy is bigger than the mail: base64 inside armour.
-		Spools: &message.Spools{Memory: int64(c.Limits.SpoolMemory), Max: 2*int64(c.Limits.MessageSize) + 1<<20, Dir: c.SpoolDir},
-		Limits: message.Limits{Depth: c.Limits.MIMEDepth, Parts: c.Limits.MIMEParts,
-			Fields: c.Limits.HeaderFields, HeaderBytes: int64(c.Limits.HeaderBytes)},
+		Spools:   &message.Spools{Memory: int64(c.Limits.SpoolMemory), Max: 2*int64(c.Limits.MessageSize) + 1<<20, Dir: c.SpoolDir},
+		Limits:   limits(c),
 		InFlight: c.Limits.InFlight,
 		Log:      log,
-	}), nil
+	}
+	if ring.learned != nil {
+		all.Learn = ring.learned
+	}
+	if c.Default.Learn == "chain" {
+		all.Judge = xs.Fit
+	}
+	return filter.New(all), nil
 }
 
 // Listener reads one listener.

@@ -1,0 +1,77 @@
+package gateway
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"postern/appliance/config"
+	"postern/filter/keyring"
+)
+
+// Ring is what the mail path looks certificates up in: the operators' keyring,
+// and behind it what verified mail brought.
+type Ring struct {
+	*keyring.Joined
+	learned *keyring.Store // nil: nothing is learned
+	open    []*keyring.Store
+}
+
+// OpenRing opens the files of c. The operators' is read only, here and
+// everywhere but in their own command. With learn, the other one is made and
+// written; without, it is another program's, and is not believed to be sound.
+func OpenRing(c *config.Filterd, learn bool) (_ *Ring, err error) {
+	r := &Ring{}
+	defer func() {
+		if err != nil {
+			r.Close()
+		}
+	}()
+	opened := func(s *keyring.Store, err error) (*keyring.Store, error) {
+		if err == nil {
+			r.open = append(r.open, s)
+		}
+		return s, err
+	}
+	operators, err := opened(keyring.OpenReadOnly(c.Keyring))
+	if err != nil {
+		return nil, err
+	}
+	if c.Default.Learn == "off" {
+		r.Joined = keyring.Join(operators, nil)
+		return r, nil
+	}
+	if !learn {
+		seen, err := opened(keyring.OpenForeign(c.Seen))
+		if err != nil {
+			return nil, fmt.Errorf("seen certificates: %w", err)
+		}
+		if _, err := os.Stat(c.Seen); errors.Is(err, os.ErrNotExist) {
+			seen = nil // filterd has not run yet
+		}
+		r.Joined = keyring.Join(operators, seen)
+		return r, nil
+	}
+	if err := os.MkdirAll(filepath.Dir(c.Seen), 0o700); err != nil {
+		return nil, fmt.Errorf("make folder of seen certificates: %w (hint: the user of filterd must own it; learn = \"off\" does without)", err)
+	}
+	if r.learned, err = opened(keyring.Open(c.Seen)); err != nil {
+		return nil, fmt.Errorf("seen certificates: %w (hint: nothing in %s is trusted; it may be removed, and is made again)", err, c.Seen)
+	}
+	seen, err := opened(keyring.OpenReadOnly(c.Seen)) // its answers are kept in memory until something is learned
+	if err != nil {
+		return nil, fmt.Errorf("seen certificates: %w", err)
+	}
+	r.Joined = keyring.Join(operators, seen)
+	return r, nil
+}
+
+// Close frees the files.
+func (r *Ring) Close() error {
+	var errs []error
+	for _, s := range r.open {
+		errs = append(errs, s.Close())
+	}
+	return errors.Join(errs...)
+}
