@@ -51,10 +51,12 @@ func (g *gcm) close(attributes, tag []byte) ([]byte, bool) {
 
 // sign is the tag over all that came.
 func (g *gcm) sign(attributes []byte) []byte {
-	var before ghash
-	before.copy(&g.sum)
-	before.update(attributes)
-	total := before.u.mul(g.sum.h.power(g.sum.blocks)).xor(g.sum.u)
+	total := g.sum.u
+	if len(attributes) > 0 {
+		before := ghash{aead: g.sum.aead, h: g.sum.h}
+		before.update(attributes)
+		total = total.xor(before.u.mul(g.sum.h.power(g.sum.blocks)))
+	}
 	lengths := element{uint64(len(attributes)) * 8, g.length * 8}
 	total = total.xor(lengths.mul(g.sum.h))
 	tag := total.bytes()
@@ -120,8 +122,10 @@ type ghash struct {
 	aead   cipher.AEAD
 	h, u   element
 	blocks uint64
-	zeros  [gcmTag]byte // the tag of a full piece of zeros
-	last   []byte       // room for a piece that is no multiple of a block
+	full   element // the tag of a full piece of zeros, once there was a full piece
+	known  bool    // full is there
+	last   []byte  // room for a piece that is no multiple of a block
+	out    [gcmTag]byte
 }
 
 var (
@@ -133,15 +137,26 @@ func (s *ghash) init(block cipher.Block) (err error) {
 	if s.aead, err = cipher.NewGCM(block); err != nil {
 		return err
 	}
-	var h [gcmTag]byte
-	block.Encrypt(h[:], h[:])
-	s.h = elementOf(h[:])
-	s.aead.Seal(s.zeros[:0], noNonce[:], nil, zeroPiece[:])
+	block.Encrypt(s.out[:], make([]byte, gcmTag))
+	s.h = elementOf(s.out[:])
 	return nil
 }
 
-// copy takes over the key of another one.
-func (s *ghash) copy(from *ghash) { s.aead, s.h, s.zeros = from.aead, from.h, from.zeros }
+// sum is the tag over additional data.
+func (s *ghash) sum(data []byte) element {
+	return elementOf(s.aead.Seal(s.out[:0], noNonce[:], nil, data))
+}
+
+// zeros is the tag over n zeros.
+func (s *ghash) zeros(n int) element {
+	if n < pieceSize {
+		return s.sum(zeroPiece[:n])
+	}
+	if !s.known {
+		s.full, s.known = s.sum(zeroPiece[:]), true
+	}
+	return s.full
+}
 
 // update adds b. Only the last piece may be no multiple of a block; it counts
 // with zeros behind it. b is changed meanwhile, and not afterwards.
@@ -159,21 +174,16 @@ func (s *ghash) update(b []byte) {
 }
 
 func (s *ghash) piece(b []byte) {
-	zeros := s.zeros
-	if len(b) != pieceSize {
-		s.aead.Seal(zeros[:0], noNonce[:], nil, zeroPiece[:len(b)])
-	}
-	var tag [gcmTag]byte
+	carried := s.u
 	if len(b) == gcmTag {
-		s.aead.Seal(tag[:0], noNonce[:], nil, b)
-		s.u = s.u.mul(s.h).xor(elementOf(tag[:])).xor(elementOf(zeros[:]))
+		s.u = carried.mul(s.h).xor(s.sum(b))
 	} else {
-		state, second := s.u.bytes(), b[gcmTag:2*gcmTag]
+		state, second := carried.bytes(), b[gcmTag:2*gcmTag]
 		subtle.XORBytes(second, second, state[:])
-		s.aead.Seal(tag[:0], noNonce[:], nil, b)
+		s.u = s.sum(b)
 		subtle.XORBytes(second, second, state[:])
-		s.u = elementOf(tag[:]).xor(elementOf(zeros[:]))
 	}
+	s.u = s.u.xor(s.zeros(len(b)))
 	s.blocks += uint64(len(b) / gcmTag)
 }
 

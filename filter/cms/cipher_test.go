@@ -24,8 +24,8 @@ func random(n int) []byte {
 	return b
 }
 
-// sizes of content around the borders of blocks and pieces.
-var sizes = []int{0, 1, 15, 16, 17, 31, 32, 33, 48, 255, 4096, pieceSize - 1, pieceSize, pieceSize + 1, pieceSize + 16, pieceSize + 32, 2*pieceSize - 1, 2 * pieceSize, 3*pieceSize + 5}
+// contentSizes are some around the borders of blocks and pieces.
+var contentSizes = []int{0, 1, 15, 16, 17, 31, 32, 33, 48, 255, 4096, pieceSize - 1, pieceSize, pieceSize + 1, pieceSize + 16, pieceSize + 32, 2*pieceSize - 1, 2 * pieceSize, 3*pieceSize + 5}
 
 // openAll gives ciphertext to o in pieces of a size and gathers what comes out.
 func openAll(o opener, ciphertext []byte, size int, attributes, tag []byte) ([]byte, bool) {
@@ -65,7 +65,7 @@ func TestGCM(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		for _, size := range sizes {
+		for _, size := range contentSizes {
 			for _, piece := range []int{16, 48, 1024, pieceSize} {
 				for _, attributes := range [][]byte{nil, random(1), random(16), random(83), random(pieceSize + 17)} {
 					plaintext := random(size)
@@ -219,7 +219,7 @@ func TestChaCha(t *testing.T) {
 		}
 		return openAll(o, ciphertext, piece, attributes, tag)
 	}
-	for _, size := range sizes {
+	for _, size := range contentSizes {
 		plaintext := random(size)
 		all := standard.Seal(nil, nonce, plaintext, nil)
 		for _, piece := range []int{16, 4096, pieceSize} {
@@ -249,7 +249,7 @@ func TestChaCha(t *testing.T) {
 
 func TestCBC(t *testing.T) {
 	for _, c := range []Cipher{AES128CBC, AES192CBC, AES256CBC} {
-		for _, size := range sizes {
+		for _, size := range contentSizes {
 			for _, piece := range []int{16, 48, 4096, pieceSize} {
 				cc := contentCipher{Cipher: c, iv: random(16)}
 				key, plaintext := random(c.KeySize()), random(size)
@@ -404,12 +404,16 @@ func TestWycheproofCBC(t *testing.T) {
 // test that asks is passed over.
 func corpora(t testing.TB) string {
 	t.Helper()
-	dir := os.Getenv("POSTERN_CORPORA")
-	if dir == "" {
-		dir = "../../../shared/corpora"
-	}
+	dir := corporaDir()
 	if _, err := os.Stat(filepath.Join(dir, "manifest.tsv")); err != nil {
 		t.Skipf("no corpus of third-party mails: %v (set POSTERN_CORPORA to its folder)", err)
 	}
 	return dir
+}
+
+func corporaDir() string {
+	if dir := os.Getenv("POSTERN_CORPORA"); dir != "" {
+		return dir
+	}
+	return "../../../shared/corpora"
 }

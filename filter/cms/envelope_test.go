@@ -272,7 +272,7 @@ func TestSealOpen(t *testing.T) {
 				if oaep && name != "rsa" {
 					continue
 				}
-				for _, size := range sizes {
+				for _, size := range contentSizes {
 					content := random(size)
 					message := sealed(t, content, SealRequest{Recipients: []*x509.Certificate{r.cert}, Cipher: c, OAEP: oaep})
 					e, got, err := r.open(message)

@@ -332,23 +332,28 @@ func TestAuthenticatedAttributes(t *testing.T) {
 	}
 }
 
-// A ChaCha20-Poly1305 message (RFC 8103), which is only read here.
-func TestReadChaCha(t *testing.T) {
-	key, nonce, content := random(32), random(12), random(50_000)
+// chachaMessage is a ChaCha20-Poly1305 message (RFC 8103) for nobody, which is
+// only read here.
+func chachaMessage(t testing.TB, key, nonce, content []byte, attributes ...[]byte) []byte {
+	t.Helper()
 	standard, err := chacha20poly1305.New(key)
 	if err != nil {
 		t.Fatal(err)
 	}
 	all := standard.Seal(nil, nonce, content, nil)
-	c := envelopeParts{
+	return envelopeParts{
 		kind: oidAuthEnveloped, cipher: alg(tlv(cbasn1.OCTET_STRING, nonce), 1, 2, 840, 113549, 1, 9, 16, 3, 18),
-		content: tlv(cbasn1.Tag(0).ContextSpecific(), all[:len(content)]), tag: all[len(content):],
-	}
-	if got, err := decrypt(c.der(), key); err != nil || !bytes.Equal(got, content) {
+		content: tlv(context0, all[:len(content)]), attributes: bytes.Join(attributes, nil), tag: all[len(content):],
+	}.der()
+}
+
+func TestReadChaCha(t *testing.T) {
+	key, nonce, content := random(32), random(12), random(50_000)
+	if got, err := decrypt(chachaMessage(t, key, nonce, content), key); err != nil || !bytes.Equal(got, content) {
 		t.Errorf("got same=%t, %v, want true, nil", bytes.Equal(got, content), err)
 	}
-	c.attributes = tlv(implicit(1), tlv(cbasn1.SEQUENCE, identifier(1, 2, 3), tlv(cbasn1.SET, null)))
-	if _, err := decrypt(c.der(), key); !errors.Is(err, ErrDecrypt) {
+	attributes := tlv(implicit(1), tlv(cbasn1.SEQUENCE, identifier(1, 2, 3), tlv(cbasn1.SET, null)))
+	if _, err := decrypt(chachaMessage(t, key, nonce, content, attributes), key); !errors.Is(err, ErrDecrypt) {
 		t.Errorf("with attributes: got %v, want %v", err, ErrDecrypt)
 	}
 }
