@@ -148,8 +148,8 @@ func layerWithin(src message.Source, p *message.Part) protect.Layer {
 		case enveloped:
 			return protect.Sealed
 		case opaque:
-			signed = true
 			_, err = cms.ReadSigned(e.body, content)
+			signed = signed || err != nil || content.data != nil
 		case compressed:
 			err = cms.Decompress(e.body, content, maxHead)
 		}

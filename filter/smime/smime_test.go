@@ -68,6 +68,8 @@ func newAuthority(t testing.TB, name string) *authority {
 func (a *authority) issue(t testing.TB, c *x509.Certificate, pub crypto.PublicKey) *x509.Certificate {
 	t.Helper()
 	c.SerialNumber = big.NewInt(serials.Add(1))
+	id := sha256.Sum256(c.SerialNumber.Bytes())
+	c.SubjectKeyId = id[:20]
 	parent := a.cert
 	if parent == nil {
 		parent = c
@@ -211,7 +213,7 @@ func mail(t testing.TB, text string) *message.Message {
 	return m
 }
 
-func text(t testing.TB, m *message.Message) string {
+func printed(t testing.TB, m *message.Message) string {
 	t.Helper()
 	var b bytes.Buffer
 	if _, err := m.WriteTo(&b); err != nil {
@@ -265,5 +267,5 @@ func (w *world) seal(m *message.Message, signed bool, style protect.Style, to ..
 	if err != nil {
 		w.Fatal(err)
 	}
-	return mail(w, text(w, sealed))
+	return mail(w, printed(w, sealed))
 }
