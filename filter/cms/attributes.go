@@ -178,20 +178,22 @@ func (a algorithm) equal(o algorithm) bool {
 func readEncryptTo(v cryptobyte.String) *CertID {
 	id := &CertID{}
 	var in cryptobyte.String
-	switch {
-	case v.ReadASN1(&in, context0.Constructed()):
-		if !id.readIssuerAndSerial(in) {
-			return nil
-		}
-	case v.ReadASN1(&in, context1.Constructed()):
-		if !in.ReadASN1((*cryptobyte.String)(&id.KeyID), cbasn1.OCTET_STRING) {
-			return nil
-		}
-	case v.ReadASN1((*cryptobyte.String)(&id.KeyID), context2):
-	default:
+	var tag cbasn1.Tag
+	if !v.ReadAnyASN1(&in, &tag) || !v.Empty() {
 		return nil
 	}
-	if !v.Empty() {
+	ok := true
+	switch tag {
+	case context0.Constructed():
+		ok = id.readIssuerAndSerial(in)
+	case context1.Constructed(): // RecipientKeyIdentifier; what else is in it says nothing of the key
+		ok = in.ReadASN1((*cryptobyte.String)(&id.KeyID), cbasn1.OCTET_STRING)
+	case context2:
+		id.KeyID = in
+	default:
+		ok = false
+	}
+	if !ok {
 		return nil
 	}
 	return id
