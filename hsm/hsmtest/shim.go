@@ -53,7 +53,7 @@ func NewShim(t testing.TB, f *Fixture) *Shim {
 }
 
 // Set replaces all faults by the rules, which testdata/shim.c describes:
-// "C_Sign 0x32 2", "C_Sign delay 2000", "C_GetTokenInfo flags 0x40000", "* 0x32". With none everything is
+// "C_Sign 0x32 2", "C_Sign delay 2000", "C_GetTokenInfo flags 0x40000", "C_GetAttributeValue trim", "* 0x32". With none everything is
 // forwarded again. It works on a process that runs already.
 func (s *Shim) Set(rules ...string) {
 	s.t.Helper()

@@ -371,3 +371,56 @@ func unhex(t testing.TB, s string) []byte {
 	}
 	return b
 }
+
+// trims is a module that gives shared secrets as numbers.
+type trims struct{ *hsmtest.Soft }
+
+func (m trims) ECDH(id hsm.KeyID, point []byte) ([]byte, error) {
+	z, err := m.Soft.ECDH(id, point)
+	return bytes.TrimLeft(z, "\x00"), err
+}
+
+// TestAgreeZerosRestored: keyd puts back what such a device drops.
+func TestAgreeZerosRestored(t *testing.T) {
+	d := opened(t, trims{hsmtest.NewSoft()}, hsmtest.SoftPIN)
+	secret := bytes.Repeat([]byte{0x5a}, 32)
+	for _, a := range curves {
+		key := generate(t, d.Keyd, a, hsm.Unwrap, "test/"+string(a))
+		point, z := agreed(t, key, true)
+		w := hsmtest.WrapAgreed(t, z, nil, hsm.Wrapped{Scheme: hsm.CMSX963, Ephemeral: point}, hsm.SessionKey{Key: secret})
+		unwraps(t, d.Keyd, key, w, secret, string(a))
+	}
+}
+
+// FuzzAgree: whatever stands in a mail, the answer is a key of a length that
+// keys have, the same one every time, or a word about algorithms.
+func FuzzAgree(f *testing.F) {
+	d := opened(f, hsmtest.NewSoft(), hsmtest.SoftPIN)
+	keys := map[bool]hsm.Key{false: generate(f, d.Keyd, hsm.P256, hsm.Unwrap, "p-256"), true: generate(f, d.Keyd, hsm.X25519, hsm.Unwrap, "x25519")}
+	for x, key := range keys {
+		for _, wrap := range hsmtest.CMSWraps {
+			w := hsmtest.Wrap(f, key.Public, hsm.Wrapped{Scheme: hsm.CMSX963, WrapAlgorithm: wrap}, hsm.SessionKey{Key: make([]byte, 24)})
+			f.Add(x, false, uint8(crypto.SHA256), uint16(0), w.Ephemeral, w.Ciphertext, w.WrapAlgorithm, []byte("ukm"))
+			f.Add(x, true, uint8(crypto.SHA512), uint16(32), w.Ephemeral, w.Ciphertext, w.WrapAlgorithm, []byte(nil))
+			if !x {
+				f.Add(x, true, uint8(crypto.SHA1), uint16(32), compressed(w.Ephemeral), w.Ciphertext, w.WrapAlgorithm, []byte(nil))
+			}
+		}
+	}
+	f.Fuzz(func(t *testing.T, x, hkdf bool, hash uint8, size uint16, point, ciphertext, wrap, ukm []byte) {
+		w := hsm.Wrapped{Scheme: hsm.CMSX963, Hash: crypto.Hash(hash), Size: int(size), Ephemeral: point, Ciphertext: ciphertext, WrapAlgorithm: wrap, UKM: ukm}
+		if hkdf {
+			w.Scheme = hsm.CMSHKDF
+		}
+		got, err := d.Keyd.Unwrap(t.Context(), keys[x].ID, w)
+		if errors.Is(err, hsm.ErrInvalid) {
+			return
+		}
+		if err != nil || len(got.Key) < 1 || len(got.Key) > 64 || (size != 0 && len(got.Key) != int(size)) {
+			t.Fatalf("got %+v, %v, want a key of 1 to 64 bytes, and of %d", got, err, size)
+		}
+		if again, err := d.Keyd.Unwrap(t.Context(), keys[x].ID, w); err != nil || !bytes.Equal(again.Key, got.Key) {
+			t.Fatalf("got %+v the second time, %v, want %+v", again, err, got)
+		}
+	})
+}

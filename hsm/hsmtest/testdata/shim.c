@@ -17,6 +17,9 @@
  *   C_GetTokenInfo flags 0x40000
  *                         the answer of the module gets these flags besides
  *                         (CKF_USER_PIN_LOCKED); only for this function
+ *   C_GetAttributeValue trim
+ *                         CKA_VALUE comes without the zeros that it begins
+ *                         with; only for this function
  *   * 0x32                every function but C_Initialize and C_Finalize
  *   # words               a comment; a changed file starts all counts anew
  *
@@ -40,6 +43,8 @@
 typedef unsigned long word;
 
 #define CKR_GENERAL_ERROR 0x05UL
+#define CKA_VALUE 0x11UL
+#define CK_UNAVAILABLE_INFORMATION (~0UL)
 #define FUNCTIONS 68
 #define RULES 32
 #define CONTROL 4096
@@ -85,6 +90,10 @@ static void parse(const char *text)
 			if (sscanf(line, "%*s %*s %li %ld %ld", (long *)&r->value, &a, &b) < 1)
 				continue;
 			r->kind = FLAGS;
+		} else if (strcmp(what, "trim") == 0) {
+			r->kind = FLAGS;
+			r->value = 1;
+			(void)!sscanf(line, "%*s %*s %ld %ld", &a, &b);
 		} else {
 			r->value = strtoul(what, NULL, 0);
 			(void)!sscanf(line, "%*s %*s %ld %ld", &a, &b);
@@ -110,7 +119,7 @@ static void record(const char *control, const char *name)
 
 /*
  * due says what is to happen to this call: the code to answer, or 0, and in
- * flags what a token's are to have besides.
+ * flags what a token's are to have besides, or whether values are trimmed.
  */
 static word due(const char *name, word *flags)
 {
@@ -191,6 +200,21 @@ static word due(const char *name, word *flags)
 		return code; \
 	}
 
+/* CK_ATTRIBUTE is three words: type, value, length of the value. */
+#define FValue(n, name) \
+	static word shim_##n(word session, word object, word list, word count) \
+	{ \
+		word flags = 0, code = due(#name, &flags), *a = (word *)list; \
+		if (!code) \
+			code = ((word (*)(word, word, word, word))real->call[n])(session, object, list, count); \
+		for (; !code && flags && count > 0; count--, a += 3) { \
+			unsigned char *v = (unsigned char *)a[1]; \
+			while (a[0] == CKA_VALUE && v && a[2] != CK_UNAVAILABLE_INFORMATION && a[2] > 0 && v[0] == 0) \
+				memmove(v, v + 1, --a[2]); \
+		} \
+		return code; \
+	}
+
 /* The order of CK_FUNCTION_LIST, PKCS#11 v2.40 §3.6. */
 #define EACH \
 	X(1, 0, C_Initialize) X(1, 1, C_Finalize) X(1, 2, C_GetInfo) \
@@ -200,7 +224,7 @@ static word due(const char *name, word *flags)
 	X(1, 13, C_CloseSession) X(1, 14, C_CloseAllSessions) X(2, 15, C_GetSessionInfo) \
 	X(3, 16, C_GetOperationState) X(5, 17, C_SetOperationState) X(4, 18, C_Login) \
 	X(1, 19, C_Logout) X(4, 20, C_CreateObject) X(5, 21, C_CopyObject) \
-	X(2, 22, C_DestroyObject) X(3, 23, C_GetObjectSize) X(4, 24, C_GetAttributeValue) \
+	X(2, 22, C_DestroyObject) X(3, 23, C_GetObjectSize) X(Value, 24, C_GetAttributeValue) \
 	X(4, 25, C_SetAttributeValue) X(3, 26, C_FindObjectsInit) X(4, 27, C_FindObjects) \
 	X(1, 28, C_FindObjectsFinal) X(3, 29, C_EncryptInit) X(5, 30, C_Encrypt) \
 	X(5, 31, C_EncryptUpdate) X(3, 32, C_EncryptFinal) X(3, 33, C_DecryptInit) \

@@ -79,6 +79,31 @@ func TestAgreeLeavesNothing(t *testing.T) {
 	}
 }
 
+// Some modules give the shared secret as a number, without its zeros.
+func TestSecretsKeepZeros(t *testing.T) {
+	s := hsmtest.NewShim(t, hsmtest.SoftHSM(t))
+	tok := ready(t, s.Fixture)
+	for _, a := range []hsm.Algorithm{hsm.P256, hsm.P521, hsm.X25519} {
+		k := generate(t, tok, a, hsm.Unwrap)
+		for n := 0; n < 3; {
+			point, want, err := peer(tok.m.keys[k.ID])
+			if err != nil {
+				t.Fatal(err)
+			}
+			if want[0] != 0 {
+				continue
+			}
+			n++
+			s.Set("C_GetAttributeValue trim")
+			got, err := tok.ECDH(k.ID, point)
+			s.Set()
+			if err != nil || !bytes.Equal(got, want) {
+				t.Errorf("%s: got %x, %v, want %x", a, got, err, want)
+			}
+		}
+	}
+}
+
 // TestAgreeRefusesForms: the token takes points in one form; what a mail has
 // is brought into it before.
 func TestAgreeRefusesForms(t *testing.T) {
