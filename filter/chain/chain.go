@@ -101,7 +101,8 @@ type Config struct {
 	CRLs, OCSP [][]byte
 	// Fetcher asks distribution points and responders; nil: nobody is asked.
 	Fetcher Fetcher
-	// Budget is the time that fetching may take for one judgement; 0 means 5 s.
+	// Budget is the time that fetching may take for one judgement, or for one
+	// mail (Judge.Mail); 0 means 5 s.
 	Budget time.Duration
 }
 
@@ -178,11 +179,8 @@ func (j *Judge) Judge(ctx context.Context, r Request) (Path, error) {
 			keep(&s.failed, err)
 			continue
 		}
-		if inquiry == nil { // one budget for all paths
-			var stop context.CancelFunc
-			if inquiry, stop = j.inquire(ctx, r, s); stop != nil {
-				defer stop()
-			}
+		if inquiry == nil { // one for all paths
+			inquiry = j.inquire(ctx, r, s)
 		}
 		status, notes, err := inquiry.path(found)
 		if err != nil {

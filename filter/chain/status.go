@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 	"time"
 
 	"golang.org/x/crypto/ocsp"
@@ -52,6 +53,7 @@ type inquiry struct {
 	mode      Mode
 	fetcher   Fetcher
 	ctx       context.Context
+	allowance *allowance
 	at        time.Time
 	lists     []*crl
 	responses []response
@@ -63,13 +65,41 @@ type inquiry struct {
 	notes     []string
 }
 
-// inquire begins an inquiry; stop ends what it may still fetch.
-func (j *Judge) inquire(ctx context.Context, r Request, s *search) (q *inquiry, stop context.CancelFunc) {
-	q = &inquiry{search: s, mode: j.config.Mode, fetcher: j.config.Fetcher, at: r.At, asked: map[string]bool{}}
-	if q.mode == Off {
-		return q, nil
+// allowance is the time that asking may still take.
+type allowance struct {
+	mu   sync.Mutex
+	left time.Duration
+}
+
+// take gives what is left, and a function that takes off what was used since.
+func (a *allowance) take() (left time.Duration, used func()) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	begin := time.Now()
+	return a.left, func() {
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		a.left -= time.Since(begin)
 	}
-	q.ctx, stop = context.WithTimeout(ctx, j.config.Budget)
+}
+
+type allowanceKey struct{}
+
+// Mail gives a context for all judgements of one mail: they share the budget,
+// where each would have it for itself.
+func (j *Judge) Mail(ctx context.Context) context.Context {
+	return context.WithValue(ctx, allowanceKey{}, &allowance{left: j.config.Budget})
+}
+
+// inquire begins an inquiry.
+func (j *Judge) inquire(ctx context.Context, r Request, s *search) *inquiry {
+	q := &inquiry{search: s, mode: j.config.Mode, fetcher: j.config.Fetcher, ctx: ctx, at: r.At, asked: map[string]bool{}}
+	if q.mode == Off {
+		return q
+	}
+	if q.allowance, _ = ctx.Value(allowanceKey{}).(*allowance); q.allowance == nil {
+		q.allowance = &allowance{left: j.config.Budget}
+	}
 	q.lists = append(q.lists, j.lists...)
 	for _, raw := range j.config.OCSP {
 		q.responses = append(q.responses, response{raw, false})
@@ -84,7 +114,7 @@ func (j *Judge) inquire(ctx context.Context, r Request, s *search) (q *inquiry, 
 		}
 		q.take(raw, true)
 	}
-	return q, stop
+	return q
 }
 
 // take adds a list, if it is one.
@@ -201,9 +231,17 @@ func (q *inquiry) fetch(url string, body []byte, until func([]byte) time.Time) (
 	if q.asked[key] || q.fetches >= maxFetches {
 		return nil, false
 	}
+	left, used := q.allowance.take()
+	if left <= 0 {
+		q.say("there is no time left to ask")
+		return nil, false
+	}
 	q.asked[key] = true
 	q.fetches++
-	answer, err := q.fetcher.Fetch(q.ctx, url, body, until)
+	ctx, stop := context.WithTimeout(q.ctx, left)
+	answer, err := q.fetcher.Fetch(ctx, url, body, until)
+	stop()
+	used()
 	if err == nil && len(answer) > maxCRL {
 		err = errors.New("answer too large")
 	}

@@ -456,4 +456,18 @@ func TestFetch(t *testing.T) {
 			}
 		}
 	})
+	t.Run("budget of a mail", func(t *testing.T) {
+		net := &web{wait: true}
+		c.Fetcher, c.Budget, c.Mode = net, 50*time.Millisecond, chain.Hard
+		j := newJudge(t, c)
+		ctx := j.Mail(t.Context())
+		for range 3 {
+			if _, err := j.Judge(ctx, w.request()); !errors.Is(err, chain.ErrStatus) {
+				t.Errorf("got %v, want %v", err, chain.ErrStatus)
+			}
+		}
+		if n := net.asked[responder]; n != 1 || len(net.asked) != 1 {
+			t.Errorf("got questions %v, want one to the responder, which takes the whole budget", net.asked)
+		}
+	})
 }
