@@ -12,9 +12,12 @@
 //
 // Departures from the standards: there is no DigestedData, EncryptedData or
 // AuthenticatedData; a message has at most 16 signers, and of its recipients 16
-// are looked at; MD5, SHA-1, DSA and RSA below 2048 bits verify nothing;
-// unsigned attributes, and with them countersignatures, are passed over; one
-// ContentInfo is read, and nothing may follow it.
+// are looked at; those with a password, a key-encryption key or a static key of
+// the sender are passed over; RC2, DES and AES-CCM are refused, and
+// ChaCha20-Poly1305 does not open with authenticated attributes; MD5, SHA-1,
+// DSA and RSA below 2048 bits verify nothing; unsigned attributes, and with
+// them countersignatures, are passed over; one ContentInfo is read, and nothing
+// may follow it.
 package cms
 
 import (

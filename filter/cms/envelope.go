@@ -174,11 +174,11 @@ func (e *Envelope) Decrypt(key []byte, w io.Writer) error {
 		return hide(err)
 	}
 	rest, ok := o.close(attributes, tag)
-	if !ok || !fits {
-		return ErrDecrypt
-	}
 	if _, err := w.Write(rest); err != nil {
 		return fmt.Errorf("write content: %w", err)
+	}
+	if !ok || !fits {
+		return ErrDecrypt
 	}
 	return nil
 }
@@ -219,9 +219,6 @@ func (e *Envelope) readFoot() (attributes, tag []byte, err error) {
 		unprotected = 2
 		if attributes, err = e.readAttributes(); err != nil {
 			return nil, nil, err
-		}
-		if t, err := e.r.Next(); err == nil && !t.Is(ber.Universal, ber.OctetString) {
-			return nil, nil, malformed("no tag")
 		}
 		if tag, err = readOctets(e.r, gcmTag); err != nil {
 			return nil, nil, err
