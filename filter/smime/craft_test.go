@@ -2,10 +2,8 @@ package smime
 
 import (
 	"bytes"
-	"encoding/base64"
 	"io"
 	"strings"
-	"testing"
 
 	"postern/filter/cms"
 	"postern/filter/keyring"
@@ -103,14 +101,4 @@ func (w *world) envelope(content string, c cms.Cipher, to ...keyring.Identity) [
 func (w *world) sealed(entity string, c cms.Cipher) *message.Message {
 	w.Helper()
 	return mail(w, head+holding(w.envelope(entity, c)))
-}
-
-// decoded is the CMS message of a mail.
-func decoded(t testing.TB, m *message.Message) []byte {
-	t.Helper()
-	b, err := base64.StdEncoding.DecodeString(strings.ReplaceAll(printed(t, m)[m.Root.Body.Start:], "\r\n", ""))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return b
 }

@@ -19,30 +19,35 @@ import (
 // without parts (opaque) inside of it goes as well, once it was looked at, since
 // many programs show nothing of it; multipart/signed stays.
 func (p *Protector) Open(ctx context.Context, r protect.OpenRequest) (*message.Message, protect.Finding, error) {
+	source := entity.Watch(r.Message.Source)
+	came := r.Message
+	r.Message = &message.Message{Source: source, Root: came.Root, Top: came.Top, Drop: came.Drop}
+	m, f, err := came, unsigned(), error(nil)
 	switch p.Detect(r.Message) {
 	case protect.Sealed:
-		return p.openSealed(ctx, r)
+		m, f, err = p.openSealed(ctx, r)
 	case protect.Signed:
-		f, err := p.openSigned(ctx, r)
-		if err != nil {
-			return nil, protect.Finding{}, err
-		}
-		return r.Message, f, nil
+		f, err = p.openSigned(ctx, r)
 	}
-	return r.Message, unsigned(), nil
+	if broken := source.Err(); broken != nil { // what can't be read must not count as not being there
+		err = broken
+	}
+	if err != nil {
+		return nil, protect.Finding{}, err
+	}
+	return m, f, nil
 }
 
 // openSealed decrypts into a new spool. What is wrong with the ciphertext is
 // protect.ErrCannotOpen, bare; what is wrong with the token, a spool or the
 // disk is told as it is, since it says nothing of the ciphertext.
 func (p *Protector) openSealed(ctx context.Context, r protect.OpenRequest) (*message.Message, protect.Finding, error) {
-	source := entity.Watch(r.Message.Source)
 	l := &layers{max: p.MaxExpanded}
 	defer l.close()
 	refuse := func() (*message.Message, protect.Finding, error) {
-		return nil, protect.Finding{}, source.Refusal()
+		return nil, protect.Finding{}, protect.ErrCannotOpen
 	}
-	e, err := l.around(source, r.Message.Root)
+	e, err := l.around(r.Message.Source, r.Message.Root)
 	if err != nil {
 		return refuse()
 	}

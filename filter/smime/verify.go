@@ -56,6 +56,9 @@ type verifier struct {
 
 func (p *Protector) verifier(ctx context.Context, r protect.OpenRequest) *verifier {
 	v := &verifier{Protector: p, ctx: ctx, at: r.At}
+	if p.Judge != nil {
+		v.ctx = p.Judge.Mail(ctx)
+	}
 	for _, c := range r.Certs {
 		if c.Format == keyring.SMIME && len(v.known) < maxKnown {
 			v.known = append(v.known, c)
@@ -68,7 +71,7 @@ func (p *Protector) verifier(ctx context.Context, r protect.OpenRequest) *verifi
 	return v
 }
 
-// openSigned judges a mail that anybody can read. The errors are those of its spool.
+// openSigned judges a mail that anybody can read.
 func (p *Protector) openSigned(ctx context.Context, r protect.OpenRequest) (protect.Finding, error) {
 	v := p.verifier(ctx, r)
 	m := r.Message
@@ -79,14 +82,10 @@ func (p *Protector) openSigned(ctx context.Context, r protect.OpenRequest) (prot
 		}
 		return f, err
 	}
-	source := entity.Watch(m.Source)
 	l := &layers{max: p.MaxExpanded}
 	defer l.close()
 	content := &start{}
-	signed, err := l.opaque(source, m.Root, content)
-	if err := source.Err(); err != nil {
-		return protect.Finding{}, err
-	}
+	signed, err := l.opaque(m.Source, m.Root, content)
 	if err != nil {
 		return signedBut(protect.ReasonBad), nil
 	}
