@@ -20,6 +20,7 @@ type certLine struct {
 	Format      string   `json:"format"`
 	Fingerprint string   `json:"fingerprint"`
 	Trust       string   `json:"trust"`
+	Role        string   `json:"role,omitempty"` // anchor or intermediate
 	Addresses   []string `json:"addresses"`
 	Domains     []string `json:"domains"`
 	Created     string   `json:"created,omitempty"`
@@ -31,7 +32,7 @@ type certLine struct {
 }
 
 func certLineOf(c keyring.Cert) certLine {
-	l := certLine{Format: string(c.Format), Fingerprint: c.Fingerprint, Trust: string(c.Trust), Addresses: []string{}, Domains: append([]string{}, c.Domains...),
+	l := certLine{Format: string(c.Format), Fingerprint: c.Fingerprint, Trust: string(c.Trust), Role: string(c.Role), Addresses: []string{}, Domains: append([]string{}, c.Domains...),
 		Created: stamp(c.Created), Expires: stamp(c.Expires), Source: c.Source, FirstSeen: stamp(c.FirstSeen), LastSeen: stamp(c.LastSeen)}
 	for _, a := range c.Addresses {
 		l.Addresses = append(l.Addresses, a.Key())
@@ -58,6 +59,9 @@ func day(stamp string) string {
 // names are whom a certificate is for, in one cell.
 func (l certLine) names() string {
 	names := slices.Clone(l.Addresses)
+	if l.Role != "" {
+		names = []string{"(" + l.Role + ")"}
+	}
 	for _, d := range l.Domains {
 		names = append(names, "*@"+d)
 	}
@@ -102,16 +106,15 @@ func readCerts(name string, data []byte) ([]keyring.Cert, error) {
 	if what := secretKind(data); what != "" {
 		return nil, no("export the public half and import that; if this key left its owner's hands, replace it", "import %s: it holds %s, which has no business here", name, what)
 	}
+	if isX509(data) {
+		return readX509(name, data)
+	}
 	certs, err := openpgp.Read(data)
 	if err != nil {
-		hint := "want an OpenPGP certificate, armored or binary"
-		if bytes.Contains(data, []byte("-----BEGIN CERTIFICATE-----")) || len(data) > 1 && data[0] == 0x30 {
-			hint = "this looks like an X.509 certificate; this version reads OpenPGP certificates only"
-		}
-		return nil, no(hint, "read certificate %s: %w", name, err)
+		return nil, no("want an OpenPGP certificate, armored or binary, or an X.509 certificate as PEM, DER or PKCS#7", "read certificate %s: %w", name, err)
 	}
 	if len(certs) == 0 {
-		return nil, no("want an OpenPGP certificate, armored or binary", "read certificate %s: there is none in it", name)
+		return nil, no("want an OpenPGP certificate, armored or binary, or an X.509 certificate as PEM, DER or PKCS#7", "read certificate %s: there is none in it", name)
 	}
 	return certs, nil
 }
@@ -142,6 +145,9 @@ func certImport(ctx context.Context, c *call) (any, error) {
 			return nil, no("check the path; `-` reads standard input", "read certificate: %w", err)
 		}
 		certs, err := readCerts(name, data)
+		if err == nil && c.on["anchor"] {
+			err = anchors(name, certs)
+		}
 		if err != nil {
 			return nil, err
 		}
@@ -157,6 +163,9 @@ func certImport(ctx context.Context, c *call) (any, error) {
 			return nil, err
 		}
 		domains = append(domains, d)
+	}
+	if c.on["anchor"] && len(domains) > 0 {
+		return nil, misuse("an anchor serves no domain", "cert import: --anchor and --domain do not go together")
 	}
 	store, err := c.ring(true)
 	if err != nil {
@@ -175,11 +184,28 @@ func certImport(ctx context.Context, c *call) (any, error) {
 	return result, nil
 }
 
+// anchors makes of each certificate an anchor, if it is an authority's.
+func anchors(name string, certs []keyring.Cert) error {
+	for i := range certs {
+		if certs[i].Format != keyring.SMIME || certs[i].Role == keyring.Holder {
+			return no("import it without --anchor; what ends paths is the certificate of their authority", "import %s: %s is no authority's certificate", name, certs[i].Fingerprint)
+		}
+		certs[i].Role = keyring.Anchor
+	}
+	return nil
+}
+
 // importOne keeps a certificate on an operator's word: that makes a new one
 // trusted, and one that arrived by itself too. What was distrusted stays so
 // without --trust.
 func (c *call) importOne(ctx context.Context, store *keyring.Store, cert keyring.Cert, domains []string) (keyring.Cert, string, error) {
-	cert.Trust, cert.Source, cert.Domains = keyring.Trusted, "import", domains
+	if cert.Role != keyring.Holder {
+		domains = nil
+	}
+	cert.Trust, cert.Domains = keyring.Trusted, domains
+	if cert.Source == "" {
+		cert.Source = "import"
+	}
 	cert.FirstSeen, cert.LastSeen = c.now(), c.now()
 	note := "new"
 	old, err := store.Get(ctx, cert.Fingerprint)
@@ -189,7 +215,10 @@ func (c *call) importOne(ctx context.Context, store *keyring.Store, cert keyring
 	}
 	if known {
 		note = "updated"
-		cert.FirstSeen, cert.Source = old.FirstSeen, old.Source
+		cert.FirstSeen = old.FirstSeen
+		if old.Role == keyring.Anchor && cert.Role == keyring.Intermediate {
+			cert.Role = keyring.Anchor // what an operator said once
+		}
 		for _, d := range domains {
 			if !slices.Contains(old.Domains, d) {
 				old.Domains = append(old.Domains, d)
@@ -210,9 +239,15 @@ func (c *call) importOne(ctx context.Context, store *keyring.Store, cert keyring
 			}
 		}
 	}
-	if len(cert.Addresses) == 0 && len(cert.Domains) == 0 {
+	switch {
+	case cert.Role == keyring.Anchor:
+		note += "; paths may end here: every certificate below it is believed"
+	case cert.Role == keyring.Intermediate:
+		note += "; an authority's: it makes paths, and none ends here without --anchor"
+	case len(cert.Addresses) == 0 && len(cert.Domains) == 0:
 		note += "; names no address: nothing will be sealed to it without --domain"
 	}
+	note += c.pathNote(ctx, cert)
 	if c.dry() {
 		return cert, note, nil
 	}
@@ -245,13 +280,25 @@ func certs(ctx context.Context, c *call) (any, error) {
 			return nil, err
 		}
 	}
-	store, err := c.ring(false)
-	if err != nil {
-		return nil, err
-	}
-	list, err := store.List(ctx, f)
-	if err = absent(err); err != nil {
-		return nil, err
+	f.Authorities = c.on["authorities"]
+	var list []keyring.Cert
+	if c.on["seen"] {
+		if f.Trust != "" {
+			return nil, misuse("what was seen is trusted by nobody", "cert list: --seen and --trust do not go together")
+		}
+		var err error
+		if list, err = c.seenCerts(func(s *keyring.Store) ([]keyring.Cert, error) { return s.List(ctx, f) }); err != nil {
+			return nil, err
+		}
+	} else {
+		store, err := c.ring(false)
+		if err != nil {
+			return nil, err
+		}
+		list, err = store.List(ctx, f)
+		if err = absent(err); err != nil {
+			return nil, err
+		}
 	}
 	result := certList{Certs: []certLine{}}
 	for _, cert := range list {
@@ -263,8 +310,17 @@ func certs(ctx context.Context, c *call) (any, error) {
 // shown is the result of cert show.
 type shown struct {
 	certLine
-	KeyIDs      []string `json:"key_ids"`
-	Description string   `json:"description"`
+	KeyIDs      []string      `json:"key_ids"`
+	Sources     []sourceLine  `json:"sources"`
+	Description string        `json:"description"`
+	Verdicts    []pathVerdict `json:"verdicts,omitempty"`
+}
+
+// sourceLine is one place where a certificate came from.
+type sourceLine struct {
+	Source string `json:"source"`
+	First  string `json:"first_seen"`
+	Last   string `json:"last_seen"`
 }
 
 func (s shown) text(w io.Writer) {
@@ -275,8 +331,14 @@ func (s shown) text(w io.Writer) {
 	for _, d := range s.Domains {
 		rows = append(rows, []string{"serves domain", d})
 	}
+	if s.Role != "" {
+		rows = append(rows, []string{"role", s.Role})
+	}
 	rows = append(rows, [][]string{{"created", s.Created}, {"expires", cmpOr(s.Expires, "never")}, {"source", s.Source},
 		{"first seen", s.FirstSeen}, {"last seen", s.LastSeen}}...)
+	for _, o := range s.Sources {
+		rows = append(rows, []string{"shown by " + o.Source, o.First + " to " + o.Last})
+	}
 	for _, id := range s.KeyIDs {
 		rows = append(rows, []string{"key", id})
 	}
@@ -285,6 +347,20 @@ func (s shown) text(w io.Writer) {
 		fmt.Fprintln(w)
 		for _, line := range strings.Split(strings.TrimRight(s.Description, "\n"), "\n") {
 			fmt.Fprintln(w, printable(strings.ReplaceAll(line, "\t", "  ")))
+		}
+	}
+	for _, v := range s.Verdicts {
+		word := map[string]string{"sign": "to sign", "unwrap": "to be sealed to"}[v.Use]
+		switch {
+		case !v.Good:
+			fmt.Fprintf(w, "\n%s: not good by its path: %s\n", word, printable(v.Reason))
+		case v.Reason != "":
+			fmt.Fprintf(w, "\n%s: good by its path; %s\n", word, printable(v.Reason))
+		default:
+			fmt.Fprintf(w, "\n%s: good by its path\n", word)
+		}
+		for _, subject := range v.Path {
+			fmt.Fprintln(w, "  "+printable(subject))
 		}
 	}
 }
@@ -301,32 +377,62 @@ func certShow(ctx context.Context, c *call) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	cert, err := store.Get(ctx, c.args[0])
+	cert, _, err := c.find(ctx, store)
 	if err != nil {
 		return nil, err
 	}
-	s := shown{certLine: certLineOf(cert), KeyIDs: []string{}}
+	s := shown{certLine: certLineOf(cert), KeyIDs: []string{}, Sources: []sourceLine{}}
+	for _, o := range cert.Sources {
+		s.Sources = append(s.Sources, sourceLine{o.Source, stamp(o.First), stamp(o.Last)})
+	}
 	for _, id := range cert.KeyIDs {
 		s.KeyIDs = append(s.KeyIDs, id.String())
 	}
-	if cert.Format == keyring.OpenPGP {
-		if s.Description, err = openpgp.Describe(cert); err != nil {
-			return nil, fmt.Errorf("describe certificate %s: %w", cert.Fingerprint, err)
-		}
+	describe := openpgp.Describe
+	if cert.Format == keyring.SMIME {
+		describe = describeX509
 	}
-	return s, nil
+	if s.Description, err = describe(cert); err != nil {
+		s.Description = err.Error() // what can't be read can still be looked at, and removed
+	}
+	s.Verdicts, err = c.verdicts(ctx, cert)
+	return s, err
 }
 
-// say changes what is said of a certificate.
+// find gets the certificate that the command names: of the keyring, or else of
+// what verified mail brought.
+func (c *call) find(ctx context.Context, store *keyring.Store) (cert keyring.Cert, seen bool, err error) {
+	cert, err = store.Get(ctx, c.args[0])
+	if !errors.Is(err, keyring.ErrNotFound) && !errors.Is(err, keyring.ErrNoStore) {
+		return cert, false, err
+	}
+	list, other := c.seenCerts(func(s *keyring.Store) ([]keyring.Cert, error) {
+		one, err := s.Get(ctx, c.args[0])
+		return []keyring.Cert{one}, err
+	})
+	switch {
+	case other == nil && len(list) == 1:
+		return list[0], true, nil
+	case other == nil || errors.Is(other, keyring.ErrNotFound):
+		return cert, false, err
+	}
+	return cert, false, other
+}
+
+// say changes what is said of a certificate. One that verified mail brought is
+// copied into the keyring by it, read again from its bytes.
 func say(t keyring.Trust) func(context.Context, *call) (any, error) {
 	return func(ctx context.Context, c *call) (any, error) {
 		store, err := c.ring(true)
 		if err != nil {
 			return nil, err
 		}
-		cert, err := store.Get(ctx, c.args[0])
+		cert, seen, err := c.find(ctx, store)
 		if err != nil {
 			return nil, err
+		}
+		if seen {
+			return c.promote(ctx, store, cert, t)
 		}
 		if !c.dry() {
 			if err := store.SetTrust(ctx, cert.Fingerprint, t); err != nil {
@@ -335,6 +441,22 @@ func say(t keyring.Trust) func(context.Context, *call) (any, error) {
 		}
 		return c.did("call %s %s (it was %s): %s", cert.Fingerprint, t, cert.Trust, certLineOf(cert).names()), nil
 	}
+}
+
+// promote copies a certificate that was only seen into the keyring.
+func (c *call) promote(ctx context.Context, store *keyring.Store, cert keyring.Cert, t keyring.Trust) (any, error) {
+	cert, err := again(cert)
+	if err != nil {
+		return nil, err
+	}
+	cert.Trust = t
+	note := c.pathNote(ctx, cert)
+	if !c.dry() {
+		if err := store.Import(ctx, cert); err != nil {
+			return nil, err
+		}
+	}
+	return c.did("call %s %s (mail brought it): %s%s", cert.Fingerprint, t, certLineOf(cert).names(), note), nil
 }
 
 func certRemove(ctx context.Context, c *call) (any, error) {
@@ -367,16 +489,25 @@ func certFind(ctx context.Context, c *call) (any, error) {
 	if err = absent(err); err != nil {
 		return nil, err
 	}
+	seen, err := c.seenCerts(func(s *keyring.Store) ([]keyring.Cert, error) { return s.Certs(ctx, a) })
+	if err != nil {
+		return nil, err
+	}
+	for _, one := range seen {
+		if !slices.ContainsFunc(list, func(known keyring.Cert) bool { return known.Fingerprint == one.Fingerprint }) {
+			list = append(list, one)
+		}
+	}
 	result := certList{Certs: []certLine{}}
 	usable := 0
 	for _, cert := range list {
 		result.Certs = append(result.Certs, certLineOf(cert))
-		if cert.Trust == keyring.Trusted && (cert.Expires.IsZero() || cert.Expires.After(c.now())) {
+		if cert.Trust == keyring.Trusted && sealable(cert, c.now()) == nil {
 			usable++
 		}
 	}
 	if usable == 0 {
-		return result, no("import one with `postern cert import FILE`, or trust one that was seen", "no trusted and unexpired certificate for %s", a.Key())
+		return result, no("import one with `postern cert import FILE`, or trust one that was seen with `postern cert trust FPR`", "no trusted certificate for %s that mail can be sealed to now", a.Key())
 	}
 	return result, nil
 }

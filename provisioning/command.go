@@ -55,6 +55,8 @@ type call struct {
 	on    map[string]bool
 	args  []string
 	store *keyring.Store
+
+	judging Judge
 }
 
 // get is the last value of a flag, or "".
@@ -127,6 +129,10 @@ func judge(err error) *failure {
 	case errors.Is(err, keyring.ErrNoStore):
 		f.hint = "there is no keyring yet; `postern cert import` or `postern identity create` makes it"
 	case errors.Is(err, keyring.ErrVersion):
+		if old, ok := errors.AsType[hinted](err); ok {
+			f.hint = old.Hint()
+			break
+		}
 		f.hint = "use the program that made the keyring, or a newer one"
 	case errors.Is(err, fs.ErrPermission):
 		f.hint = "run it as a member of the operators' group, or as root"
@@ -134,6 +140,12 @@ func judge(err error) *failure {
 		f.hint = "check the path"
 	}
 	return f
+}
+
+// hinted is an error that knows what to do.
+type hinted interface {
+	error
+	Hint() string
 }
 
 // Run does one command and gives the exit status. args are without the name
@@ -151,6 +163,9 @@ func (a *App) Run(ctx context.Context, args []string) int {
 		return ExitDone
 	}
 	result, err := c.cmd.run(ctx, c)
+	if c.judging != nil {
+		err = errors.Join(err, c.judging.Close())
+	}
 	if c.store != nil {
 		err = errors.Join(err, c.store.Close())
 	}

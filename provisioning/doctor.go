@@ -202,7 +202,11 @@ func (c *call) examineKeyring(ctx context.Context, e *examined, site Site, keys 
 	newest := map[string]bool{}
 	for _, i := range ours {
 		name := "identity " + ownerOf(i).String()
-		kind := string(i.Format) + " " + ownerOf(i).String()
+		kind := string(i.Format) + " " + useOf(i.Cert) + " " + ownerOf(i).String()
+		renew := "`postern identity create --successor`"
+		if i.Format == keyring.SMIME {
+			renew = "get a new one with `postern identity create --use smime`, and bind it with `postern identity add`"
+		}
 		first := !newest[kind] // predecessors are there to open old mail
 		newest[kind] = true
 		missing := missingKeys(i.Cert, keys)
@@ -212,15 +216,18 @@ func (c *call) examineKeyring(ctx context.Context, e *examined, site Site, keys 
 		case keysKnown && len(missing) > 0:
 			e.say(name, concern, "", "%s: %d of its %d keys are not in the token", i.Fingerprint, len(missing), len(i.KeyIDs))
 		case first && !valid(i.Cert, c.now()):
-			e.say(name, broken, "`postern identity create --successor`", "%s expired on %s", i.Fingerprint, day(stamp(i.Expires)))
+			e.say(name, broken, renew, "%s expired on %s", i.Fingerprint, day(stamp(i.Expires)))
 		case first && !valid(i.Cert, c.now().Add(soon)):
-			e.say(name, concern, "`postern identity create --successor`, and tell the partners", "%s expires on %s", i.Fingerprint, day(stamp(i.Expires)))
+			e.say(name, concern, renew+", and tell the partners", "%s expires on %s", i.Fingerprint, day(stamp(i.Expires)))
 		case !keysKnown:
 			e.say(name, unknown, "", "%s: whether its keys are in the token is not known", i.Fingerprint)
 		default:
 			e.say(name, fine, "", "%s, expires %s", i.Fingerprint, day(stamp(i.Expires)))
 		}
 	}
+	examinePairs(e, ours, c.now())
+	c.examineAuthorities(ctx, e, site, store)
+	c.examineSeen(ctx, e, site)
 	past, ending := 0, 0
 	for _, one := range certs {
 		if one.Trust != keyring.Trusted {
@@ -244,6 +251,72 @@ func (c *call) examineKeyring(ctx context.Context, e *examined, site Site, keys 
 			e.say("policy", concern, "", "%s", s)
 		}
 	}
+}
+
+// examinePairs looks for the other half of each S/MIME identity: one
+// certificate signs, another one is encrypted to.
+func examinePairs(e *examined, ours []keyring.Identity, at time.Time) {
+	uses := map[string]map[string]bool{}
+	var owners []string
+	for _, i := range ours {
+		if i.Format != keyring.SMIME || !valid(i.Cert, at) {
+			continue
+		}
+		o := ownerOf(i).String()
+		if uses[o] == nil {
+			uses[o] = map[string]bool{}
+			owners = append(owners, o)
+		}
+		uses[o][useOf(i.Cert)] = true
+	}
+	const hint = "`postern identity create --use smime` writes what the authority needs for it"
+	for _, o := range owners {
+		switch sign, unwrap := uses[o][hsm.Sign.String()], uses[o][hsm.Unwrap.String()]; {
+		case sign && !unwrap:
+			e.say("identity "+o, concern, hint, "no certificate for encryption beside the one for signatures: nobody can encrypt to it in S/MIME")
+		case unwrap && !sign:
+			e.say("identity "+o, concern, hint, "no certificate for signatures beside the one for encryption: it cannot sign in S/MIME")
+		}
+	}
+}
+
+// examineAuthorities looks where paths of X.509 certificates may end.
+func (c *call) examineAuthorities(ctx context.Context, e *examined, site Site, store *keyring.Store) {
+	list, err := store.Authorities(ctx)
+	if err != nil {
+		e.broke("anchors", err)
+		return
+	}
+	anchors, past := 0, 0
+	for _, a := range list {
+		if a.Role != keyring.Anchor || a.Trust != keyring.Trusted {
+			continue
+		}
+		if anchors++; !valid(a, c.now()) {
+			past++
+		}
+	}
+	switch {
+	case anchors+site.Roots == 0:
+		e.say("anchors", concern, "`postern cert import --anchor FILE`, or roots = \"public\" in [smime]", "none: no X.509 certificate is good by its path")
+	case past > 0:
+		e.say("anchors", concern, "`postern cert list --authorities` shows the dates", "%d public roots, %d of the site, %d of them expired", site.Roots, anchors, past)
+	default:
+		e.say("anchors", fine, "", "%d public roots, %d of the site", site.Roots, anchors)
+	}
+}
+
+// examineSeen counts what verified mail brought.
+func (c *call) examineSeen(ctx context.Context, e *examined, site Site) {
+	if site.Seen == "" {
+		return
+	}
+	list, err := c.seenCerts(func(s *keyring.Store) ([]keyring.Cert, error) { return s.List(ctx, keyring.Filter{}) })
+	if err != nil {
+		e.broke("seen certificates", err)
+		return
+	}
+	e.say("seen certificates", fine, "", "%d; `postern cert list --seen`", len(list))
 }
 
 // examineNames looks for the keys of the listeners' TLS names.

@@ -22,11 +22,12 @@ import (
 type identityLine struct {
 	Owner string `json:"owner"`
 	certLine
+	Use    string   `json:"use"` // what its certificate lets its keys do
 	KeyIDs []string `json:"key_ids"`
 }
 
 func identityLineOf(i keyring.Identity) identityLine {
-	l := identityLine{Owner: ownerOf(i).String(), certLine: certLineOf(i.Cert), KeyIDs: []string{}}
+	l := identityLine{Owner: ownerOf(i).String(), certLine: certLineOf(i.Cert), Use: useOf(i.Cert), KeyIDs: []string{}}
 	for _, id := range i.KeyIDs {
 		l.KeyIDs = append(l.KeyIDs, id.String())
 	}
@@ -40,6 +41,7 @@ type identityList struct {
 	Identities []identityLine `json:"identities"`
 	Generated  []keyLine      `json:"generated,omitempty"`
 	Missing    []string       `json:"missing,omitempty"` // keys of the certificate that the token does not hold
+	Notes      []string       `json:"notes,omitempty"`
 	DryRun     bool           `json:"dry_run,omitempty"`
 }
 
@@ -61,12 +63,15 @@ func (l identityList) text(w io.Writer) {
 	} else {
 		var rows [][]string
 		for _, i := range l.Identities {
-			rows = append(rows, []string{i.Owner, i.Format, i.Fingerprint, day(i.Expires)})
+			rows = append(rows, []string{i.Owner, i.Format, i.Fingerprint, day(i.Expires), i.Use})
 		}
-		table(w, []string{"OWNER", "FORMAT", "FINGERPRINT", "EXPIRES"}, rows)
+		table(w, []string{"OWNER", "FORMAT", "FINGERPRINT", "EXPIRES", "USE"}, rows)
 	}
 	for _, m := range l.Missing {
 		fmt.Fprintf(w, "note: the token does not hold %s\n", m)
+	}
+	for _, n := range l.Notes {
+		fmt.Fprintln(w, "note:", printable(n))
 	}
 }
 
@@ -117,18 +122,11 @@ func parseLifetime(s string, from time.Time) (time.Duration, error) {
 }
 
 func identityCreate(ctx context.Context, c *call) (any, error) {
-	switch f := c.get("format"); f {
-	case string(keyring.OpenPGP):
-	case "": // the one there is
-	default:
-		return nil, misuse("formats: openpgp", "no format %.40q to create", f)
-	}
-	o, err := c.owner()
+	format, err := c.format()
 	if err != nil {
 		return nil, err
 	}
-	created := c.now().UTC().Truncate(time.Second)
-	life, err := parseLifetime(c.get("lifetime"), created)
+	o, err := c.owner()
 	if err != nil {
 		return nil, err
 	}
@@ -136,24 +134,43 @@ func identityCreate(ctx context.Context, c *call) (any, error) {
 	if len(name) > 200 || name != printable(name) || strings.ContainsAny(name, "<>") {
 		return nil, misuse("a name is at most 200 bytes, without <, > and control characters", "name %.80q", name)
 	}
-	want := map[hsm.Usage]hsm.KeySpec{}
-	for _, u := range uses["openpgp"] {
-		s := hsm.KeySpec{Usage: u}
-		if s.Algorithm, err = algorithmFor(c.get("algorithm"), "openpgp", u); err != nil {
-			return nil, err
+	if format == keyring.SMIME {
+		if c.get("lifetime") != "" || c.on["v6"] {
+			return nil, misuse("an authority decides about that", "identity create: --lifetime and --v6 are for OpenPGP")
 		}
-		if s.Label, err = label("openpgp", o, u); err != nil {
-			return nil, err
-		}
-		want[u] = s
+		return requestSMIME(ctx, c, o, name)
 	}
-	k, err := c.keeper(ctx)
+	if c.get("mailbox") != "" || c.get("out") != "" {
+		return nil, misuse("`postern identity export --out FILE` writes the certificate", "identity create: --mailbox and --out are for S/MIME")
+	}
+	return createOpenPGP(ctx, c, o, name)
+}
+
+// format is what --use (or --format) asks for.
+func (c *call) format() (keyring.Format, error) {
+	use, format := c.get("use"), c.get("format")
+	if use != "" && format != "" && use != format {
+		return "", misuse("give one of them", "%s: --use %.40s and --format %.40s", c.cmd.name(), use, format)
+	}
+	switch f := keyring.Format(cmpOr(cmpOr(use, format), string(keyring.OpenPGP))); f {
+	case keyring.OpenPGP, keyring.SMIME:
+		return f, nil
+	default:
+		return "", misuse("formats: openpgp, smime", "no format %.40q", string(f))
+	}
+}
+
+func createOpenPGP(ctx context.Context, c *call, o owner, name string) (any, error) {
+	created := c.now().UTC().Truncate(time.Second)
+	life, err := parseLifetime(c.get("lifetime"), created)
 	if err != nil {
 		return nil, err
 	}
-	keys, err := k.Keys(ctx)
-	if err != nil {
-		return nil, fmt.Errorf("list keys: %w", err)
+	if _, err := algorithmFor(c.get("algorithm"), "openpgp", hsm.Sign); err != nil {
+		return nil, err
+	}
+	if _, err := c.keeper(ctx); err != nil {
+		return nil, err
 	}
 	store, err := c.ring(true)
 	if err != nil {
@@ -174,33 +191,10 @@ func identityCreate(ctx context.Context, c *call) (any, error) {
 		}
 	}
 	result := identityList{Identities: []identityLine{}, DryRun: c.dry()}
-	made := map[hsm.Usage]hsm.Key{}
-	for _, u := range uses["openpgp"] {
-		if key, ok := newest(keys, want[u].Label); ok && !c.on["successor"] {
-			if a := hsm.AlgorithmOf(key.Public); c.get("algorithm") != "" && a != want[u].Algorithm {
-				return nil, no("leave out --algorithm to use that key, or retire it first", "create identity of %s: key %s is %s, not %s", o, key.Label, a, want[u].Algorithm)
-			}
-			made[u] = key
-			continue
-		}
-		s := want[u]
-		if s.Label, err = free(keys, s.Label, true); err != nil {
-			return nil, err
-		}
-		line, err := c.generate(ctx, k, s)
-		if err != nil {
-			return result, err
-		}
-		result.Generated = append(result.Generated, line)
-		if c.dry() {
-			continue
-		}
-		if keys, err = k.Keys(ctx); err != nil {
-			return result, fmt.Errorf("list keys: %w", err)
-		}
-		if made[u], err = findKey(keys, line.ID); err != nil {
-			return result, err
-		}
+	k, made, generated, err := c.ownKeys(ctx, "openpgp", o)
+	result.Generated = generated
+	if err != nil {
+		return result, err
 	}
 	if c.dry() {
 		result.Identities = append(result.Identities, identityLine{Owner: o.String(), certLine: certLine{Format: string(keyring.OpenPGP)}})
@@ -256,6 +250,9 @@ func identityAdd(ctx context.Context, c *call) (any, error) {
 	certs, err := readCerts(path, data)
 	if err != nil {
 		return nil, err
+	}
+	if certs[0].Format == keyring.SMIME {
+		return addSMIME(ctx, c, o, path, certs)
 	}
 	if len(certs) > 1 {
 		return nil, no("export the one certificate alone", "add identity: %s holds %d certificates", path, len(certs))
@@ -361,12 +358,30 @@ func identityExport(ctx context.Context, c *call) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	id := list[0]
-	if id.Format != keyring.OpenPGP {
-		return nil, no("this version exports OpenPGP certificates only", "export %s: format %s", id.Fingerprint, id.Format)
+	format := keyring.Format(c.get("format"))
+	if format != "" && format != keyring.OpenPGP && format != keyring.SMIME {
+		return nil, misuse("formats: openpgp, smime", "no format %.40q", string(format))
 	}
+	of := func(f keyring.Format) []keyring.Identity {
+		return slices.DeleteFunc(slices.Clone(list), func(i keyring.Identity) bool { return i.Format != f })
+	}
+	if format == "" {
+		if format = list[0].Format; len(of(format)) < len(list) {
+			return nil, misuse("`--format openpgp` or `--format smime`", "identity %.80q: it has certificates of both formats", c.args[0])
+		}
+	}
+	if list = of(format); len(list) == 0 {
+		return nil, fmt.Errorf("identity %.80q in %s: %w", c.args[0], format, keyring.ErrNotFound)
+	}
+	id := list[0]
 	var b bytes.Buffer
-	if err := openpgp.Armor(&b, id.Cert); err != nil {
+	if format == keyring.SMIME {
+		chain, err := c.exportSMIME(ctx, store, list)
+		if err != nil {
+			return nil, err
+		}
+		b.Write(chain)
+	} else if err := openpgp.Armor(&b, id.Cert); err != nil {
 		return nil, fmt.Errorf("export %s: %w", id.Fingerprint, err)
 	}
 	e := exported{Fingerprint: id.Fingerprint, Owner: ownerOf(id).String(), File: c.get("out"), DryRun: c.dry(), Cert: b.String()}

@@ -50,19 +50,67 @@ func rules(p *policy.Policy) (list []rule) {
 		if p.Domains[d] == policy.SignAlways {
 			says = "is ours; its mail is signed"
 		}
+		if len(p.Escrow[d]) > 0 {
+			says += "; what is sealed for its authors can be read by " + strings.Join(p.Escrow[d], ", ")
+		}
 		list = append(list, rule{fmt.Sprintf("domain.%q", d), says})
 	}
 	for _, a := range slices.Sorted(maps.Keys(p.Recipients)) {
 		list = append(list, rule{fmt.Sprintf("recipient.%q", a), protectWords[p.Recipients[a]]})
 	}
 	for _, d := range slices.Sorted(maps.Keys(p.Partners)) {
-		list = append(list, rule{fmt.Sprintf("partner.%q", d), protectWords[p.Partners[d]]})
+		list = append(list, rule{fmt.Sprintf("partner.%q", d), protectWords[p.Partners[d]] + formWords(p.Forms[d], p.Formats)})
 	}
 	undecryptable := "what does not open is delivered as it came, and marked"
 	if p.Undecryptable == policy.Reject {
 		undecryptable = "what does not open is refused"
 	}
-	return append(list, rule{"default", protectWords[p.Default]}, rule{"undecryptable", undecryptable})
+	return append(list, rule{"default", protectWords[p.Default] + formWords(policy.Form{Formats: p.Formats}, nil)}, rule{"undecryptable", undecryptable})
+}
+
+// formWords say how, where that is not what is true of all.
+func formWords(f policy.Form, usual []keyring.Format) string {
+	var words []string
+	if f.Formats != nil && !slices.Equal(f.Formats, usual) {
+		var names []string
+		for _, format := range f.Formats {
+			names = append(names, string(format))
+		}
+		words = append(words, strings.Join(names, ", then "))
+	}
+	if f.Style.Cipher != "" {
+		words = append(words, f.Style.Cipher)
+	}
+	if f.Style.OAEP {
+		words = append(words, "RSAES-OAEP")
+	}
+	if f.Style.PSS {
+		words = append(words, "RSASSA-PSS")
+	}
+	if len(words) == 0 {
+		return ""
+	}
+	return "; " + strings.Join(words, "; ")
+}
+
+// unread are the entries of escrow that can read nothing now.
+func unread(p *policy.Policy, ours []keyring.Identity, at time.Time) (list []string) {
+	for _, d := range slices.Sorted(maps.Keys(p.Escrow)) {
+		for _, entry := range p.Escrow[d] {
+			o, err := parseOwner(entry)
+			byName := strings.Contains(entry, "@") && err == nil
+			if !slices.ContainsFunc(ours, func(i keyring.Identity) bool {
+				mine := i.Fingerprint == keyring.CanonicalFingerprint(entry)
+				if byName {
+					mine = o.is(i) || i.Domain == o.address.Domain
+				}
+				return mine && sealable(i.Cert, at) == nil
+			}) {
+				list = append(list, fmt.Sprintf("escrow %s of %s has no identity that can be sealed to: sealed mail that nobody else of ours reads along will be deferred", entry, d))
+			}
+		}
+	}
+	return list
 }
 
 // concerns are rules that would hold mail up as the keyring is now.
@@ -72,8 +120,9 @@ func concerns(ctx context.Context, p *policy.Policy, store *keyring.Store, at ti
 	if err = absent(err); err != nil {
 		return nil, err
 	}
+	list = append(list, unread(p, ours, at)...)
 	for _, d := range slices.Sorted(maps.Keys(p.Domains)) {
-		if p.Domains[d] == policy.SignAlways && !slices.ContainsFunc(ours, func(i keyring.Identity) bool { return i.Domain == d && valid(i.Cert, at) }) {
+		if p.Domains[d] == policy.SignAlways && !slices.ContainsFunc(ours, func(i keyring.Identity) bool { return i.Domain == d && signs(i, at) == nil }) {
 			list = append(list, fmt.Sprintf("mail of %s is to be signed, and there is no valid identity of the domain: mail of users without their own will be deferred", d))
 		}
 	}
@@ -89,7 +138,7 @@ func concerns(ctx context.Context, p *policy.Policy, store *keyring.Store, at ti
 		if err = absent(err); err != nil {
 			return nil, err
 		}
-		if !slices.ContainsFunc(certs, func(c keyring.Cert) bool { return c.Trust == keyring.Trusted && valid(c, at) }) {
+		if !slices.ContainsFunc(certs, func(c keyring.Cert) bool { return c.Trust == keyring.Trusted && sealable(c, at) == nil }) {
 			list = append(list, fmt.Sprintf("mail to %s must be encrypted, and there is no trusted certificate: it will be refused", s))
 		}
 	}
@@ -101,7 +150,7 @@ func concerns(ctx context.Context, p *policy.Policy, store *keyring.Store, at ti
 		if err = absent(err); err != nil {
 			return nil, err
 		}
-		if !slices.ContainsFunc(certs, func(c keyring.Cert) bool { return valid(c, at) }) {
+		if !slices.ContainsFunc(certs, func(c keyring.Cert) bool { return sealable(c, at) == nil }) {
 			list = append(list, fmt.Sprintf("mail to %s must be encrypted, and there is no trusted certificate of anybody there: it will be refused", d))
 		}
 	}

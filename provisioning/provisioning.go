@@ -43,6 +43,8 @@ type App struct {
 	// Config reads filterd.toml. An error that wraps fs.ErrNotExist says
 	// that there is no such file.
 	Config func(path string) (Site, error)
+	// Judge finds paths of X.509 certificates as filterd.toml and the keyring want them.
+	Judge func(ctx context.Context, config string) (Judge, error)
 	// Pipeline is the mail path of the gateway as filterd.toml wires it.
 	Pipeline func(ctx context.Context, path string) (Pipeline, error)
 	// Secret prompts and reads one line without echo; nil where nobody
@@ -60,6 +62,8 @@ type App struct {
 // Site is what the commands need of the configuration.
 type Site struct {
 	Keyring    string // file of keyring.Store
+	Seen       string // file of what verified mail brought; "": nothing is learned
+	Roots      int    // public roots that paths may end at
 	KeepSocket string
 	UseSocket  string
 	Hops       []Hop

@@ -4,12 +4,15 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
+	"crypto/x509"
+	"database/sql"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -18,6 +21,9 @@ import (
 	"testing"
 	"time"
 
+	"postern/filter/chain"
+	"postern/filter/keyring"
+	"postern/filter/message"
 	"postern/filter/policy"
 	"postern/hsm"
 	"postern/hsm/hsmtest"
@@ -38,8 +44,11 @@ import (
 //	save FILE                keeps what the last command wrote to stdout
 //	keyd WORD                away, locked, empty, failed, busy or ready
 //	pin TEXT                 what is typed at the next prompts; "none" for no terminal
-//	clock TIME               RFC 3339
+//	clock TIME               RFC 3339, or +DURATION from now
 //	let NAME 'RE'            sets $NAME to the first group of RE in stdout
+//	openssl ARG…             must exit 0; a test's own authority
+//	learn FILE ADDRESS       verified mail of the address brought the certificates in the file
+//	version1                 the keyring is a file of the first version
 func TestScripts(t *testing.T) {
 	files, err := filepath.Glob("testdata/*.txtar")
 	if err != nil || len(files) == 0 {
@@ -57,6 +66,7 @@ func TestScripts(t *testing.T) {
 type script struct {
 	t              *testing.T
 	dir            string
+	old            string // a keyring of version 1, in SQL
 	token          hsm.Keeper
 	state          string
 	pins           []string
@@ -84,8 +94,12 @@ func newScript(t *testing.T) *script {
 			t.Fatal(err)
 		}
 	}
+	old, err := os.ReadFile("../filter/keyring/testdata/version-1.sql")
+	if err != nil {
+		t.Fatal(err)
+	}
 	t.Chdir(dir)
-	return &script{t: t, dir: dir, token: hsmtest.Memory(t), state: "ready", now: time.Now(), vars: map[string]string{"WORK": dir}}
+	return &script{t: t, dir: dir, old: string(old), token: hsmtest.Memory(t), state: "ready", now: time.Now(), vars: map[string]string{"WORK": dir}}
 }
 
 var marker = regexp.MustCompile(`(?m)^-- (\S+) --\n`)
@@ -204,11 +218,28 @@ func (s *script) step(words []string) error {
 		return err
 	case "save":
 		return os.WriteFile(words[1], s.stdout.Bytes(), 0o644)
+	case "openssl":
+		args := make([]string, 0, len(words))
+		for _, w := range words[1:] {
+			args = append(args, s.expand(w))
+		}
+		if out, err := exec.Command("openssl", args...).CombinedOutput(); err != nil {
+			return fmt.Errorf("%w: %s", err, out)
+		}
+	case "learn":
+		return s.learn(words[1], words[2])
+	case "version1":
+		return s.version1()
 	case "keyd":
 		s.state = words[1]
 	case "pin":
 		s.pins = words[1:]
 	case "clock":
+		if later, ok := strings.CutPrefix(words[1], "+"); ok {
+			d, err := time.ParseDuration(later)
+			s.now = time.Now().Add(d)
+			return err
+		}
 		var err error
 		s.now, err = time.Parse(time.RFC3339, words[1])
 		return err
@@ -223,6 +254,80 @@ func (s *script) step(words []string) error {
 	}
 	return nil
 }
+
+// learn is what filterd does behind a mail.
+func (s *script) learn(file, from string) error {
+	data, err := os.ReadFile(file)
+	if err != nil {
+		return err
+	}
+	certs, err := readCerts(file, data)
+	if err != nil {
+		return err
+	}
+	a, err := message.ParseAddress(from)
+	if err != nil {
+		return err
+	}
+	store, err := keyring.Open(filepath.Join(s.dir, "seen.db"))
+	if err != nil {
+		return err
+	}
+	defer store.Close()
+	for _, c := range certs {
+		c.Source, c.FirstSeen, c.LastSeen = "mail", s.now, s.now
+		if c.Role == keyring.Holder {
+			c.Addresses = []message.Address{a}
+		}
+		if err := store.Learn(s.t.Context(), c); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s *script) version1() error {
+	db, err := sql.Open("sqlite", filepath.Join(s.dir, "keyring.db"))
+	if err != nil {
+		return err
+	}
+	_, err = db.Exec("PRAGMA journal_mode = WAL;" + s.old)
+	return errors.Join(err, db.Close())
+}
+
+// court judges by the anchors of the keyring, and asks nobody.
+type court struct{ ring *keyring.Store }
+
+func (c court) Path(ctx context.Context, one keyring.Cert, use chain.Use, at time.Time) (chain.Path, error) {
+	list, err := c.ring.Authorities(ctx)
+	if err != nil && !errors.Is(err, keyring.ErrNoStore) {
+		return chain.Path{}, err
+	}
+	config := chain.Config{Mode: chain.Off}
+	for _, a := range list {
+		x, err := x509.ParseCertificate(a.Raw)
+		switch {
+		case err != nil:
+			return chain.Path{}, err
+		case a.Trust == keyring.Distrusted:
+		case a.Role == keyring.Anchor:
+			config.Anchors = append(config.Anchors, chain.Anchor{Cert: x, Own: true})
+		default:
+			config.Intermediates = append(config.Intermediates, x)
+		}
+	}
+	x, err := x509.ParseCertificate(one.Raw)
+	if err != nil {
+		return chain.Path{}, err
+	}
+	j, err := chain.New(config)
+	if err != nil {
+		return chain.Path{}, err
+	}
+	return j.Judge(ctx, chain.Request{Cert: x, At: at, Use: use})
+}
+
+func (c court) Close() error { return c.ring.Close() }
 
 // world is all that a command could change: the files and the keys. The
 // write-ahead log's index is the reader's own.
@@ -278,7 +383,15 @@ func (s *script) postern(args []string) int {
 			return keeper{s.token, s.state}, nil
 		},
 		Pipeline: func(_ context.Context, path string) (Pipeline, error) { return mailPath{}, nil },
-		Clock:    func(context.Context) (bool, bool) { return true, true },
+		Judge: func(_ context.Context, path string) (Judge, error) {
+			site, err := s.config(path)
+			if err != nil {
+				return nil, err
+			}
+			ring, err := keyring.OpenReadOnly(site.Keyring)
+			return court{ring}, err
+		},
+		Clock: func(context.Context) (bool, bool) { return true, true },
 		Greet: func(_ context.Context, h Hop) error {
 			if strings.HasPrefix(h.Address, "dead") {
 				return errors.New("connection refused")
@@ -310,7 +423,7 @@ func configDocStub(w io.Writer, daemon string) error {
 
 // config reads a Site as JSON; the default one is a small company.
 func (s *script) config(path string) (Site, error) {
-	site := Site{Keyring: filepath.Join(s.dir, "keyring.db"), KeepSocket: "keep.sock", UseSocket: "use.sock",
+	site := Site{Keyring: filepath.Join(s.dir, "keyring.db"), Seen: filepath.Join(s.dir, "seen.db"), KeepSocket: "keep.sock", UseSocket: "use.sock",
 		Hops:   []Hop{{"inbound", "mail.company1.example:25"}},
 		Policy: &policy.Policy{Domains: map[string]policy.Sign{"company1.example": policy.SignNever}, Default: policy.Optional, Undecryptable: policy.Mark}}
 	if path == DefaultConfig {

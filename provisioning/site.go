@@ -82,6 +82,42 @@ func (c *call) ring(write bool) (*keyring.Store, error) {
 	return c.store, err
 }
 
+// seen opens what verified mail brought, or gives nil where there is nothing yet.
+func (c *call) seen() (*keyring.Store, error) {
+	s, err := c.site()
+	if err != nil || s.Seen == "" {
+		return nil, err
+	}
+	if _, err := os.Stat(s.Seen); errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	store, err := keyring.OpenForeign(s.Seen)
+	if err != nil {
+		return nil, fmt.Errorf("seen certificates: %w", err)
+	}
+	return store, nil
+}
+
+// seenCerts are those that verified mail brought and that f lets pass, as far
+// as they may be believed.
+func (c *call) seenCerts(find func(*keyring.Store) ([]keyring.Cert, error)) (list []keyring.Cert, err error) {
+	store, err := c.seen()
+	if err != nil || store == nil {
+		return nil, err
+	}
+	defer store.Close()
+	found, err := find(store)
+	if err != nil {
+		return nil, fmt.Errorf("seen certificates: %w", err)
+	}
+	for _, one := range found {
+		if one, ok := keyring.Doubted(one); ok {
+			list = append(list, one)
+		}
+	}
+	return list, nil
+}
+
 // absent lets a missing keyring count as an empty one: for commands that only
 // list, an empty list is the truth. Never for the mail path.
 func absent(err error) error {
@@ -233,3 +269,28 @@ func (c *call) confirm(what, name string) error {
 }
 
 func (o owner) sameAddress(a message.Address) bool { return a.Key() == o.address.Key() }
+
+// upgrade opens the keyring to write, which brings it up to date.
+func upgrade(ctx context.Context, c *call) (any, error) {
+	s, err := c.site()
+	if err != nil {
+		return nil, err
+	}
+	switch _, err := os.Stat(s.Keyring); {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil, fmt.Errorf("upgrade keyring %s: %w", s.Keyring, keyring.ErrNoStore)
+	case err != nil:
+		return nil, fmt.Errorf("upgrade keyring: %w", err)
+	}
+	r, err := keyring.OpenReadOnly(s.Keyring)
+	if err == nil {
+		return c.already("%s is of this version", s.Keyring), r.Close()
+	}
+	if _, old := errors.AsType[hinted](err); !old {
+		return nil, err
+	}
+	if _, err := c.ring(true); err != nil && !c.dry() {
+		return nil, err
+	}
+	return c.did("bring %s up to this version", s.Keyring), nil
+}

@@ -3,8 +3,10 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"os"
 	"os/signal"
@@ -15,6 +17,7 @@ import (
 	"postern/appliance/config"
 	"postern/cmd/internal/gateway"
 	"postern/filter"
+	"postern/filter/chain"
 	"postern/filter/message"
 	"postern/filter/policy"
 	"postern/filter/transport"
@@ -35,6 +38,7 @@ func main() {
 		Version: version, Built: built(),
 		Keeper:   func(_ context.Context, socket string) (hsm.Keeper, error) { return client.Dial(socket), nil },
 		Config:   func(path string) (provisioning.Site, error) { return site(path, hops) },
+		Judge:    judge,
 		Pipeline: pipeline,
 		Secret:   provisioning.TerminalSecret(os.Stdin, os.Stderr),
 		Greet: func(ctx context.Context, h provisioning.Hop) error {
@@ -75,6 +79,16 @@ func site(path string, hops map[string]*transport.Hop) (provisioning.Site, error
 		return provisioning.Site{}, err
 	}
 	s := provisioning.Site{Keyring: c.Keyring, KeepSocket: c.Key.Keep, UseSocket: c.Key.Socket, Policy: rules}
+	if c.Default.Learn != "off" {
+		s.Seen = c.Seen
+	}
+	if c.SMIME.Roots == "public" {
+		public, err := chain.Bundle()
+		if err != nil {
+			return provisioning.Site{}, err
+		}
+		s.Roots = len(public)
+	}
 	for _, h := range []struct {
 		name string
 		*config.Hop
@@ -88,6 +102,35 @@ func site(path string, hops map[string]*transport.Hop) (provisioning.Site, error
 		s.Hops = append(s.Hops, provisioning.Hop{Name: h.name, Address: h.Address})
 	}
 	return s, nil
+}
+
+// court judges certificates as the mail path does.
+type court struct {
+	*gateway.SMIME
+	ring *gateway.Ring
+}
+
+// Close frees the files.
+func (c court) Close() error { return c.ring.Close() }
+
+// judge is nil where there is no configuration that says how.
+func judge(_ context.Context, path string) (provisioning.Judge, error) {
+	c, err := config.LoadFilterd(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	ring, err := gateway.OpenRing(c, false)
+	if err != nil {
+		return nil, err
+	}
+	s, err := gateway.NewSMIME(c, nil, ring)
+	if err != nil {
+		return nil, errors.Join(err, ring.Close())
+	}
+	return court{s, ring}, nil
 }
 
 // mailPath is the gateway of a configuration, without its relay.
