@@ -213,6 +213,17 @@ func TestConstraintsAbove(t *testing.T) {
 	}
 }
 
+// TestSelfIssuedUser is a user who is called as the authority is: constraints
+// let self-issued authorities pass, and not that.
+func TestSelfIssuedUser(t *testing.T) {
+	root := newCA(t, "root", nil)
+	middle := newCA(t, "middle", root, constrained(t, []general{mail("example.test")}, nil))
+	for address, want := range map[string]error{"a@example.test": nil, "a@evil.test": chain.ErrUntrusted} {
+		w := world{root, middle, newLeaf(t, middle, named(t, mail(address)), func(c *x509.Certificate) { c.Subject = middle.cert.Subject })}
+		wants(t, w.config(), w.request(), want)
+	}
+}
+
 // TestMalformedConstraints are those that can't be read: a path through them
 // is none.
 func TestMalformedConstraints(t *testing.T) {

@@ -282,11 +282,8 @@ func (l *crl) find(serial *big.Int) (found *entry, err error) {
 			return nil, bad
 		}
 		for !extensions.Empty() {
-			var ext, value cryptobyte.String
-			var oid asn1.ObjectIdentifier
-			var critical bool
-			if !extensions.ReadASN1(&ext, der.SEQUENCE) || !ext.ReadASN1ObjectIdentifier(&oid) ||
-				ext.PeekASN1Tag(der.BOOLEAN) && !ext.ReadASN1Boolean(&critical) || !ext.ReadASN1(&value, der.OCTET_STRING) {
+			oid, critical, value, ok := readExtension(&extensions)
+			if !ok {
 				return nil, bad
 			}
 			switch {
@@ -305,6 +302,14 @@ func (l *crl) find(serial *big.Int) (found *entry, err error) {
 	return found, nil
 }
 
+// readExtension reads an Extension (RFC 5280 §4.1).
+func readExtension(s *cryptobyte.String) (oid asn1.ObjectIdentifier, critical bool, value cryptobyte.String, ok bool) {
+	var ext cryptobyte.String
+	ok = s.ReadASN1(&ext, der.SEQUENCE) && ext.ReadASN1ObjectIdentifier(&oid) &&
+		(!ext.PeekASN1Tag(der.BOOLEAN) || ext.ReadASN1Boolean(&critical)) && ext.ReadASN1(&value, der.OCTET_STRING) && ext.Empty()
+	return oid, critical, value, ok
+}
+
 // readTime reads UTCTime or GeneralizedTime.
 func readTime(s *cryptobyte.String, t *time.Time) bool {
 	if s.PeekASN1Tag(der.UTCTime) {
@@ -313,14 +318,15 @@ func readTime(s *cryptobyte.String, t *time.Time) bool {
 	return s.ReadASN1GeneralizedTime(t)
 }
 
-// byLists judges path[i] by the lists at hand.
+// byLists judges path[i] by the lists at hand. A serial number is of one
+// certificate of its issuer, so that what any of the issuer's lists revokes is
+// revoked; good is only what those that cover it do not have.
 func (q *inquiry) byLists(path []*x509.Certificate, i int, deep bool) verdict {
 	c := path[i]
 	issuer := canonical(c.RawIssuer).key()
 	points, err := pointsOf(c)
 	if err != nil {
-		q.say("%v", err)
-		return verdict{}
+		q.say("%v", err) // lists without a point of their own are as good as before
 	}
 	if slices.ContainsFunc(points, func(p point) bool { return p.indirect }) {
 		q.say("%s names an indirect revocation list, which is not taken", name(c))
@@ -328,7 +334,7 @@ func (q *inquiry) byLists(path []*x509.Certificate, i int, deep bool) verdict {
 	covered := 0
 	var signed []*crl
 	for _, l := range q.lists {
-		if l.issuer != issuer || l.covers(c, points) == 0 {
+		if l.issuer != issuer {
 			continue
 		}
 		if err := q.signs(l, path, i, deep); err != nil {

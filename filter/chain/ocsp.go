@@ -110,6 +110,21 @@ func scanResponse(raw []byte, serial *big.Int, issuer *x509.Certificate) (embedd
 		!data.SkipASN1(der.GeneralizedTime) || !data.ReadASN1(&singles, der.SEQUENCE) {
 		return nil, bad
 	}
+	if !data.Empty() { // responseExtensions
+		var extensions cryptobyte.String
+		if !data.ReadASN1(&extensions, context(1)) || !extensions.ReadASN1(&extensions, der.SEQUENCE) {
+			return nil, bad
+		}
+		for !extensions.Empty() {
+			oid, critical, _, ok := readExtension(&extensions)
+			if !ok {
+				return nil, bad
+			}
+			if critical {
+				return nil, fmt.Errorf("read OCSP response: critical extension %v is unknown: %w", oid, ErrForm)
+			}
+		}
+	}
 	found := false
 	for n := 0; !singles.Empty(); n++ {
 		var single, id, algorithm, nameHash, keyHash cryptobyte.String

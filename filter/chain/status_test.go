@@ -115,6 +115,7 @@ func TestLists(t *testing.T) {
 		"some reasons":                {w.middle.crl(extended(true, []byte{0x30, 4, 0x83, 2, 5, 0x60}, 2, 5, 29, 28)), unknown, nil, chain.Unknown},
 		"some reasons, revoked":       {w.middle.crl(extended(true, []byte{0x30, 4, 0x83, 2, 5, 0x60}, 2, 5, 29, 28), w.leaf), chain.ErrRevoked, chain.ErrRevoked, 0},
 		"of another point":            {w.middle.crl(extended(true, append([]byte{0x30, 10, 0xa0, 8, 0xa0, 6, 0x86, 4}, "http"...), 2, 5, 29, 28)), unknown, nil, chain.Unknown},
+		"of another point, revoked":   {w.middle.crl(extended(true, append([]byte{0x30, 10, 0xa0, 8, 0xa0, 6, 0x86, 4}, "http"...), 2, 5, 29, 28), w.leaf), chain.ErrRevoked, chain.ErrRevoked, 0},
 		"a delta alone":               {w.middle.crl(extended(true, []byte{2, 1, 1}, 2, 5, 29, 27)), unknown, nil, chain.Unknown},
 		"a delta alone, revoked":      {w.middle.crl(extended(true, []byte{2, 1, 1}, 2, 5, 29, 27), w.leaf), chain.ErrRevoked, chain.ErrRevoked, 0},
 		"revoked after the judgement": {w.middle.crl(both(dated(now.Add(day), now.Add(2*day)), func(l *x509.RevocationList) { l.RevokedCertificateEntries[0].RevocationTime = now.Add(time.Hour) }), w.leaf), unknown, nil, chain.Unknown},
