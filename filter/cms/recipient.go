@@ -11,8 +11,8 @@ import (
 )
 
 const (
-	// maxRecipients bounds those that are looked at, and kept. Who has the
-	// message to himself puts them first; a list of thousands costs no more.
+	// maxRecipients bounds those that are looked at, and those that are kept: a
+	// list of thousands costs no more than that.
 	maxRecipients = 16
 	// maxRecipientInfo bounds one RecipientInfo, in bytes. A key agreement may
 	// be one for all recipients (RFC 5652 §6.2.2), of 100 to 300 bytes each.
