@@ -59,6 +59,8 @@ var agreements = map[string]map[crypto.Hash]string{
 const (
 	oidOAEP          = "1.2.840.113549.1.1.7"
 	oidPSS           = "1.2.840.113549.1.1.10"
+	oidEnveloped     = "1.2.840.113549.1.7.3"
+	oidSigned        = "1.2.840.113549.1.7.2"
 	oidAuthEnveloped = "1.2.840.113549.1.9.16.1.23"
 )
 
