@@ -35,6 +35,9 @@ type Config struct {
 	Spools     *message.Spools
 	// Learn keeps certificates that verified mail brought; nil: none are kept.
 	Learn Learner
+	// Begin gives the context of one mail: what all judgements of certificates
+	// for it share, as the time that they may take. nil: nothing.
+	Begin func(ctx context.Context) context.Context
 	// Judge tells whether a certificate that arrived by itself can be sealed to
 	// as somebody's all the same, where he has none that is trusted: nil, or why
 	// not. An error that is no ErrUnfit defers the mail. No Judge: none can.

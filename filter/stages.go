@@ -31,6 +31,9 @@ var (
 )
 
 func (g *Gateway) walk(ctx context.Context, stages []stage, p *passage) error {
+	if g.Begin != nil {
+		ctx = g.Begin(ctx)
+	}
 	for _, s := range stages {
 		if err := ctx.Err(); err != nil {
 			return err

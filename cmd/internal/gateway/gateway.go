@@ -112,6 +112,7 @@ func New(c *config.Filterd, token hsm.Token, ring *Ring, log *slog.Logger) (*fil
 			xs,
 		},
 		Policy:  rules,
+		Begin:   xs.Begin,
 		Revoked: xs.Revoked,
 		Hops:    hops,
 		// A sealed copy is bigger than the mail: base64 inside armour.

@@ -203,6 +203,15 @@ func (s *SMIME) Path(ctx context.Context, c keyring.Cert, use chain.Use, at time
 	return now.judge.Judge(ctx, chain.Request{Cert: x, At: at, Use: use})
 }
 
+// Begin lets all judgements of one mail share one budget.
+func (s *SMIME) Begin(ctx context.Context) context.Context {
+	now, err := s.now(ctx)
+	if err != nil {
+		return ctx // whoever needs a judgement meets the error himself
+	}
+	return now.judge.Mail(ctx)
+}
+
 // Fit is nil for a certificate that names the address itself and whose path is
 // good for sealing. Anything that says so for now only, is no filter.ErrUnfit.
 func (s *SMIME) Fit(ctx context.Context, c keyring.Cert, a message.Address, at time.Time) error {
