@@ -1,0 +1,291 @@
+package gateway
+
+import (
+	"bytes"
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"errors"
+	"io"
+	"log/slog"
+	"math/big"
+	"os"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+
+	"postern/appliance/config"
+	"postern/filter"
+	"postern/filter/chain"
+	"postern/filter/keyring"
+	"postern/filter/message"
+	"postern/filter/policy"
+	"postern/filter/protect"
+	"postern/filter/smime"
+	"postern/hsm/hsmtest"
+)
+
+var noon = time.Date(2026, 11, 24, 12, 0, 0, 0, time.UTC)
+
+// load is filterd.toml with more behind it, and its state in a folder.
+func load(t *testing.T, more string) *config.Filterd {
+	t.Helper()
+	dir := t.TempDir()
+	path := filepath.Join(dir, "filterd.toml")
+	text := `authserv-id = "gw.company1.example"
+state = "` + dir + `"
+[[listener]]
+name = "outside"
+address = ":25"
+direction = "inbound"
+[next-hop.inbound]
+address = "mail.company1.example:25"
+` + more
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c, err := config.LoadFilterd(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+const domain = "[domain.\"company1.example\"]\n"
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestPolicy(t *testing.T) {
+	c := load(t, domain+`escrow = ["archive@company1.example"]
+[partner."grid.example"]
+format = ["smime"]
+smime = { cipher = "aes-128-gcm", oaep = true, pss = true }
+[partner."*.partner.example"]
+[default]
+format = ["smime", "openpgp"]
+`)
+	p, err := Policy(c)
+	must(t, err)
+	both := []keyring.Format{keyring.SMIME, keyring.OpenPGP}
+	want := map[string]policy.Form{
+		"grid.example":      {Formats: both[:1], Style: protect.Style{Cipher: "aes-128-gcm", OAEP: true, PSS: true}},
+		"*.partner.example": {Formats: both},
+	}
+	if !reflect.DeepEqual(p.Forms, want) || !reflect.DeepEqual(p.Formats, both) {
+		t.Errorf("got forms %+v and formats %v, want %+v and %v", p.Forms, p.Formats, want, both)
+	}
+	if got := p.Escrow["company1.example"]; len(got) != 1 || got[0] != "archive@company1.example" {
+		t.Errorf("got escrow %v", got)
+	}
+}
+
+// authority is a CA of the test.
+type authority struct {
+	cert *x509.Certificate
+	key  *ecdsa.PrivateKey
+}
+
+var serial int64
+
+// issue certifies a new key; nil certifies itself.
+func (a *authority) issue(t *testing.T, name string, template x509.Certificate) *authority {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	must(t, err)
+	serial++
+	template.SerialNumber, template.Subject = big.NewInt(serial), pkix.Name{CommonName: name}
+	template.NotBefore, template.NotAfter, template.BasicConstraintsValid = noon.AddDate(-1, 0, 0), noon.AddDate(1, 0, 0), true
+	by := &authority{&template, key}
+	if a != nil {
+		by = a
+	}
+	der, err := x509.CreateCertificate(rand.Reader, &template, by.cert, &key.PublicKey, by.key)
+	must(t, err)
+	cert, err := x509.ParseCertificate(der)
+	must(t, err)
+	return &authority{cert, key}
+}
+
+var (
+	ca     = x509.Certificate{IsCA: true, KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageCRLSign}
+	reader = x509.Certificate{KeyUsage: x509.KeyUsageKeyAgreement, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageEmailProtection}, EmailAddresses: []string{"bob@partner.example"}}
+	bob    = message.Address{Local: "bob", Domain: "partner.example"}
+)
+
+// entry is a certificate as the keyring keeps it.
+func entry(t *testing.T, a *authority, trust keyring.Trust, role keyring.Role) keyring.Cert {
+	t.Helper()
+	list, err := smime.Read(a.cert.Raw)
+	must(t, err)
+	list[0].Trust, list[0].Role, list[0].Source = trust, role, "test"
+	return list[0]
+}
+
+// TestAuthoritiesCountAtOnce: what an operator adds or distrusts counts for the
+// next certificate. What filterd writes itself gives a way, and never an end.
+func TestAuthoritiesCountAtOnce(t *testing.T) {
+	c := load(t, domain+"[smime]\nroots = \"own\"\nrevocation = \"off\"\n")
+	operators, err := keyring.Open(c.Keyring)
+	must(t, err)
+	defer operators.Close()
+	ring, err := OpenRing(c, true)
+	must(t, err)
+	defer ring.Close()
+	s, err := NewSMIME(c, hsmtest.Memory(t), ring)
+	must(t, err)
+	var none *authority
+	root := none.issue(t, "root", ca)
+	sub := root.issue(t, "sub", ca)
+	leaf := entry(t, sub.issue(t, "bob", reader), keyring.Seen, keyring.Holder)
+	for _, step := range []struct {
+		name string
+		do   func() error
+		want error
+	}{
+		{"nobody is trusted", func() error { return nil }, chain.ErrUntrusted},
+		{"mail brings the way", func() error {
+			return ring.learned.Learn(t.Context(), entry(t, sub, keyring.Seen, keyring.Intermediate))
+		}, chain.ErrUntrusted},
+		{"filterd writes an anchor", func() error {
+			return ring.learned.Import(t.Context(), entry(t, root, keyring.Trusted, keyring.Anchor))
+		}, chain.ErrUntrusted},
+		{"an operator adds it", func() error { return operators.Import(t.Context(), entry(t, root, keyring.Trusted, keyring.Anchor)) }, nil},
+		{"an operator distrusts the way", func() error {
+			return operators.Import(t.Context(), entry(t, sub, keyring.Distrusted, keyring.Intermediate))
+		}, chain.ErrUntrusted},
+		{"and trusts it again", func() error {
+			return operators.SetTrust(t.Context(), entry(t, sub, "", "").Fingerprint, keyring.Trusted)
+		}, nil},
+		{"an operator distrusts the anchor", func() error {
+			return operators.SetTrust(t.Context(), entry(t, root, "", "").Fingerprint, keyring.Distrusted)
+		}, chain.ErrUntrusted},
+	} {
+		must(t, step.do())
+		if _, err := s.Path(t.Context(), leaf, chain.Encryption, noon); !errors.Is(err, step.want) {
+			t.Errorf("%s: got %v, want %v", step.name, err, step.want)
+		}
+	}
+}
+
+// TestFit: what mail brought is sealed to only as the one whom it names, and
+// only by a good path. Where that is not known now, the mail waits.
+func TestFit(t *testing.T) {
+	var none *authority
+	root := none.issue(t, "root", ca)
+	good := entry(t, root.issue(t, "bob", reader), keyring.Seen, keyring.Holder)
+	signer := reader
+	signer.KeyUsage = x509.KeyUsageDigitalSignature
+	garbage := good
+	garbage.Raw = []byte{1}
+	for _, test := range []struct {
+		name, revocation string
+		cert             keyring.Cert
+		a                message.Address
+		at               time.Time
+		fit, waits       bool
+	}{
+		{"good", "soft", good, bob, noon, true, false},
+		{"another address", "soft", good, message.Address{Local: "ceo", Domain: "company1.example"}, noon, false, false},
+		{"expired", "soft", good, bob, noon.AddDate(2, 0, 0), false, false},
+		{"only signs", "soft", entry(t, root.issue(t, "bob", signer), keyring.Seen, keyring.Holder), bob, noon, false, false},
+		{"of nobody", "soft", entry(t, none.issue(t, "bob", reader), keyring.Seen, keyring.Holder), bob, noon, false, false},
+		{"garbage", "soft", garbage, bob, noon, false, false},
+		{"OpenPGP", "soft", keyring.Cert{Format: keyring.OpenPGP, Raw: good.Raw, Fingerprint: good.Fingerprint}, bob, noon, false, false},
+		{"nobody says whether it is revoked", "hard", good, bob, noon, false, true},
+	} {
+		c := load(t, domain+"[smime]\nroots = \"own\"\nrevocation = \""+test.revocation+"\"\n")
+		operators, err := keyring.Open(c.Keyring)
+		must(t, err)
+		defer operators.Close()
+		must(t, operators.Import(t.Context(), entry(t, root, keyring.Trusted, keyring.Anchor)))
+		s, err := NewSMIME(c, hsmtest.Memory(t), operators)
+		must(t, err)
+		err = s.Fit(s.Begin(t.Context()), test.cert, test.a, test.at)
+		if (err == nil) != test.fit || errors.Is(err, filter.ErrUnfit) != (!test.fit && !test.waits) {
+			t.Errorf("%s: got %v, want fit %v, waits %v", test.name, err, test.fit, test.waits)
+		}
+		if s.Revoked(t.Context(), test.cert, test.at) {
+			t.Errorf("%s: got revoked", test.name)
+		}
+	}
+}
+
+// TestRing: the mail path writes what mail brought, and nothing else.
+func TestRing(t *testing.T) {
+	c := load(t, domain)
+	operators, err := keyring.Open(c.Keyring)
+	must(t, err)
+	must(t, operators.Import(t.Context(), keyring.Cert{Format: keyring.OpenPGP, Fingerprint: strings.Repeat("A", 40), Raw: []byte{1}, Trust: keyring.Trusted, Source: "import", Addresses: []message.Address{bob}}))
+	must(t, operators.Close())
+	before, err := os.ReadFile(c.Keyring)
+	must(t, err)
+
+	early, err := OpenRing(c, false) // an operator looks before filterd has run
+	must(t, err)
+	if list, err := early.Certs(t.Context(), bob); err != nil || len(list) != 1 {
+		t.Errorf("before: got %d, %v, want 1", len(list), err)
+	}
+	must(t, early.Close())
+
+	ring, err := OpenRing(c, true)
+	must(t, err)
+	leaf := entry(t, (*authority)(nil).issue(t, "bob", reader), keyring.Trusted, keyring.Holder)
+	must(t, ring.learned.Learn(t.Context(), leaf))
+	if err := ring.Import(t.Context(), leaf); err == nil {
+		t.Error("import into the operators' keyring: got nil, want an error")
+	}
+	list, err := ring.Certs(t.Context(), bob)
+	if err != nil || len(list) != 2 || list[1].Trust != keyring.Seen {
+		t.Errorf("got %v, %v, want one that is trusted and one that was seen", list, err)
+	}
+	must(t, ring.Close())
+	after, err := os.ReadFile(c.Keyring)
+	must(t, err)
+	if !bytes.Equal(before, after) {
+		t.Error("the operators' keyring is not as it was")
+	}
+
+	c.Default.Learn = "off"
+	off, err := OpenRing(c, true)
+	must(t, err)
+	defer off.Close()
+	if list, err := off.Certs(t.Context(), bob); err != nil || len(list) != 1 {
+		t.Errorf("off: got %d, %v, want 1", len(list), err)
+	}
+
+	c.Default.Learn, c.Seen = "seen", filepath.Join(c.Keyring, "below", "a-file.db")
+	if _, err := OpenRing(c, true); err == nil || !strings.Contains(err.Error(), "(hint: ") {
+		t.Errorf("no folder: got %v, want an error with a hint", err)
+	}
+}
+
+// TestLearnIsWired: each word of the configuration reaches the mail path.
+func TestLearnIsWired(t *testing.T) {
+	for word, want := range map[string][2]bool{"off": {false, false}, "seen": {true, false}, "chain": {true, true}} {
+		c := load(t, domain+"[default]\nlearn = \""+word+"\"\n")
+		operators, err := keyring.Open(c.Keyring)
+		must(t, err)
+		must(t, operators.Close())
+		ring, err := OpenRing(c, true)
+		must(t, err)
+		g, err := New(c, hsmtest.Memory(t), ring, slog.New(slog.NewTextHandler(io.Discard, nil)))
+		must(t, err)
+		if got := [2]bool{g.Learn != nil, g.Judge != nil}; got != want || len(g.Protectors) != 2 || g.Revoked == nil {
+			t.Errorf("%s: got learn and judge %v, want %v", word, got, want)
+		}
+		if ctx := g.Begin(context.Background()); ctx == context.Background() {
+			t.Errorf("%s: a mail has no budget", word)
+		}
+		must(t, ring.Close())
+	}
+}
