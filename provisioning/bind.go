@@ -25,6 +25,9 @@ func addSMIME(ctx context.Context, c *call, o owner, path string, certs []keyrin
 	}
 	var holders, authorities []keyring.Cert
 	for _, one := range certs {
+		if one.Role != keyring.Holder && c.on["expired"] && len(certs) == 1 && holding(keys, one) != nil {
+			one.Role = keyring.Holder // old programs made themselves authorities
+		}
 		if one.Role == keyring.Holder {
 			holders = append(holders, one)
 		} else {
@@ -38,7 +41,8 @@ func addSMIME(ctx context.Context, c *call, o owner, path string, certs []keyrin
 	var ids []keyring.Identity
 	var way []keyring.Cert
 	for _, one := range holders {
-		if err := c.bindable(o, one, keys); err != nil {
+		use, err := c.bindable(o, one, keys)
+		if err != nil {
 			return nil, err
 		}
 		x, err := parseX509(one)
@@ -58,7 +62,7 @@ func addSMIME(ctx context.Context, c *call, o owner, path string, certs []keyrin
 			return nil, err
 		}
 		one.Trust, one.Source, one.FirstSeen, one.LastSeen = keyring.Trusted, "import", c.now(), c.now()
-		id := keyring.Identity{Cert: one, Address: o.address, Domain: o.domain}
+		id := keyring.Identity{Cert: one, Address: o.address, Domain: o.domain, Use: use}
 		ids = append(ids, id)
 		result.Identities = append(result.Identities, identityLineOf(id))
 	}
@@ -91,19 +95,29 @@ func addSMIME(ctx context.Context, c *call, o owner, path string, certs []keyrin
 	return result, nil
 }
 
-// bindable says why a certificate can't be one of ours.
-func (c *call) bindable(o owner, cert keyring.Cert, keys []hsm.Key) error {
-	x, err := parseX509(cert)
-	if err != nil {
-		return err
-	}
+// holding is the key of a certificate, nil where the token has none of it.
+func holding(keys []hsm.Key, cert keyring.Cert) *hsm.Key {
 	i := slices.IndexFunc(keys, func(k hsm.Key) bool { return slices.Contains(cert.KeyIDs, k.ID) })
 	if i < 0 {
-		return no("see `postern key list`; a certificate is bound by the public key in it, so it has to be made for a key of the token: `postern identity create --use smime`",
+		return nil
+	}
+	return &keys[i]
+}
+
+// bindable says why a certificate can't be one of ours, or what its key does.
+// Where the certificate allows more it goes by the key: many authorities allow
+// everything, and keys that were brought from elsewhere open old mail.
+func (c *call) bindable(o owner, cert keyring.Cert, keys []hsm.Key) (hsm.Usage, error) {
+	x, err := parseX509(cert)
+	if err != nil {
+		return 0, err
+	}
+	key := holding(keys, cert)
+	if key == nil {
+		return 0, no("see `postern key list`; a certificate is bound by the public key in it, so it has to be made for a key of the token: `postern identity create --use smime`",
 			"add identity of %s: the key of certificate %s is not in the token", o, cert.Fingerprint)
 	}
-	key := keys[i]
-	if use := useOf(cert); use != key.Usage.String() {
+	if use := useOf(cert); use != key.Usage.String() && use != useBoth {
 		want := "digitalSignature alone"
 		if key.Usage == hsm.Unwrap {
 			want = "keyEncipherment alone"
@@ -111,14 +125,14 @@ func (c *call) bindable(o owner, cert keyring.Cert, keys []hsm.Key) error {
 				want = "keyAgreement alone"
 			}
 		}
-		return no("a key of the token has one use; ask the authority for a certificate with key usage "+want,
+		return 0, no("a key of the token has one use; ask the authority for a certificate with key usage "+want,
 			"add identity of %s: certificate %s is to %s (key usage %s), and its key %s can only %s", o, cert.Fingerprint, use, usageWords(x), key.Label, key.Usage)
 	}
 	if o.domain == "" && !slices.ContainsFunc(cert.Addresses, o.sameAddress) {
-		return no("ask for one that names the address, or bind it to the domain with --domain", "add identity: certificate %s does not name %s", cert.Fingerprint, o)
+		return 0, no("ask for one that names the address, or bind it to the domain with --domain", "add identity: certificate %s does not name %s", cert.Fingerprint, o)
 	}
 	if !valid(cert, c.now()) && !c.on["expired"] {
-		return no("`--expired` binds it all the same, to open old mail", "add identity: certificate %s expired on %s", cert.Fingerprint, day(stamp(cert.Expires)))
+		return 0, no("`--expired` binds it all the same, to open old mail", "add identity: certificate %s expired on %s", cert.Fingerprint, day(stamp(cert.Expires)))
 	}
 	at := c.now() // from the first day on it has to work
 	if at.Before(cert.Created) {
@@ -129,13 +143,13 @@ func (c *call) bindable(o owner, cert keyring.Cert, keys []hsm.Key) error {
 	}
 	if key.Usage == hsm.Sign {
 		err = signs(keyring.Identity{Cert: cert, Address: o.address, Domain: o.domain}, at)
-	} else {
+	} else if !c.on["expired"] { // old mail is opened whatever it was sealed to
 		err = sealable(cert, at)
 	}
 	if err != nil {
-		return no("ask the authority for a certificate for mail: extended key usage emailProtection, RSA with 2048 bits or more, P-256, P-384 or P-521", "add identity of %s: %w", o, err)
+		return 0, no("ask the authority for a certificate for mail: extended key usage emailProtection, RSA with 2048 bits or more, P-256, P-384 or P-521", "add identity of %s: %w", o, err)
 	}
-	return nil
+	return key.Usage, nil
 }
 
 // keepAuthority keeps one on the way, and changes nothing that was said of it.
@@ -166,7 +180,7 @@ func pairNote(ours []keyring.Identity, o owner, c *call) []string {
 	has := map[string]bool{}
 	for _, i := range ours {
 		if i.Format == keyring.SMIME && o.is(i) && valid(i.Cert, c.now()) {
-			has[useOf(i.Cert)] = true
+			has[doesOf(i)] = true
 		}
 	}
 	switch {
@@ -196,7 +210,7 @@ func (c *call) exportSMIME(ctx context.Context, store *keyring.Store, list []key
 	}
 	var way []keyring.Cert
 	for _, use := range []string{hsm.Sign.String(), hsm.Unwrap.String()} {
-		fit := slices.DeleteFunc(slices.Clone(list), func(i keyring.Identity) bool { return useOf(i.Cert) != use })
+		fit := slices.DeleteFunc(slices.Clone(list), func(i keyring.Identity) bool { return doesOf(i) != use })
 		if len(fit) == 0 {
 			continue
 		}

@@ -202,7 +202,7 @@ func (c *call) examineKeyring(ctx context.Context, e *examined, site Site, keys 
 	newest := map[string]bool{}
 	for _, i := range ours {
 		name := "identity " + ownerOf(i).String()
-		kind := string(i.Format) + " " + useOf(i.Cert) + " " + ownerOf(i).String()
+		kind := string(i.Format) + " " + doesOf(i) + " " + ownerOf(i).String()
 		renew := "`postern identity create --successor`"
 		if i.Format == keyring.SMIME {
 			renew = "get a new one with `postern identity create --use smime`, and bind it with `postern identity add`"
@@ -267,7 +267,7 @@ func examinePairs(e *examined, ours []keyring.Identity, at time.Time) {
 			uses[o] = map[string]bool{}
 			owners = append(owners, o)
 		}
-		uses[o][useOf(i.Cert)] = true
+		uses[o][doesOf(i)] = true
 	}
 	const hint = "`postern identity create --use smime` writes what the authority needs for it"
 	for _, o := range owners {

@@ -27,7 +27,7 @@ type identityLine struct {
 }
 
 func identityLineOf(i keyring.Identity) identityLine {
-	l := identityLine{Owner: ownerOf(i).String(), certLine: certLineOf(i.Cert), Use: useOf(i.Cert), KeyIDs: []string{}}
+	l := identityLine{Owner: ownerOf(i).String(), certLine: certLineOf(i.Cert), Use: doesOf(i), KeyIDs: []string{}}
 	for _, id := range i.KeyIDs {
 		l.KeyIDs = append(l.KeyIDs, id.String())
 	}

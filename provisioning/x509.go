@@ -147,6 +147,14 @@ func useOf(c keyring.Cert) string {
 	return useNone
 }
 
+// doesOf is what an identity does: what its certificate allows and its key can.
+func doesOf(i keyring.Identity) string {
+	if i.Use != 0 {
+		return i.Use.String()
+	}
+	return useOf(i.Cert)
+}
+
 var keyUsages = []struct {
 	bit  x509.KeyUsage
 	name string

@@ -244,16 +244,20 @@ func (s *Store) Bind(ctx context.Context, i Identity) error {
 	if i.Trust == "" {
 		i.Trust = Trusted
 	}
-	var key string
+	var key, use string
 	if !i.Address.IsZero() {
 		key = i.Address.Key()
+	}
+	if i.Use != 0 {
+		use = i.Use.String()
 	}
 	return s.change(ctx, "bind identity", func(tx *sql.Tx) error {
 		if err := put(ctx, tx, i.Cert, false); err != nil {
 			return err
 		}
-		_, err := tx.ExecContext(ctx, "INSERT OR IGNORE INTO identity (fingerprint, address, local, domain, owner_domain) VALUES (?, ?, ?, ?, ?)",
-			i.Fingerprint, key, i.Address.Local, i.Address.Domain, strings.ToLower(i.Domain))
+		_, err := tx.ExecContext(ctx, `INSERT INTO identity (fingerprint, address, local, domain, owner_domain, use) VALUES (?, ?, ?, ?, ?, ?)
+			ON CONFLICT DO UPDATE SET use = excluded.use`,
+			i.Fingerprint, key, i.Address.Local, i.Address.Domain, strings.ToLower(i.Domain), use)
 		return err
 	})
 }

@@ -116,7 +116,7 @@ func (s *Store) identities(ctx context.Context, rest string, args ...any) ([]Ide
 	if err != nil {
 		return nil, err
 	}
-	rows, err := db.QueryContext(ctx, "SELECT "+certColumns+", i.local, i.domain, i.owner_domain FROM identity i JOIN cert c USING (fingerprint) "+rest, args...)
+	rows, err := db.QueryContext(ctx, "SELECT "+certColumns+", i.local, i.domain, i.owner_domain, i.use FROM identity i JOIN cert c USING (fingerprint) "+rest, args...)
 	if err != nil {
 		return nil, fmt.Errorf("read keyring: %w", err)
 	}
@@ -124,8 +124,14 @@ func (s *Store) identities(ctx context.Context, rest string, args ...any) ([]Ide
 	var list []Identity
 	for rows.Next() {
 		var i Identity
-		if i.Cert, err = scan(rows, &i.Address.Local, &i.Address.Domain, &i.Domain); err != nil {
+		var use string
+		if i.Cert, err = scan(rows, &i.Address.Local, &i.Address.Domain, &i.Domain, &use); err != nil {
 			return nil, fmt.Errorf("read keyring: %w", err)
+		}
+		for _, u := range []hsm.Usage{hsm.Sign, hsm.Unwrap} {
+			if u.String() == use {
+				i.Use = u
+			}
 		}
 		list = append(list, i)
 	}

@@ -75,6 +75,9 @@ type Identity struct {
 	Cert
 	Address message.Address // a user's identity; zero for a domain's
 	Domain  string          // a domain's identity: every address there without one of its own
+	// Use is what the key in the token does where the certificate allows more,
+	// as X.509 certificates with several key usages do; 0: all that it allows.
+	Use hsm.Usage
 }
 
 // KeyRing is what the mail path asks. An address is matched exactly after

@@ -37,7 +37,7 @@ const (
 	maxCaps      = 8 << 10 // bytes of capabilities
 	maxSources   = 16      // of one certificate
 	minPrefix    = 8       // hexadecimal digits that name a certificate
-	version      = 2       // user_version that the last migration makes
+	version      = 3       // user_version that the last migration makes
 )
 
 // migrations are N.sql: what makes version N of the version before.

@@ -175,6 +175,19 @@ func TestIdentities(t *testing.T) {
 	}
 }
 
+// TestUse: what the key of an identity does stays, and binding it again says it anew.
+func TestUse(t *testing.T) {
+	s, _ := open(t)
+	id := Identity{Cert: cert(t, "C1", "u@ours.example"), Domain: "ours.example"}
+	for _, use := range []hsm.Usage{hsm.Unwrap, hsm.Sign, 0} {
+		id.Use = use
+		must(t, s.Bind(t.Context(), id))
+		if list, err := s.AllIdentities(t.Context()); err != nil || len(list) != 1 || list[0].Use != use {
+			t.Errorf("%s: got %v, %v", use, list, err)
+		}
+	}
+}
+
 // TestPartnerAndIdentity: one certificate in both roles; ending one leaves the other.
 func TestPartnerAndIdentity(t *testing.T) {
 	s, _ := open(t)

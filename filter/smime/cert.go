@@ -96,7 +96,7 @@ func signerOf(i keyring.Identity, at time.Time) (*x509.Certificate, error) {
 	case err != nil:
 	case len(i.KeyIDs) != 1:
 		err = fmt.Errorf("its key is none of a token: %w", hsm.ErrRefused)
-	case !maySign(x):
+	case !maySign(x) || i.Use == hsm.Unwrap:
 		err = fmt.Errorf("not for signatures: %w", hsm.ErrRefused)
 	default:
 		if err = fit(x, at); err != nil {

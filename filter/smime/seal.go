@@ -17,6 +17,7 @@ import (
 	"postern/filter/protect"
 	"postern/filter/protect/entity"
 	"postern/filter/protect/headers"
+	"postern/hsm"
 )
 
 // Errors of Seal beside those of protect and hsm.
@@ -152,7 +153,7 @@ func (p *Protector) signing(r protect.SealRequest) (*cms.SignRequest, error) {
 // where he has none.
 func answerTo(signer keyring.Identity, own []keyring.Identity, at time.Time) (first *x509.Certificate) {
 	for _, id := range own {
-		if id.Format != keyring.SMIME || len(id.KeyIDs) != 1 {
+		if id.Format != keyring.SMIME || len(id.KeyIDs) != 1 || id.Use == hsm.Sign {
 			continue
 		}
 		x, err := recipientOf(id.Cert, at)

@@ -29,7 +29,7 @@ func (p *Protector) unwrap(ctx context.Context, e *cms.Envelope, identities []ke
 	refusal := protect.ErrCannotOpen
 	for _, id := range identities[:min(len(identities), maxIdentities)] {
 		x, err := parseCert(id.Cert)
-		if err != nil || len(id.KeyIDs) != 1 || !maySeal(x) { // the refusal of a key that signs would look like a broken configuration
+		if err != nil || len(id.KeyIDs) != 1 || !maySeal(x) || id.Use == hsm.Sign { // the refusal of a key that signs would look like a broken configuration
 			continue
 		}
 		for i := range e.Recipients {
