@@ -182,3 +182,15 @@ func TestTypeOf(t *testing.T) {
 		}
 	}
 }
+
+// However attributes and their values stand, they are signed in one order (X.690 §11.6).
+func TestPrintAttributes(t *testing.T) {
+	short, long, other := []byte{4, 1, 9}, []byte{4, 2, 0, 0}, []byte{2, 1, 1}
+	want := unhex(t, "3123"+"3005"+"06012a3100"+"300b"+"06012b3106"+"020101"+"040109"+"300d"+"06022a033107"+"040109"+"04020000")
+	a, b, c := one(asn1.ObjectIdentifier{1, 2}), one(asn1.ObjectIdentifier{1, 3}, short, other), one(asn1.ObjectIdentifier{1, 2, 3}, long, short)
+	for _, all := range [][]attribute{{a, b, c}, {c, b, a}, {b, c, a}, {c, a, b}} {
+		if got, err := printAttributes(all); !bytes.Equal(got, want) || err != nil {
+			t.Errorf("got %x, %v, want %x", got, err, want)
+		}
+	}
+}
