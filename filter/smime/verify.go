@@ -56,9 +56,6 @@ type verifier struct {
 
 func (p *Protector) verifier(ctx context.Context, r protect.OpenRequest) *verifier {
 	v := &verifier{Protector: p, ctx: ctx, at: r.At}
-	if p.Judge != nil {
-		v.ctx = p.Judge.Mail(ctx)
-	}
 	for _, c := range r.Certs {
 		if c.Format == keyring.SMIME && len(v.known) < maxKnown {
 			v.known = append(v.known, c)
