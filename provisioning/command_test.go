@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -145,5 +146,64 @@ func TestSecretKindsAreRecognised(t *testing.T) {
 		if got := secretKind(c.data); got != "" != c.want {
 			t.Errorf("%s: got %q, want secret %v", c.name, got, c.want)
 		}
+	}
+}
+
+// TestTrustReadsTheBytes (R16): filterd writes what was seen, and whoever takes
+// it over writes there what he likes. What is promoted is what the bytes say,
+// under the name that they have.
+func TestTrustReadsTheBytes(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		forge  func(*keyring.Cert)
+		status int
+		want   string
+	}{
+		{"claims another address, a domain, and trust", func(c *keyring.Cert) {
+			c.Addresses = []message.Address{{Local: "ceo", Domain: "company1.example"}}
+			c.Domains, c.Trust = []string{"company1.example"}, keyring.Trusted
+		}, ExitDone, "[bob@partner.example] []"},
+		{"is another's", func(c *keyring.Cert) { c.Fingerprint = strings.Repeat("A", 40) }, ExitNo, ""},
+		{"is no certificate", func(c *keyring.Cert) { c.Raw = []byte("nothing") }, ExitNo, ""},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			s := newScript(t)
+			data, err := os.ReadFile("bob.asc")
+			if err != nil {
+				t.Fatal(err)
+			}
+			certs, err := readCerts("bob.asc", data)
+			if err != nil {
+				t.Fatal(err)
+			}
+			forged := certs[0]
+			forged.Trust, forged.Source, forged.FirstSeen, forged.LastSeen = keyring.Seen, "mail", s.now, s.now
+			c.forge(&forged)
+			seen, err := keyring.Open(filepath.Join(s.dir, "seen.db"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := errors.Join(seen.Import(t.Context(), forged), seen.Close()); err != nil {
+				t.Fatal(err)
+			}
+			if got := s.postern([]string{"cert", "trust", forged.Fingerprint}); got != c.status {
+				t.Errorf("%s: got exit %d, want %d: %s", c.name, got, c.status, &s.stderr)
+			}
+			operators, err := keyring.Open(filepath.Join(s.dir, "keyring.db"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			list, err := operators.List(t.Context(), keyring.Filter{})
+			if err := errors.Join(err, operators.Close()); err != nil {
+				t.Fatal(err)
+			}
+			got := ""
+			if len(list) > 0 {
+				got = fmt.Sprint(list[0].Addresses, list[0].Domains)
+			}
+			if strings.ReplaceAll(got, "][", "] [") != c.want {
+				t.Errorf("%s: got %q, want %q", c.name, got, c.want)
+			}
+		})
 	}
 }
