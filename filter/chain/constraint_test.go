@@ -293,6 +293,7 @@ func TestAddresses(t *testing.T) {
 		"subject beside other ones": {[]change{subjectMail("a@x.test"), named(t, host("x.test"))}, []string{"a@x.test"}},
 		"subject beside a mail one": {[]change{subjectMail("evil@x.test"), named(t, mail("a@x.test"))}, []string{"a@x.test"}},
 		"subject beside a bad one":  {[]change{subjectMail("evil@x.test"), named(t, mail("a\x00@x.test"))}, nil},
+		"subject, not ASCII":        {[]change{none, subjectMail("ü@x.test")}, nil},
 		"common name":               {[]change{none, func(c *x509.Certificate) { c.Subject.CommonName = "a@x.test" }}, nil},
 		"line end":                  {[]change{named(t, mail("a@x.test\r\nBcc: b@x.test"))}, nil},
 		"NUL":                       {[]change{named(t, mail("a@x.test\x00.evil.test"))}, nil},
