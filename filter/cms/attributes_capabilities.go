@@ -87,7 +87,7 @@ func (c Capabilities) OAEP() bool {
 	})
 }
 
-// PSS reports whether a signature with RSASSA-PSS and SHA-256 can be read (RFC 4056 §4).
+// PSS reports whether a signature with RSASSA-PSS and SHA-256 can be read (RFC 4056 §3).
 func (c Capabilities) PSS() bool {
 	return slices.ContainsFunc(c, func(one Capability) bool {
 		if !one.OID.Equal(oidPSS) {

@@ -32,7 +32,7 @@ type Signed struct {
 	// the contents were written out, such as SignedData in SignedData.
 	ContentType asn1.ObjectIdentifier
 	// Content tells that there was content in it: not when it is detached, nor
-	// when it carries certificates only (RFC 8551 §3.7).
+	// when it carries certificates only (RFC 8551 §3.8).
 	Content bool
 	Certs   [][]byte  // X.509 certificates in DER, in their order; other kinds are left out
 	CRLs    [][]byte  // X.509 CRLs in DER
@@ -46,7 +46,7 @@ func (s *Signed) Type() Type { return typeOf(s.ContentType) }
 // ReadSigned reads SignedData with its content in it (RFC 5652 §5), and writes
 // the content as it comes; it counts only when there is no error, and is
 // signed only when a Signer says so. Without content there must be no signer
-// either (RFC 8551 §3.7); a detached signature is ErrForm.
+// either (RFC 8551 §3.8); a detached signature is ErrForm.
 func ReadSigned(r io.Reader, content io.Writer) (*Signed, error) {
 	s, err := (&signedReader{r: ber.NewReader(r), content: content}).read()
 	if err != nil {

@@ -3,6 +3,7 @@ package cms
 import (
 	"bytes"
 	"crypto"
+	"crypto/ed25519"
 	"crypto/rand"
 	"crypto/x509"
 	"encoding/asn1"
@@ -378,4 +379,29 @@ func TestNames(t *testing.T) {
 			t.Errorf("%s: got %v, want %v", c.name, got, c.want)
 		}
 	}
+}
+
+// Ed25519 signs content twice over, which no stream gives: without signed
+// attributes it is refused (RFC 8419 §3).
+func TestPureEd25519(t *testing.T) {
+	public, private, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cert := issue(t, public)
+	message := crafted{key: pure{private}, cert: cert, hash: crypto.SHA512, signature: algorithm{oid: oidEd25519}, bare: true, content: entity}.bytes(t)
+	s, err := ReadSigned(bytes.NewReader(message), io.Discard)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Signers[0].Verify(cert); !errors.Is(err, ErrAlgorithm) {
+		t.Errorf("got %v, want %v", err, ErrAlgorithm)
+	}
+}
+
+// pure signs what it is given as it is.
+type pure struct{ ed25519.PrivateKey }
+
+func (p pure) Sign(random io.Reader, message []byte, _ crypto.SignerOpts) ([]byte, error) {
+	return p.PrivateKey.Sign(random, message, crypto.Hash(0))
 }

@@ -15,7 +15,7 @@ import (
 )
 
 // RSA keys are accepted between these sizes, in bits: shorter ones are weak
-// (RFC 8551 §4.2), and longer ones only cost time.
+// (RFC 8551 §4.3), and longer ones only cost time.
 const (
 	minRSA = 2048
 	maxRSA = 16384
@@ -82,7 +82,7 @@ func weak(format string, args ...any) error {
 // The error is ErrBadSignature when anything does not fit, and ErrAlgorithm
 // when an algorithm is unknown or too weak to tell: MD5, SHA-1, DSA, RSA below
 // 2048 bits, other curves than P-256, P-384 and P-521, and Ed25519 without
-// signed attributes, which can't be checked in a stream (RFC 8419 §3.1).
+// signed attributes, which can't be checked in a stream (RFC 8419 §3).
 func (s *Signer) Verify(c *x509.Certificate) error {
 	if s.fault != nil {
 		return fmt.Errorf("verify signature: %w", s.fault)
