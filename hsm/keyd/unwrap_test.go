@@ -136,6 +136,9 @@ func TestImplicitRejection(t *testing.T) {
 	d := opened(t, noise{soft}, hsmtest.SoftPIN)
 	keys := pairs(t, d.Keyd)
 	for n, way := range ways {
+		if way.w.Scheme == hsm.CMSX963 && way.algorithm != hsm.P256 {
+			continue // what differs is before the noise
+		}
 		t.Run(wayName(n), func(t *testing.T) {
 			key := keys[way.algorithm]
 			good := hsmtest.Wrap(t, key.Public, way.w, hsm.SessionKey{Cipher: way.cipher, Key: make([]byte, 32)})
