@@ -56,6 +56,7 @@ func TestLists(t *testing.T) {
 	w := newWorld(t)
 	rootList := w.root.crl(nil)
 	evil := newCA(t, "middle", nil)
+	renamed := issue(t, w.root, w.middle.key, &x509.Certificate{Subject: pkix.Name{CommonName: "renamed"}, BasicConstraintsValid: true, IsCA: true, KeyUsage: x509.KeyUsageCRLSign})
 	dated := func(this, next time.Time) func(*x509.RevocationList) {
 		return func(l *x509.RevocationList) { l.ThisUpdate, l.NextUpdate = this, next }
 	}
@@ -101,6 +102,7 @@ func TestLists(t *testing.T) {
 		"by another of the name":      {evil.crl(nil, w.leaf), unknown, nil, chain.Unknown},
 		"by another, good":            {evil.crl(nil), unknown, nil, chain.Unknown},
 		"of another issuer":           {w.root.crl(nil, w.leaf), unknown, nil, chain.Unknown},
+		"of another name, same key":   {renamed.crl(nil, w.leaf), unknown, nil, chain.Unknown},
 		"not a list":                  {[]byte("nonsense"), unknown, nil, chain.Unknown},
 		"cut":                         {w.middle.crl(nil)[:100], unknown, nil, chain.Unknown},
 		"unknown critical":            {w.middle.crl(extended(true, []byte{5, 0}, 1, 2, 3)), unknown, nil, chain.Unknown},
