@@ -8,7 +8,6 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"testing"
 	"testing/iotest"
@@ -229,13 +228,12 @@ func TestSignedMemory(t *testing.T) {
 	var s, d *Signed
 	var err error
 	var detached bytes.Buffer
-	var peak uint64
 	got := allocated(func() {
 		go func() {
 			errs <- SignOpaque(t.Context(), w, fill(), r)
 			w.Close()
 		}()
-		s, err = ReadSigned(pipe, sampler{&peak})
+		s, err = ReadSigned(pipe, io.Discard)
 		if err == nil {
 			err = SignDetached(t.Context(), &detached, fill(), r)
 		}
@@ -258,21 +256,6 @@ func TestSignedMemory(t *testing.T) {
 	if got > 1<<20 {
 		t.Errorf("%d KiB of memory", got>>10)
 	}
-	if peak > 32<<20 {
-		t.Errorf("heap of %d MiB", peak>>20)
-	}
-}
-
-// sampler looks at the heap now and then.
-type sampler struct{ peak *uint64 }
-
-func (s sampler) Write(p []byte) (int, error) {
-	if p[0] == 'a' {
-		var m runtime.MemStats
-		runtime.ReadMemStats(&m)
-		*s.peak = max(*s.peak, m.HeapInuse)
-	}
-	return len(p), nil
 }
 
 // Memory is given for what came, and no more than the bounds.
