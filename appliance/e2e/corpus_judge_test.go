@@ -205,7 +205,7 @@ func (w *world) differences(s *sample, o *outcome, named bool) (words []string) 
 	if o.copies != 1 {
 		return append(words, "copies")
 	}
-	wasOpened := o.opened == "openpgp"
+	wasOpened := strings.Contains(o.opened, "openpgp") || strings.Contains(o.opened, "smime")
 	differ(s.opened == wantYes && !wasOpened || s.opened == wantNo && !s.plain && wasOpened, "opened")
 	differ(s.plain && o.opened != "none", "opened")
 	differ(s.part && wasOpened && !holds(o.delivered, s.digest), "merged") // all that was sealed and nothing else is no mixture

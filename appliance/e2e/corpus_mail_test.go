@@ -29,6 +29,10 @@ func (w *world) mailOf(t testing.TB, s *sample, file string) (from, to string, m
 	if err != nil {
 		t.Fatal(err)
 	}
+	if s.work() == workCMS {
+		to = w.to(s, b)
+		return unnamed, to, wrapped509("From: "+unnamed+"\nTo: "+to+"\nSubject: corpus\nMessage-ID: <"+s.path[strings.LastIndexByte(s.path, '/')+1:]+"@corpora>\n", b)
+	}
 	if s.work() != workRaw {
 		if bytes.HasPrefix(b, []byte("From ")) { // the separator of an mbox
 			_, b, _ = bytes.Cut(b, []byte("\n"))

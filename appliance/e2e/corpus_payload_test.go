@@ -67,7 +67,11 @@ func (w *world) entity(mail []byte) ([]byte, error) {
 // MIME must be there, and of its protected fields those that the reader sees
 // (RFC 9788 §4, and the forms before it).
 func (w *world) payload(s *sample, o *outcome) []string {
-	b, err := w.entity(o.sent)
+	open := w.entity
+	if o.opened == "smime" {
+		open = w.entity509
+	}
+	b, err := open(o.sent)
 	if err != nil {
 		return []string{"payload"}
 	}
@@ -80,6 +84,12 @@ func (w *world) payload(s *sample, o *outcome) []string {
 	if !digest {
 		return []string{"payload"}
 	}
+	if signed, _, err := unpacked(crlf(b), false); err == nil { // goes with the encryption, once it was looked at
+		if b, err = w.content509(signed); err != nil {
+			return []string{"payload"}
+		}
+		text = lf(string(b))
+	}
 	inner, body, err := entityOf(text)
 	if wrap := inner.Get("Content-Type"); err == nil && strings.HasPrefix(wrap, "message/rfc822") && strings.Contains(wrap, "forwarded=\"no\"") {
 		inner, body, err = entityOf(body) // draft-melnikov-smime-header-signing: the mail is the one inside
@@ -89,7 +99,7 @@ func (w *world) payload(s *sample, o *outcome) []string {
 		return []string{"payload"}
 	}
 	shown, got, err := entityOf(lf(o.delivered))
-	if err != nil || strings.TrimRight(got, "\n") != strings.TrimRight(body, "\n") {
+	if err != nil || strings.TrimRight(got, "\r\n") != strings.TrimRight(body, "\r\n") {
 		return []string{"payload"}
 	}
 	for name := range inner {

@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"bytes"
+	"encoding/hex"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -30,12 +31,14 @@ type world struct {
 	readers pgp.EntityList // the recipients themselves
 	ours    []*certificate
 	trust   []*certificate
+
+	readers509 []*reader // with S/MIME
 }
 
 // openWorld starts a gateway with a fresh token, which holds the private keys
 // of the set as imported ones. Each certificate of ours is bound to a domain
 // of its own, since the addresses in the corpus belong to others.
-func openWorld(t testing.TB, dir string, set keyset) *world {
+func openWorld(t testing.TB, dir string, set keyset, set509 x509set) *world {
 	t.Helper()
 	w := &world{}
 	for _, c := range readCertificates(t, dir, set.ours) {
@@ -43,6 +46,10 @@ func openWorld(t testing.TB, dir string, set keyset) *world {
 		w.ours = append(w.ours, c)
 	}
 	w.trust = readCertificates(t, dir, set.trust)
+	for _, r := range readX509(t, dir, set509.ours) {
+		r.owner = "x" + hex.EncodeToString(r.cert.SerialNumber.Bytes()) + "." + strings.ReplaceAll(strings.ToLower(r.name), "_", "-") + "." + corpusDomain
+		w.readers509 = append(w.readers509, r)
+	}
 	w.readers = readSecret(t, dir, set.secret)
 
 	token := hsmtest.EmptySoftHSM(t)
@@ -55,10 +62,14 @@ func openWorld(t testing.TB, dir string, set keyset) *world {
 		t.Fatal(err)
 	}
 	var domains strings.Builder
-	for _, d := range append([]string{nobody, everybody}, owners(w.ours)...) {
+	all := append([]string{nobody, everybody}, owners(w.ours)...)
+	for _, r := range w.readers509 {
+		all = append(all, r.owner)
+	}
+	for _, d := range all {
 		fmt.Fprintf(&domains, "[domain.%q]\n", d)
 	}
-	w.Box = open(t, trial.Config{Dir: box, KeydFields: "allow-imported = true\n", FilterdTables: domains.String() + "[default]\nold-ciphers = true\n",
+	w.Box = open(t, trial.Config{Dir: box, KeydFields: "allow-imported = true\n", FilterdTables: domains.String() + "[default]\nold-ciphers = true\n[smime]\nroots = \"own\"\nrevocation = \"off\"\nbare-own = true\n",
 		Create: []string{"--format", "openpgp", "--domain", "company1.example", "--algorithm", "ed25519"}})
 
 	kinds := keyKinds(t, dir)
@@ -73,7 +84,8 @@ func openWorld(t testing.TB, dir string, set keyset) *world {
 		held[id] = true
 		token.Import("corpus/"+id, hsm.Unwrap, key)
 	}
-	if len(held) > 0 {
+	bring(t, dir, set509, w.readers509, token)
+	if len(held)+len(w.readers509) > 0 {
 		if err := w.Keyd.Stop(); err != nil {
 			t.Fatal(err)
 		}
@@ -99,6 +111,7 @@ func openWorld(t testing.TB, dir string, set keyset) *world {
 			t.Logf("%s: %v", c.files[0], err)
 		}
 	}
+	w.introduce(t, dir, set509)
 	return w
 }
 
@@ -115,6 +128,11 @@ func owners(certs []*certificate) (all []string) {
 // the one whose key the message is for, where several could be meant.
 func (w *world) to(s *sample, message []byte) string {
 	address := func(domain string) string { return "reader@" + domain }
+	if s.smime() {
+		if to := w.to509(s); to != "" {
+			return to
+		}
+	}
 	if s.recipient == "-" || s.recipient == "" {
 		return address(nobody)
 	}
