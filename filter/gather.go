@@ -11,6 +11,7 @@ import (
 	"postern/filter/keyring"
 	"postern/filter/message"
 	"postern/filter/policy"
+	"postern/hsm"
 )
 
 // ErrUnfit says that a certificate that arrived by itself is nothing to seal to.
@@ -87,7 +88,9 @@ func (g *Gateway) escrow(ctx context.Context, p *passage) error {
 		}
 		var certs []keyring.Cert
 		for _, id := range ids {
-			certs = append(certs, id.Cert)
+			if id.Use != hsm.Sign { // such a key opens nothing, whatever its certificate allows
+				certs = append(certs, id.Cert)
+			}
 		}
 		p.facts.Escrow = append(p.facts.Escrow, g.sealable(certs, p.at))
 	}

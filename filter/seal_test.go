@@ -13,6 +13,7 @@ import (
 	"postern/filter/message"
 	"postern/filter/policy"
 	"postern/filter/protect"
+	"postern/hsm"
 )
 
 // requests notes what the protector is asked to seal.
@@ -115,6 +116,11 @@ func TestEscrow(t *testing.T) {
 		{"no such address", "archive", nil, "451 4.3.5"},
 		{"of another class", archive, func(w *world) {
 			w.guard.class = func(c keyring.Cert) string { return names([]keyring.Cert{c}, w.people) }
+		}, "451 4.3.5"},
+		{"whose key only signs", archive, func(w *world) {
+			for i := range w.ring.ours {
+				w.ring.ours[i].Use = hsm.Sign
+			}
 		}, "451 4.3.5"},
 		{"keyring away", archive, func(w *world) { w.ring.err = errors.New("away") }, "451 4.3.0"},
 	} {

@@ -63,6 +63,9 @@ func addSMIME(ctx context.Context, c *call, o owner, path string, certs []keyrin
 		}
 		one.Trust, one.Source, one.FirstSeen, one.LastSeen = keyring.Trusted, "import", c.now(), c.now()
 		id := keyring.Identity{Cert: one, Address: o.address, Domain: o.domain, Use: use}
+		if use == hsm.Sign && useOf(one) == useBoth {
+			result.Notes = append(result.Notes, one.Fingerprint+" also allows encryption, and its key opens nothing: partners' programs that take it for that seal mail to nobody; one for signatures alone is better")
+		}
 		ids = append(ids, id)
 		result.Identities = append(result.Identities, identityLineOf(id))
 	}
@@ -91,7 +94,7 @@ func addSMIME(ctx context.Context, c *call, o owner, path string, certs []keyrin
 	if err = absent(err); err != nil {
 		return result, err
 	}
-	result.Notes = append(c.pathNotes(ctx, ids), pairNote(append(ours, ids...), o, c)...)
+	result.Notes = slices.Concat(result.Notes, c.pathNotes(ctx, ids), pairNote(append(ours, ids...), o, c))
 	return result, nil
 }
 

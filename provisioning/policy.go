@@ -13,6 +13,7 @@ import (
 	"postern/filter/keyring"
 	"postern/filter/message"
 	"postern/filter/policy"
+	"postern/hsm"
 )
 
 // checked is the result of policy check.
@@ -104,7 +105,7 @@ func unread(p *policy.Policy, ours []keyring.Identity, at time.Time) (list []str
 				if byName {
 					mine = o.is(i) || i.Domain == o.address.Domain
 				}
-				return mine && sealable(i.Cert, at) == nil
+				return mine && i.Use != hsm.Sign && sealable(i.Cert, at) == nil
 			}) {
 				list = append(list, fmt.Sprintf("escrow %s of %s has no identity that can be sealed to: sealed mail that nobody else of ours reads along will be deferred", entry, d))
 			}

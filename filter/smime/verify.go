@@ -126,14 +126,7 @@ func (l *layers) opaque(src message.Source, root *message.Part, content io.Write
 	if e.form() != opaque {
 		return nil, errLayers
 	}
-	signed, err := cms.ReadSigned(e.body, content)
-	if err != nil {
-		return nil, err
-	}
-	if rest, err := io.Copy(io.Discard, e.raw); rest > 0 || err != nil {
-		return nil, errors.Join(errLayers, err)
-	}
-	return signed, nil
+	return cms.ReadSigned(e.body, content)
 }
 
 // start keeps the beginning of what is written to it.
@@ -216,9 +209,10 @@ func brought(s *cms.Signed) *bundle {
 type judged struct {
 	*cms.Signer
 	reason    string
-	fits      bool              // the signature is right
-	cert      *x509.Certificate // that it was made with; nil: not known
-	addresses []message.Address // that it speaks for, when it is good
+	fits      bool                // the signature is right
+	cert      *x509.Certificate   // that it was made with; nil: not known
+	addresses []message.Address   // that it speaks for, when it is good
+	way       []*x509.Certificate // between it and an anchor
 }
 
 // judge finds the certificate of a signer, checks the signature, and whether
@@ -278,9 +272,10 @@ func (v *verifier) trust(j *judged, b *bundle) string {
 			j.addresses = append(j.addresses, v.author)
 		}
 	}
-	err := v.path(j.cert, b, chain.Signing)
+	path, err := v.path(j.cert, b, chain.Signing)
 	switch {
 	case err == nil:
+		j.way = path.Certs[1:max(1, len(path.Certs)-1)]
 		return protect.ReasonGood
 	case errors.Is(err, chain.ErrRevoked):
 		return protect.ReasonRevoked
@@ -308,12 +303,11 @@ func (v *verifier) pinned(c *x509.Certificate) string {
 }
 
 // path looks for a way from a certificate to an anchor.
-func (v *verifier) path(c *x509.Certificate, b *bundle, use chain.Use) error {
+func (v *verifier) path(c *x509.Certificate, b *bundle, use chain.Use) (chain.Path, error) {
 	if v.Judge == nil {
-		return chain.ErrUntrusted
+		return chain.Path{}, chain.ErrUntrusted
 	}
-	_, err := v.Judge.Judge(v.ctx, chain.Request{Cert: c, Others: b.certs, CRLs: b.CRLs, OCSP: b.OCSP, At: v.at, Use: use})
-	return err
+	return v.Judge.Judge(v.ctx, chain.Request{Cert: c, Others: b.certs, CRLs: b.CRLs, OCSP: b.OCSP, At: v.at, Use: use})
 }
 
 // bringing are the certificates to be learned from a good signature (RFC 8551
@@ -321,6 +315,7 @@ func (v *verifier) path(c *x509.Certificate, b *bundle, use chain.Use) error {
 // what he says that he reads. What stands beside a signature is not signed: a
 // certificate for encryption is taken only if it names an address of the
 // signer, and whoever issued his has issued it, or an anchor stands above it.
+// The authorities on his good path come along, as a way for the next judgement.
 func (v *verifier) bringing(j *judged, b *bundle) []keyring.Cert {
 	own := describe(j.cert)
 	own.Trust, own.Source = keyring.Seen, "mail"
@@ -343,14 +338,22 @@ func (v *verifier) bringing(j *judged, b *bundle) []keyring.Cert {
 			continue
 		}
 		c.Trust, c.Source, c.Capabilities = keyring.Seen, "mail", own.Capabilities
-		return append(list, c)
+		list = append(list, c)
+		break
+	}
+	for _, x := range j.way {
+		if slices.ContainsFunc(b.certs, x.Equal) {
+			c := describe(x)
+			c.Trust, c.Source, c.Role, c.Addresses = keyring.Seen, "mail", keyring.Intermediate, nil
+			list = append(list, c)
+		}
 	}
 	return list
 }
 
 // vouched reports whether a certificate is as good as another one that is good.
 func (v *verifier) vouched(x, good *x509.Certificate, b *bundle) bool {
-	if v.path(x, b, chain.Encryption) == nil {
+	if _, err := v.path(x, b, chain.Encryption); err == nil {
 		return true
 	}
 	return slices.ContainsFunc(b.certs, func(issuer *x509.Certificate) bool {
