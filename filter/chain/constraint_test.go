@@ -106,6 +106,7 @@ func constrained(t testing.TB, permitted, excluded []general) change {
 	}), 2, 5, 29, 30)
 }
 
+// TestNameConstraints holds R15: names stand where the authorities above let them.
 func TestNameConstraints(t *testing.T) {
 	acme := pkix.Name{Country: []string{"DE"}, Organization: []string{"Acme"}}
 	staff := pkix.Name{Country: []string{"DE"}, Organization: []string{"Acme"}, CommonName: "user"}

@@ -106,6 +106,7 @@ func TestForged(t *testing.T) {
 	wants(t, w.config(), r, chain.ErrUntrusted)
 }
 
+// TestTimes holds R15: the time of judgement is given, and minded all along the path.
 func TestTimes(t *testing.T) {
 	w := newWorld(t)
 	for name, test := range map[string]struct {
@@ -154,6 +155,7 @@ func TestDistrustAfter(t *testing.T) {
 	}
 }
 
+// TestPurpose holds R15: each purpose allows what it says.
 func TestPurpose(t *testing.T) {
 	usage := func(u x509.KeyUsage) change { return func(c *x509.Certificate) { c.KeyUsage = u } }
 	extended := func(u ...x509.ExtKeyUsage) change { return func(c *x509.Certificate) { c.ExtKeyUsage = u } }
@@ -267,6 +269,44 @@ func TestAuthority(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t, change)
 			wants(t, w.config(), w.request(), chain.ErrForm)
+		})
+	}
+}
+
+// TestAnyPolicy is an authority that asks for a policy, and one that does not
+// let any-policy stand for it (RFC 5280 §4.2.1.14), which the corpus has not.
+func TestAnyPolicy(t *testing.T) {
+	policy := func(oids ...string) change {
+		return func(c *x509.Certificate) {
+			for _, s := range oids {
+				oid, err := x509.ParseOID(s)
+				if err != nil {
+					t.Fatal(err)
+				}
+				c.Policies = append(c.Policies, oid)
+			}
+		}
+	}
+	const one, any = "1.2.3.1", "2.5.29.32.0"
+	required := extra(true, []byte{0x30, 3, 0x80, 1, 0}, 2, 5, 29, 36)
+	inhibit := func(after byte) change { return extra(true, []byte{2, 1, after}, 2, 5, 29, 54) }
+	for name, test := range map[string]struct {
+		inhibited change
+		leaf      change
+		want      error
+	}{
+		"the policy":                 {inhibit(0), policy(one), nil},
+		"any-policy":                 {func(*x509.Certificate) {}, policy(any), nil},
+		"any-policy, inhibited":      {inhibit(0), policy(any), chain.ErrUntrusted},
+		"any-policy, one more level": {inhibit(1), policy(any), nil},
+		"another":                    {inhibit(0), policy("1.2.3.2"), chain.ErrUntrusted},
+		"none":                       {inhibit(0), policy(), chain.ErrUntrusted},
+	} {
+		t.Run(name, func(t *testing.T) {
+			root := newCA(t, "root", nil)
+			middle := newCA(t, "middle", root, policy(one), required, test.inhibited)
+			w := world{root, middle, newLeaf(t, middle, test.leaf)}
+			wants(t, w.config(), w.request(), test.want)
 		})
 	}
 }

@@ -29,8 +29,8 @@ func corpora(t testing.TB) string {
 // pkitsExceptions are cases whose verdict is not asked for, with the reason.
 var pkitsExceptions = map[string]string{}
 
-// TestPKITS runs the path cases of the corpus, which are of the NIST suite,
-// with revocation insisted on.
+// TestPKITS holds R15: it runs the path cases of the corpus, which are of the
+// NIST suite, with revocation insisted on.
 func TestPKITS(t *testing.T) {
 	dir := corpora(t)
 	manifest := read(t, filepath.Join(dir, "manifest.tsv"))

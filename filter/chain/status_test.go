@@ -52,6 +52,7 @@ func wantStatus(t *testing.T, c chain.Config, r chain.Request, hard, soft error,
 	}
 }
 
+// TestLists holds R15: what a list says, and which says nothing.
 func TestLists(t *testing.T) {
 	w := newWorld(t)
 	rootList := w.root.crl(nil)
@@ -266,6 +267,7 @@ func TestListKey(t *testing.T) {
 	}
 }
 
+// TestResponses holds R15: what a responder says, and who is one.
 func TestResponses(t *testing.T) {
 	w := newWorld(t)
 	rootList := w.root.crl(nil)
@@ -379,6 +381,7 @@ func (w *web) Fetch(ctx context.Context, url string, body []byte, until func([]b
 	return page, nil
 }
 
+// TestFetch holds R15: who is asked, what for, and for how long.
 func TestFetch(t *testing.T) {
 	const crl, rootCRL, responder = "http://crl.test/m", "http://crl.test/r", "http://ocsp.test/"
 	root := newCA(t, "root", nil)
