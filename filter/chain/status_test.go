@@ -176,21 +176,36 @@ func TestLists(t *testing.T) {
 // TestPoints are lists for a part of an issuer's certificates.
 func TestPoints(t *testing.T) {
 	w := newWorld(t, func(c *x509.Certificate) { c.CRLDistributionPoints = []string{"http://crl.test/1"} })
-	point := func(url string) func(*x509.RevocationList) {
+	point := func(url string, more ...byte) func(*x509.RevocationList) {
 		return func(l *x509.RevocationList) {
 			n := byte(len(url))
-			l.ExtraExtensions = append(l.ExtraExtensions, pkix.Extension{Id: asn1.ObjectIdentifier{2, 5, 29, 28}, Critical: true,
-				Value: append([]byte{0x30, n + 6, 0xa0, n + 4, 0xa0, n + 2, 0x86, n}, url...)})
+			value := append([]byte{0x30, n + 6 + byte(len(more)), 0xa0, n + 4, 0xa0, n + 2, 0x86, n}, url...)
+			l.ExtraExtensions = append(l.ExtraExtensions, pkix.Extension{Id: asn1.ObjectIdentifier{2, 5, 29, 28}, Critical: true, Value: append(value, more...)})
 		}
 	}
-	for url, status := range map[string]chain.Status{"http://crl.test/1": chain.Good, "http://crl.test/2": chain.Unknown} {
-		r := w.request()
-		r.CRLs = [][]byte{w.root.crl(nil), w.middle.crl(point(url))}
-		var hard error
-		if status == chain.Unknown {
-			hard = chain.ErrStatus
-		}
-		wantStatus(t, w.config(), r, hard, nil, status)
+	const at = "http://crl.test/1"
+	for name, test := range map[string]struct {
+		lists []func(*x509.RevocationList)
+		good  bool
+	}{
+		"its point":            {[]func(*x509.RevocationList){point(at)}, true},
+		"another":              {[]func(*x509.RevocationList){point("http://crl.test/2")}, false},
+		"some reasons":         {[]func(*x509.RevocationList){point(at, 0x83, 2, 5, 0x60)}, false},
+		"all reasons, by two":  {[]func(*x509.RevocationList){point(at, 0x83, 2, 5, 0x60), point(at, 0x83, 3, 7, 0x1f, 0x80)}, true},
+		"by two, one not here": {[]func(*x509.RevocationList){point(at, 0x83, 2, 5, 0x60), point("http://crl.test/2", 0x83, 3, 7, 0x1f, 0x80)}, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := w.request()
+			r.CRLs = [][]byte{w.root.crl(nil)}
+			for _, list := range test.lists {
+				r.CRLs = append(r.CRLs, w.middle.crl(list))
+			}
+			if test.good {
+				wantStatus(t, w.config(), r, nil, nil, chain.Good)
+			} else {
+				wantStatus(t, w.config(), r, chain.ErrStatus, nil, chain.Unknown)
+			}
+		})
 	}
 }
 
