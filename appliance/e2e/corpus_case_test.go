@@ -208,19 +208,19 @@ const (
 	workNext   work = "next work" // not mail
 )
 
-// besides are the kinds that packages test themselves, and where.
-var besides = map[string]string{
-	"x509-path":           "filter/chain (PKITS)",
-	"crypto-vectors-json": "hsm/internal/p11 and filter/cms (Wycheproof)",
+// besides are the kinds that packages test themselves, and which.
+var besides = map[string][]string{
+	"x509-path":           {"filter/chain"},
+	"crypto-vectors-json": {"hsm/internal/p11", "hsm/keyd", "filter/cms"},
 }
 
 // besideList is besides in words.
 func besideList() string {
 	var all []string
 	for _, kind := range slices.Sorted(maps.Keys(besides)) {
-		all = append(all, "`"+kind+"` by "+besides[kind])
+		all = append(all, "`"+kind+"` by "+strings.Join(besides[kind], ", "))
 	}
-	return strings.Join(all, ", ")
+	return strings.Join(all, "; ")
 }
 
 func (s *sample) work() work {
@@ -235,7 +235,7 @@ func (s *sample) work() work {
 		return workCMS
 	case s.smime():
 		return workMail
-	case besides[k] != "":
+	case besides[k] != nil:
 		return workBeside
 	case slices.Contains([]string{"plain", "decrypt-oracle", "header-from-parsing", "sign-oracle-html"}, k):
 		return workMail

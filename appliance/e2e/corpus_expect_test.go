@@ -2,7 +2,10 @@ package e2e
 
 import (
 	"fmt"
+	"os"
+	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 )
 
@@ -29,6 +32,10 @@ func TestReadVerdict(t *testing.T) {
 		{"openpgp-raw-malformed", "must not be accepted as decrypted/verified without a tag; no crash", "opened=no verified=no limits"},
 		{"openpgp-bomb", "reject within 2 s / 64 MiB: quine", "opened=no verified=no limits"},
 		{"mime-valid", "decrypt=none; verified=no; passes byte-identical", "opened=no verified=no plain passes"},
+		{"cms-raw", "same", "opened=no verified=no"},
+		{"cms-raw", "no crash; chain not trusted => verified=no", "verified=no limits"},
+		{"cms-raw-rfc4134", "parse without crash; verified=no by policy; decrypt optional", "verified=no limits"},
+		{"smime-enc-signed", "decrypt=ok; sig=bad; verified=yes; text contains 'a'", "opened=yes verified=yes [a]"},
 		{"header-from-parsing", "one addr-spec; never verified=yes", "opened=no verified=no"},
 	} {
 		e := expect(&sample{kind: c.kind, verdict: c.verdict})
@@ -47,6 +54,33 @@ func TestReadVerdict(t *testing.T) {
 		}
 		if got != c.want {
 			t.Errorf("%s, %q: got %q, want %q", c.kind, c.verdict, got, c.want)
+		}
+	}
+}
+
+// What is run beside is run indeed: a test of one of the packages names the
+// sample, or the whole kind.
+func TestBeside(t *testing.T) {
+	for _, s := range readManifest(t, corpora(t)) {
+		if s.work() != workBeside {
+			continue
+		}
+		named := false
+		for _, dir := range besides[s.kind] {
+			tests, err := filepath.Glob(filepath.Join("../..", dir, "*_test.go"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, path := range tests {
+				text, err := os.ReadFile(path)
+				if err != nil {
+					t.Fatal(err)
+				}
+				named = named || strings.Contains(string(text), `"`+s.kind+`"`) || strings.Contains(string(text), filepath.Base(s.path)+`"`)
+			}
+		}
+		if !named {
+			t.Errorf("%s (%s): no test of %v names it", s.path, s.kind, besides[s.kind])
 		}
 	}
 }
