@@ -15,9 +15,9 @@
 // are looked at; those with a password, a key-encryption key or a static key of
 // the sender are passed over; RC2, DES and AES-CCM are refused, and
 // ChaCha20-Poly1305 does not open with authenticated attributes; MD5, SHA-1,
-// DSA and RSA below 2048 bits verify nothing; unsigned attributes, and with
-// them countersignatures, are passed over; one ContentInfo is read, and nothing
-// may follow it.
+// DSA, RSA below 2048 bits and Ed25519 without signed attributes verify
+// nothing; unsigned attributes, and with them countersignatures, are passed
+// over; one ContentInfo is read, and nothing may follow it.
 package cms
 
 import (
