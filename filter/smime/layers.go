@@ -2,7 +2,6 @@ package smime
 
 import (
 	"errors"
-	"fmt"
 	"io"
 	"math"
 
@@ -102,16 +101,10 @@ func (l *layers) inside(plain io.Reader) (e *stream, err error) {
 func (l *layers) open(envelope *cms.Envelope, key []byte, payload *entity.Writer) error {
 	plain := l.pull(func(w io.Writer) error { return envelope.Decrypt(key, w) })
 	err := l.write(plain, payload)
-	rest, end := io.Copy(io.Discard, plain)
-	switch {
-	case err != nil:
-		return err
-	case end != nil:
-		return end
-	case rest > 0:
-		return fmt.Errorf("%d bytes behind the payload: %w", rest, errLayers)
+	if _, end := io.Copy(io.Discard, plain); err == nil {
+		err = end
 	}
-	return nil
+	return err
 }
 
 func (l *layers) write(plain io.Reader, payload *entity.Writer) error {

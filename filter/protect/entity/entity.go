@@ -25,11 +25,31 @@ func Decoded(src message.Source, p *message.Part) io.Reader {
 func Decode(encoding string, body io.Reader) io.Reader {
 	switch encoding {
 	case "base64":
-		return base64.NewDecoder(base64.StdEncoding, body)
+		return base64.NewDecoder(base64.StdEncoding, blankless{body})
 	case "quoted-printable":
 		return quotedprintable.NewReader(body)
 	}
 	return body
+}
+
+// blankless leaves out the blanks that some programs add to lines of base64
+// (RFC 2045 §6.8). Other characters that don't belong there are an error: text
+// around the ciphertext would vanish with it.
+type blankless struct{ r io.Reader }
+
+func (b blankless) Read(p []byte) (int, error) {
+	n, err := b.r.Read(p)
+	if bytes.IndexByte(p[:n], ' ') < 0 && bytes.IndexByte(p[:n], '\t') < 0 {
+		return n, err
+	}
+	kept := 0
+	for _, c := range p[:n] {
+		if c != ' ' && c != '\t' {
+			p[kept] = c
+			kept++
+		}
+	}
+	return kept, err
 }
 
 // maxBlank bounds what is looked at to see whether it is nothing, in bytes.

@@ -74,10 +74,19 @@ func TestWriteOuter(t *testing.T) {
 }
 
 func TestDecoded(t *testing.T) {
-	for encoding, body := range map[string]string{"7bit": "hello", "base64": "aGVs\nbG8=", "quoted-printable": "he=6Clo", "unknown": "hello"} {
+	for encoding, body := range map[string]string{"7bit": "hello", "base64": "aGVs \n\tbG8= ", "quoted-printable": "he=6Clo", "unknown": "hello"} {
 		m := parsed(t, "Content-Transfer-Encoding: "+encoding+"\n\n"+body)
 		if got, err := io.ReadAll(Decoded(m.Source, m.Root)); err != nil || string(got) != "hello" {
 			t.Errorf("%s: got %q, %v", encoding, got, err)
+		}
+	}
+}
+
+func TestDecodedBase64(t *testing.T) {
+	for body, ok := range map[string]bool{"aGVsbG8=": true, "aGVs\n\n  \nbG8=\n\t\n": true, "": true, "aGVsbG8=\n--\nfooter\n": false, "Hello, aGVsbG8=": false, "aGVsbG8": false, "aGVs!bG8=": false} {
+		m := parsed(t, "Content-Transfer-Encoding: base64\n\n"+body)
+		if got, err := io.ReadAll(Decoded(m.Source, m.Root)); (err == nil) != ok {
+			t.Errorf("%q: got %q, %v, want %v", body, got, err, ok)
 		}
 	}
 }
