@@ -16,6 +16,7 @@ package chain
 import (
 	"context"
 	"crypto/x509"
+	"crypto/x509/pkix"
 	"errors"
 	"fmt"
 	"time"
@@ -194,12 +195,23 @@ func (j *Judge) Judge(ctx context.Context, r Request) (Path, error) {
 	}
 }
 
-// Name tells a certificate to a person, without characters that could forge
+// name tells a certificate to a person, without characters that could forge
 // a line.
 func name(c *x509.Certificate) string {
-	s := c.Subject.String()
-	if s == "" {
-		s = "serial " + c.SerialNumber.Text(16)
+	if s := printed(c.Subject, c.RawSubject); s != "" {
+		return s
 	}
-	return fmt.Sprintf("%.120q", s)
+	return fmt.Sprintf("serial %.40x", c.SerialNumber)
+}
+
+// printed is a name in quotes, "" for an empty one. Printing takes time that
+// grows with the square of the length, so that long ones are not printed.
+func printed(n pkix.Name, raw []byte) string {
+	switch {
+	case len(raw) <= 2: // the header alone
+		return ""
+	case len(raw) > 1<<10:
+		return "somebody with a long name"
+	}
+	return fmt.Sprintf("%.120q", n.String())
 }

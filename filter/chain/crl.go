@@ -268,7 +268,7 @@ type entry struct {
 // find walks over the whole list: an entry that can't be understood, whose
 // ever it is, makes the list useless (§5.3).
 func (l *crl) find(serial *big.Int) (found *entry, err error) {
-	bad := fmt.Errorf("read revocation list of %.80q: not as it must be: %w", l.Issuer.String(), ErrForm)
+	bad := fmt.Errorf("read revocation list of %s: not as it must be: %w", printed(l.Issuer, l.RawIssuer), ErrForm)
 	want := serial.Bytes()
 	entries := l.entries
 	for !entries.Empty() {
@@ -292,7 +292,7 @@ func (l *crl) find(serial *big.Int) (found *entry, err error) {
 					return nil, bad
 				}
 			case critical && !oid.Equal(oidInvalidityDate):
-				return nil, fmt.Errorf("read revocation list of %.80q: an entry has the critical extension %v, which is unknown: %w", l.Issuer.String(), oid, ErrForm)
+				return nil, fmt.Errorf("read revocation list of %s: an entry has the critical extension %v, which is unknown: %w", printed(l.Issuer, l.RawIssuer), oid, ErrForm)
 			}
 		}
 		if bytes.Equal(bytes.TrimLeft(number, "\x00"), want) {
@@ -338,7 +338,7 @@ func (q *inquiry) byLists(path []*x509.Certificate, i int, deep bool) verdict {
 			continue
 		}
 		if err := q.signs(l, path, i, deep); err != nil {
-			q.say("revocation list of %.80q: %v", l.Issuer.String(), err)
+			q.say("revocation list of %s: %v", printed(l.Issuer, l.RawIssuer), err)
 			continue
 		}
 		signed = append(signed, l)
@@ -357,7 +357,7 @@ func (q *inquiry) byLists(path []*x509.Certificate, i int, deep bool) verdict {
 		switch {
 		case l.base != nil: // a delta adds to a base and covers nothing by itself
 		case l.NextUpdate.IsZero() || !fresh(q.at, l.ThisUpdate, l.NextUpdate):
-			q.say("the revocation list of %.80q is of %s and not of the time of judgement", l.Issuer.String(), l.ThisUpdate.UTC().Format("2006-01-02"))
+			q.say("the revocation list of %s is of %s and not of the time of judgement", printed(l.Issuer, l.RawIssuer), l.ThisUpdate.UTC().Format("2006-01-02"))
 		default:
 			covered |= l.covers(c, points)
 		}

@@ -464,6 +464,28 @@ func TestHostile(t *testing.T) {
 			}
 		})
 	}
+	t.Run("long names", func(t *testing.T) {
+		var long pkix.Name
+		for range 1500 {
+			long.ExtraNames = append(long.ExtraNames, pkix.AttributeTypeAndValue{Type: asn1.ObjectIdentifier{2, 5, 4, 3}, Value: "a name that goes on and on"})
+		}
+		issuer := newCA(t, "", nil, func(c *x509.Certificate) { c.Subject = long })
+		r := w.request()
+		r.Cert = newLeaf(t, issuer).cert
+		for range 100 {
+			r.Others = append(r.Others, newCA(t, "", nil, func(c *x509.Certificate) { c.Subject = long }).cert)
+		}
+		begin := time.Now()
+		wants(t, w.config(), r, chain.ErrUntrusted)
+		r = w.request()
+		r.CRLs = slices.Repeat([][]byte{issuer.crl(nil)}, 100)
+		c := w.config()
+		c.Mode = chain.Soft
+		wants(t, c, r, nil)
+		if d := time.Since(begin); d > 2*time.Second {
+			t.Errorf("got verdicts after %v, want them within 2 s", d)
+		}
+	})
 	t.Run("a good one among them", func(t *testing.T) {
 		r := w.request()
 		r.Others = slices.Concat(tangle, clones[:100], r.Others)

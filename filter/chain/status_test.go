@@ -261,6 +261,7 @@ func TestListKey(t *testing.T) {
 	}{
 		"of the authority above":      {good, nil, nil},
 		"of another name":             {lister(root, "other"), nil, chain.ErrStatus},
+		"of another issuer's name":    {lister(issue(t, root, root.key, &x509.Certificate{Subject: pkix.Name{CommonName: "renamed"}, BasicConstraintsValid: true, IsCA: true}), "middle"), nil, chain.ErrStatus},
 		"of nobody":                   {lister(newCA(t, "root", nil), "middle"), nil, chain.ErrStatus},
 		"revoked":                     {good, []*entity{good}, chain.ErrStatus},
 		"of the authority, unchecked": {lister(middle, "middle"), nil, chain.ErrStatus}, // no list speaks of it but its own
@@ -302,6 +303,7 @@ func TestResponses(t *testing.T) {
 		return func(r *ocsp.Response) { r.ThisUpdate, r.NextUpdate = this, next }
 	}
 	namesake := newCA(t, "middle", w.root) // another issuer, one that gives the same serial number
+	renamed := issue(t, w.root, w.middle.key, &x509.Certificate{Subject: pkix.Name{CommonName: "renamed"}, BasicConstraintsValid: true, IsCA: true})
 	twin := issue(t, namesake, nil, &x509.Certificate{SerialNumber: w.leaf.cert.SerialNumber})
 	forged := slices.Clone(w.middle.answer(w.middle, w.leaf, nil))
 	forged[len(forged)-1] ^= 1
@@ -326,6 +328,7 @@ func TestResponses(t *testing.T) {
 		"about another":                    {w.middle.answer(w.middle, newLeaf(t, w.middle), nil), unknown, nil, chain.Unknown},
 		"about another issuer's":           {namesake.answer(namesake, twin, nil), unknown, nil, chain.Unknown},
 		"about another issuer's, revoked":  {namesake.answer(namesake, twin, revoke), unknown, nil, chain.Unknown},
+		"about another name of the key":    {renamed.answer(renamed, twin, revoke), unknown, nil, chain.Unknown},
 		"delegated":                        {w.middle.answer(delegate, w.leaf, nil), nil, nil, chain.Good},
 		"delegated, revoked":               {w.middle.answer(delegate, w.leaf, revoke), chain.ErrRevoked, chain.ErrRevoked, 0},
 		"delegated, status of its own":     {w.middle.answer(responder(w.middle), w.leaf, nil), unknown, nil, chain.Good},
