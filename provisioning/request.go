@@ -13,7 +13,7 @@ import (
 	"postern/hsm"
 )
 
-// mailbox is who a domain's certificate names (RFC 3183 §2.2), where the
+// mailbox is who a domain's certificate names (RFC 3183 §4.1), where the
 // authority wants no other one.
 const mailbox = "domain-confidentiality-authority"
 

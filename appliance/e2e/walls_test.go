@@ -33,7 +33,7 @@ const (
 var floors = map[string]int{
 	"hsm": ground, "hsm/wire": ground,
 	"filter/message": nouns, "filter/keyring": nouns, "filter/protect": nouns, "filter/protect/headers": nouns, "filter/protect/entity": nouns,
-	"filter/chain": crafts, "filter/chain/fetch": crafts, "filter/openpgp": crafts, "filter/smime": crafts, "filter/cms": crafts, "filter/policy": crafts, "filter/directory": crafts,
+	"filter/chain": crafts, "filter/chain/fetch": crafts, "filter/openpgp": crafts, "filter/smime": crafts, "filter/cms": crafts, "filter/cms/ber": crafts, "filter/policy": crafts, "filter/directory": crafts,
 	"filter/dkim": crafts, "filter/transport": crafts, "filter/authres": crafts, "hsm/internal/p11": crafts, "hsm/module": crafts, "hsm/client": crafts,
 	"filter": rooms, "hsm/keyd": rooms,
 }
@@ -46,6 +46,7 @@ var neighbours = map[string][]string{
 	"filter/protect/headers": {"filter/message"},
 	"filter/protect/entity":  {"filter/protect", "filter/message"},
 	"filter/openpgp":         {"hsm/client"},
+	"filter/cms":             {"filter/cms/ber"},
 	"filter/smime":           {"filter/chain", "filter/cms", "hsm/client"},
 	"filter/dkim":            {"hsm/client"},
 	"hsm/module":             {"hsm/internal/p11"}, // the door for cmd/keyd: Go lets nothing outside of hsm import it
