@@ -281,6 +281,16 @@ func TestListKey(t *testing.T) {
 			}
 		})
 	}
+	t.Run("of another issuer's name, soft", func(t *testing.T) {
+		renamed := issue(t, root, root.key, &x509.Certificate{Subject: pkix.Name{CommonName: "renamed"}, BasicConstraintsValid: true, IsCA: true})
+		by := lister(renamed, "middle")
+		r := w.request()
+		r.Others = append(r.Others, by.cert)
+		r.CRLs = [][]byte{by.crl(nil, w.leaf)}
+		c := w.config()
+		c.Mode = chain.Soft
+		wants(t, c, r, nil)
+	})
 }
 
 // TestResponses holds R15: what a responder says, and who is one.
@@ -339,6 +349,7 @@ func TestResponses(t *testing.T) {
 		"delegated, expired":               {w.middle.answer(responder(w.middle, noCheck, func(c *x509.Certificate) { c.NotAfter = now.Add(-time.Hour) }), w.leaf, nil), unknown, nil, chain.Unknown},
 		"delegated, unknown critical":      {w.middle.answer(responder(w.middle, noCheck, extra(true, []byte{5, 0}, 1, 2, 3)), w.leaf, nil), unknown, nil, chain.Unknown},
 		"delegated by the root":            {w.middle.answer(responder(w.root, noCheck), w.leaf, nil), unknown, nil, chain.Unknown},
+		"delegated by another name":        {w.middle.answer(responder(renamed, noCheck), w.leaf, nil), unknown, nil, chain.Unknown},
 		"delegated by itself":              {w.middle.answer(responder(nil, noCheck), w.leaf, nil), unknown, nil, chain.Unknown},
 		"by another user of the authority": {w.middle.answer(newLeaf(t, w.middle), w.leaf, nil), unknown, nil, chain.Unknown},
 		"says try later":                   {[]byte{0x30, 3, 0x0a, 1, 3}, unknown, nil, chain.Unknown},
