@@ -170,28 +170,35 @@ func (j *Judge) Judge(ctx context.Context, r Request) (Path, error) {
 		return Path{}, fmt.Errorf("judge certificate: larger than %d bytes: %w", maxCert, ErrForm)
 	}
 	s := newSearch(j, r)
-	var inquiry *inquiry
+	var q *inquiry
+	var second *Path // good but for its status: another may have that too, or tell that the leaf is revoked
 	for {
 		found := s.next()
 		if found == nil {
+			if second != nil {
+				return *second, nil
+			}
 			return Path{}, s.failure()
 		}
 		if err := j.valid(found, r); err != nil {
 			keep(&s.failed, err)
 			continue
 		}
-		if inquiry == nil { // one for all paths
-			inquiry = j.inquire(ctx, r, s)
+		if q == nil { // one for all paths
+			q = j.inquire(ctx, r, s)
 		}
-		status, notes, err := inquiry.path(found)
-		if err != nil {
+		status, notes, err := q.path(found)
+		path := Path{Certs: found.certs(), Anchor: *found.anchor, Status: status, Notes: notes}
+		switch {
+		case err != nil && q.final:
+			return Path{}, err
+		case err != nil:
 			keep(&s.failed, err)
-			if inquiry.final {
-				return Path{}, s.failure()
-			}
-			continue
+		case status == Good || j.config.Mode == Off:
+			return path, nil
+		case second == nil:
+			second = &path
 		}
-		return Path{Certs: found.certs(), Anchor: *found.anchor, Status: status, Notes: notes}, nil
 	}
 }
 

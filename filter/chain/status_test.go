@@ -173,6 +173,29 @@ func TestLists(t *testing.T) {
 	})
 }
 
+// TestTwoPaths is an authority with two certificates for one key, of which one
+// is not for lists: that must not hide what the lists say, in either order.
+func TestTwoPaths(t *testing.T) {
+	w := newWorld(t, func(c *x509.Certificate) { c.CRLDistributionPoints = []string{"http://crl.test/"} })
+	mute := issue(t, w.root, w.middle.key, &x509.Certificate{Subject: w.middle.cert.Subject, BasicConstraintsValid: true, IsCA: true, KeyUsage: x509.KeyUsageCertSign})
+	for _, others := range [][]*x509.Certificate{{w.middle.cert, mute.cert}, {mute.cert, w.middle.cert}} {
+		r := w.request()
+		r.Others = others
+		r.CRLs = [][]byte{w.root.crl(nil), w.middle.crl(nil, w.leaf)}
+		wantStatus(t, w.config(), r, chain.ErrRevoked, chain.ErrRevoked, 0)
+		r.CRLs[1] = w.middle.crl(nil)
+		wantStatus(t, w.config(), r, nil, nil, chain.Good)
+
+		r.CRLs = r.CRLs[:1]
+		c, net := w.config(), &web{}
+		c.Mode, c.Fetcher = chain.Soft, net
+		wants(t, c, r, nil)
+		if n := net.asked["http://crl.test/"]; n != 1 {
+			t.Errorf("got %d questions for one list, want one", n)
+		}
+	}
+}
+
 // TestPoints are lists for a part of an issuer's certificates.
 func TestPoints(t *testing.T) {
 	w := newWorld(t, func(c *x509.Certificate) { c.CRLDistributionPoints = []string{"http://crl.test/1"} })
