@@ -73,7 +73,7 @@ func wants(t *testing.T, f *fetch.Client, url string, body []byte, until func([]
 }
 
 func TestFetch(t *testing.T) {
-	url, _ := server(t, func(w http.ResponseWriter, r *http.Request) {
+	url, asked := server(t, func(w http.ResponseWriter, r *http.Request) {
 		body, _ := io.ReadAll(r.Body)
 		if len(r.Cookies()) > 0 || r.Header.Get("Referer") != "" || r.Header.Get("Authorization") != "" {
 			t.Errorf("got the header %v, want nothing that tells of us", r.Header)
@@ -110,7 +110,11 @@ func TestFetch(t *testing.T) {
 	wants(t, f, url+"/ocsp", []byte("ask"), never, "POST application/ocsp-request ask", nil)
 	wants(t, f, url+"/redirect", nil, never, "GET  ", nil)
 	wants(t, f, url+"/list", nil, never, "GET  ", nil) // with no cookie
+	before := asked.Load()
 	wants(t, f, url+"/loop", nil, never, "", fetch.ErrAnswer)
+	if n := asked.Load() - before; n > 4 {
+		t.Errorf("got %d questions in a loop, want at most 4", n)
+	}
 	wants(t, f, url+"/file", nil, never, "", fetch.ErrURL)
 	wants(t, f, url+"/password", nil, never, "", fetch.ErrURL)
 	wants(t, f, url+"/missing", nil, never, "", fetch.ErrAnswer)
