@@ -269,6 +269,7 @@ func TestNested(t *testing.T) {
 		{"multipart", multi(textEntity), false, protect.ReasonGood, "launch"},
 		{"sealed opaque", seal(opaque(textEntity)), true, protect.ReasonGood, "launch"},
 		{"sealed multipart", seal(multi(textEntity)), true, protect.ReasonGood, "launch"},
+		{"sealed opaque, in binary", aead("Content-Type: application/pkcs7-mime\r\nContent-Transfer-Encoding: binary\r\n\r\n" + string(w.signed(textEntity, alice))), true, protect.ReasonGood, "launch"},
 		{"opaque around sealed", opaque(seal(textEntity)), true, protect.ReasonUnauthenticated, "launch"},
 		{"multipart around sealed", multi(seal(textEntity)), true, protect.ReasonUnauthenticated, "launch"},
 		{"opaque around what is authenticated", opaque(aead(textEntity)), true, protect.ReasonNone, "launch"},
@@ -342,6 +343,7 @@ func TestConfusion(t *testing.T) {
 		{"one", beside(textEntity, sign()), protect.ReasonGood},
 		{"two", beside(textEntity, both), protect.ReasonGood},
 		{"two, one of them bad", beside(textEntity, flipped(both, -1, 1)), protect.ReasonBad},
+		{"two, one of them bad and the other unknown", beside(textEntity, flipped(stranger, -1, 1)), protect.ReasonBad},
 		{"two, one of them unknown", beside(textEntity, stranger), protect.ReasonUnknownCert},
 		{"two, one of them without its certificate", beside(textEntity, sign("-signer", two, "-inkey", second, "-nocerts")), protect.ReasonUnknownCert},
 		{"content inside of a detached one", beside(textEntity, opaque), protect.ReasonBad},
@@ -511,6 +513,35 @@ func TestTrust(t *testing.T) {
 		w.known = of(domain, keyring.Trusted, "company1.example")
 		if _, f, err := w.open(mail(t, text+w.multipart(textEntity, w.signing(domain)))); err != nil || !slices.Equal(f.Signers, []message.Address{gateway}) {
 			t.Errorf("no one author: got %+v, %v", f, err)
+		}
+	}
+}
+
+// Certificates that only have the right name don't cost more than a few signatures (R29).
+func TestManyOfOneName(t *testing.T) {
+	w := newWorld(t, ecPair)
+	x, err := parse(w.alice.signs.Raw)
+	if err != nil {
+		t.Fatal(err)
+	}
+	key := generate(t, w.token, hsm.P256, hsm.Sign)
+	for others, want := range map[int]string{maxTried - 1: protect.ReasonGood, maxTried: protect.ReasonBad} {
+		signature := w.signing(w.alice.signs)
+		for range others {
+			c := user(w.alice.signs.Address, x509.KeyUsageDigitalSignature)
+			c.SerialNumber = x.SerialNumber
+			signature.Others = append(signature.Others, w.ca.issue(t, c, key.Public))
+		}
+		// In front of the right one they stand because they are sorted nowhere.
+		data := w.signed(textEntity, signature)
+		front := bytes.Index(data, x.Raw)
+		var rest []byte
+		for _, c := range signature.Others {
+			rest = append(rest, c.Raw...)
+		}
+		copy(data[front:], append(bytes.Clone(rest), x.Raw...))
+		if _, f, err := w.open(mail(t, head+holding(data))); err != nil || f.Reason != want {
+			t.Errorf("%d of the same name before the right one: got %+v, %v, want %s", others, f, err, want)
 		}
 	}
 }

@@ -67,7 +67,9 @@ func newAuthority(t testing.TB, name string) *authority {
 // issue signs what is asked for as it is.
 func (a *authority) issue(t testing.TB, c *x509.Certificate, pub crypto.PublicKey) *x509.Certificate {
 	t.Helper()
-	c.SerialNumber = big.NewInt(serials.Add(1))
+	if c.SerialNumber == nil {
+		c.SerialNumber = big.NewInt(serials.Add(1))
+	}
 	id := sha256.Sum256(c.SerialNumber.Bytes())
 	c.SubjectKeyId = id[:20]
 	parent := a.cert

@@ -23,6 +23,7 @@ import (
 const (
 	maxKnown     = 16              // certificates of the keyring that one mail is judged by
 	maxBrought   = 64              // certificates of a signature that are looked at
+	maxTried     = 4               // of them, that a signer may mean
 	maxVouched   = 4               // of them, that may be the signer's for encryption
 	clockSkew    = 5 * time.Minute // by which a signature may come from the future
 	signedBefore = 24 * time.Hour  // by which a signature may be older than the Date of its mail
@@ -48,17 +49,28 @@ func hidden(src message.Source, p *message.Part) bool {
 type verifier struct {
 	*Protector
 	ctx    context.Context
-	known  []keyring.Cert // for the sender
+	known  known
 	author message.Address
 	sent   time.Time // by the mail's Date, zero if that can't be read
 	at     time.Time
 }
 
+// known are the certificates of the keyring for the sender, and those of them
+// that can be read.
+type known struct {
+	entries []keyring.Cert
+	certs   []*x509.Certificate
+}
+
 func (p *Protector) verifier(ctx context.Context, r protect.OpenRequest) *verifier {
 	v := &verifier{Protector: p, ctx: ctx, at: r.At}
 	for _, c := range r.Certs {
-		if c.Format == keyring.SMIME && len(v.known) < maxKnown {
-			v.known = append(v.known, c)
+		if c.Format != keyring.SMIME || len(v.known.entries) == maxKnown {
+			continue
+		}
+		v.known.entries = append(v.known.entries, c)
+		if x, err := parseCert(c); err == nil {
+			v.known.certs = append(v.known.certs, x)
 		}
 	}
 	v.author, _ = r.Message.Author() // none: then no certificate of a domain speaks for it
@@ -152,11 +164,9 @@ func (s *start) plain(mail *message.Message) bool {
 	return !hidden(m.Source, m.Root) && !headers.Denied(mail, m)
 }
 
-// weight orders words: of several signers the heaviest one is told.
-var weight = []string{
-	protect.ReasonGood, protect.ReasonUnknownCert, protect.ReasonUntrusted, protect.ReasonExpired,
-	protect.ReasonRevoked, protect.ReasonPartial, protect.ReasonWeak, protect.ReasonBad,
-}
+// weight orders what may be wrong with a signature itself: of several signers
+// the heaviest one is told.
+var weight = []string{protect.ReasonGood, protect.ReasonUnknownCert, protect.ReasonWeak, protect.ReasonBad}
 
 // finding is the judgement on all signatures over one payload. Each has to be
 // good (R11): of a signature that is not, nobody can tell who has put it there.
@@ -168,23 +178,31 @@ func (v *verifier) finding(s *cms.Signed) (f protect.Finding, fits bool) {
 	}
 	b := brought(s)
 	f, fits = signedBut(protect.ReasonGood), true
-	var by *judged
+	var signers []*judged
 	for _, signer := range s.Signers {
-		j := v.judge(signer, b)
+		j := v.verify(signer, b)
+		signers = append(signers, j)
 		fits = fits && j.fits
 		if slices.Index(weight, j.reason) > slices.Index(weight, f.Reason) {
 			f.Reason = j.reason
 		}
-		if by == nil || slices.Contains(j.addresses, v.author) && !slices.Contains(by.addresses, v.author) {
+	}
+	if !fits {
+		return f, false
+	}
+	by := signers[0]
+	for _, j := range signers {
+		if j.reason = v.trust(j, b); j.reason != protect.ReasonGood {
+			f.Reason = j.reason
+			return f, true
+		}
+		if slices.Contains(j.addresses, v.author) && !slices.Contains(by.addresses, v.author) {
 			by = j
 		}
 	}
-	if f.Reason != protect.ReasonGood {
-		return f, fits
-	}
 	f.Good, f.Signer, f.Signers = true, fingerprint(by.cert.Raw), by.addresses
 	f.Brought = v.bringing(by, b)
-	return f, fits
+	return f, true
 }
 
 // bundle is what came along with a signature.
@@ -215,24 +233,20 @@ type judged struct {
 	way       []*x509.Certificate // between it and an anchor
 }
 
-// judge finds the certificate of a signer, checks the signature, and whether
-// anybody is to be believed by it.
-func (v *verifier) judge(s *cms.Signer, b *bundle) *judged {
+// verify finds the certificate of a signer, and checks the signature with it.
+// Of several with that name, which only somebody who wants to waste time makes
+// up, the first ones are tried.
+func (v *verifier) verify(s *cms.Signer, b *bundle) *judged {
 	j := &judged{Signer: s, reason: protect.ReasonUnknownCert}
-	candidates := b.certs
-	for _, c := range v.known {
-		if x, err := parseCert(c); err == nil {
-			candidates = append(candidates, x)
-		}
-	}
-	for _, x := range candidates {
-		if !s.Names(x) {
+	tried := 0
+	for _, x := range append(slices.Clone(b.certs), v.known.certs...) {
+		if !s.Names(x) || tried == maxTried {
 			continue
 		}
+		tried++
 		switch err := s.Verify(x); {
 		case err == nil:
-			j.fits, j.cert = true, x
-			j.reason = v.trust(j, b)
+			j.fits, j.cert, j.reason = true, x, protect.ReasonGood
 			return j
 		case errors.Is(err, cms.ErrAlgorithm):
 			j.reason = protect.ReasonWeak
@@ -259,9 +273,9 @@ func (v *verifier) trust(j *judged, b *bundle) string {
 	j.addresses = chain.Addresses(j.cert)
 	var entry *keyring.Cert
 	name := fingerprint(j.cert.Raw)
-	for i := range v.known {
-		if v.known[i].Fingerprint == name {
-			entry = &v.known[i]
+	for i := range v.known.entries {
+		if v.known.entries[i].Fingerprint == name {
+			entry = &v.known.entries[i]
 		}
 	}
 	if entry != nil {
