@@ -159,21 +159,37 @@ func (x *matrix) outbound(t *testing.T, w way, m mailer, mail []byte, samples []
 // but those that no peer makes, and every way of the gateway's is read by one.
 func (x *matrix) complete(t *testing.T) {
 	t.Helper()
-	good := 0
 	for _, w := range x.ways {
-		for i := range x.peers {
-			if x.in[w][i].good {
-				good++
-			}
-			if x.out[w][i].good {
-				good++
-			}
-		}
 		if out := x.out[w]; out[0].sent && !slices.ContainsFunc(out, func(c cell) bool { return c.good }) {
 			t.Errorf("%s: the gateway makes it, and nobody reads it", w)
 		}
 	}
-	t.Logf("%d ways, %d cells good", len(x.ways), good)
+	t.Log(x.summary())
+}
+
+// summary counts the cells.
+func (x *matrix) summary() string {
+	var yes, no, empty, fails int
+	for _, w := range x.ways {
+		for i := range x.peers {
+			for _, c := range []struct {
+				cell
+				asked bool
+			}{{x.in[w][i], true}, {x.out[w][i], x.out[w][i].sent}} {
+				switch {
+				case c.good:
+					yes++
+				case !c.asked:
+					empty++
+				case c.cause != "":
+					no++
+				default:
+					fails++
+				}
+			}
+		}
+	}
+	return fmt.Sprintf("%d ways: %d cells are yes, %d no; %d fail, and %d are empty.", len(x.ways), yes, no, fails, empty)
 }
 
 // versions are the heading of the table.
@@ -188,7 +204,7 @@ func (x *matrix) versions() string {
 // section is the table with its notes.
 func (x *matrix) section() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "## %s\n\n| way |", x.versions())
+	fmt.Fprintf(&b, "## %s\n\n%s\n\n| way |", x.versions(), x.summary())
 	for _, m := range x.peers {
 		fmt.Fprintf(&b, " %s makes | reads |", m.name())
 	}
