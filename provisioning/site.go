@@ -93,9 +93,17 @@ func (c *call) seen() (*keyring.Store, error) {
 	}
 	store, err := keyring.OpenForeign(s.Seen)
 	if err != nil {
-		return nil, fmt.Errorf("seen certificates: %w", err)
+		return nil, unseen(err)
 	}
 	return store, nil
+}
+
+// unseen is an error of what mail brought: it need not hold an operator up.
+func unseen(err error) error {
+	if errors.Is(err, keyring.ErrNotFound) || errors.Is(err, keyring.ErrAmbiguous) || errors.Is(err, keyring.ErrInvalid) {
+		return err
+	}
+	return no("nothing in that file is trusted: it may be removed, and filterd makes it again", "seen certificates: %w", err)
 }
 
 // seenCerts are those that verified mail brought and that f lets pass, as far
@@ -108,7 +116,7 @@ func (c *call) seenCerts(find func(*keyring.Store) ([]keyring.Cert, error)) (lis
 	defer store.Close()
 	found, err := find(store)
 	if err != nil {
-		return nil, fmt.Errorf("seen certificates: %w", err)
+		return nil, unseen(err)
 	}
 	for _, one := range found {
 		if one, ok := keyring.Doubted(one); ok {

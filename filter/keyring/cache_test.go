@@ -26,6 +26,7 @@ func TestCacheSeesChanges(t *testing.T) {
 	ctx := t.Context()
 	a, d := address(t, "a@one.example"), address(t, "any@two.example")
 	c := cert(t, "AA", "a@one.example")
+	last := ""
 	for _, step := range []struct {
 		name                string
 		change              func() error
@@ -40,6 +41,12 @@ func TestCacheSeesChanges(t *testing.T) {
 		{"remove", func() error { return w.Remove(ctx, c.Fingerprint) }, 0, 0, 1, ""},
 	} {
 		must(t, step.change())
+		state, err := r.State(ctx)
+		must(t, err)
+		if again, err := r.State(ctx); err != nil || again != state || state == last {
+			t.Errorf("%s: got state %q, then %q, %v; before the change it was %q", step.name, state, again, err, last)
+		}
+		last = state
 		for range 2 { // from the file, and from memory
 			certs, err := r.Certs(ctx, a)
 			must(t, err)

@@ -206,6 +206,20 @@ func (s *Store) Ours(ctx context.Context, fingerprint string) ([]Identity, error
 	return found.identities, err
 }
 
+// State names what look-ups answer from: where two names are equal and not
+// empty, so are the answers that were given in between. A store that writes has no name.
+func (s *Store) State(ctx context.Context) (string, error) {
+	if !s.readOnly {
+		return "", nil
+	}
+	db, err := s.open()
+	if err != nil {
+		return "", err
+	}
+	epoch, _, _, err := s.cache.look(ctx, db, question{kind: authorities})
+	return fmt.Sprint(epoch), err
+}
+
 // Authorities are the anchors and intermediates, whatever their trust.
 func (s *Store) Authorities(ctx context.Context) ([]Cert, error) {
 	found, err := s.answer(ctx, question{kind: authorities}, func() (found answer, err error) {

@@ -22,7 +22,7 @@ const (
 	maxOfAddress  = 8              // certificates of one address
 	maxNamed      = 16             // addresses of one certificate
 	maxSeen       = 20_000         // certificates in all
-	maxOnTheWay   = 1000           // intermediates
+	maxOnTheWay   = 500            // intermediates
 	learnedLately = 12 * time.Hour // what was seen since is not written again
 )
 
@@ -170,6 +170,22 @@ func (j *Joined) Certs(ctx context.Context, a message.Address) ([]Cert, error) {
 	return list, nil
 }
 
+// State names the state of both.
+func (j *Joined) State(ctx context.Context) (string, error) {
+	first, err := j.Store.State(ctx)
+	if err != nil || j.seen == nil || first == "" {
+		return first, err
+	}
+	second, err := j.seen.State(ctx)
+	if err != nil {
+		return "", fmt.Errorf("seen certificates: %w", err)
+	}
+	if second == "" {
+		return "", nil
+	}
+	return first + " " + second, nil
+}
+
 // Authorities are the operators'; those that were seen are intermediates,
 // which make a path and give it no trust.
 func (j *Joined) Authorities(ctx context.Context) ([]Cert, error) {
@@ -177,7 +193,7 @@ func (j *Joined) Authorities(ctx context.Context) ([]Cert, error) {
 	if err != nil || j.seen == nil {
 		return list, err
 	}
-	learned, err := j.seen.List(ctx, Filter{Authorities: true})
+	learned, err := j.seen.Authorities(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("seen certificates: %w", err)
 	}

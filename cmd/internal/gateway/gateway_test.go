@@ -269,6 +269,37 @@ func TestRing(t *testing.T) {
 	}
 }
 
+// TestSMIMEIsWired: what the configuration says of S/MIME is what the judge and
+// the Protector go by.
+func TestSMIMEIsWired(t *testing.T) {
+	for _, test := range []struct {
+		text   string
+		mode   chain.Mode
+		asks   bool
+		public bool
+		cbc    smime.Unauthenticated
+		bare   bool
+		old    bool
+		budget time.Duration
+	}{
+		{"", chain.Soft, true, true, smime.Inert, false, false, 3 * time.Second},
+		{"[smime]\nrevocation = \"hard\"\nrevocation-budget = \"1s\"\nroots = \"own\"\nbare-own = true\n[default]\nunauthenticated = \"sealed\"\nold-ciphers = true\n",
+			chain.Hard, true, false, smime.Sealed, true, true, time.Second},
+		{"[smime]\nrevocation = \"off\"\n", chain.Off, false, true, smime.Inert, false, false, 3 * time.Second},
+	} {
+		c := load(t, domain+test.text)
+		ring, err := OpenRing(c, false)
+		must(t, err)
+		s, err := NewSMIME(c, hsmtest.Memory(t), ring)
+		must(t, err)
+		if s.chain.Mode != test.mode || s.chain.Fetcher != nil != test.asks || len(s.public) > 0 != test.public || s.config.Unauthenticated != test.cbc ||
+			s.chain.BareOwn != test.bare || s.config.Legacy != test.old || s.chain.Budget != test.budget {
+			t.Errorf("%q: got %+v, %+v, %d public roots", test.text, s.chain, s.config, len(s.public))
+		}
+		must(t, ring.Close())
+	}
+}
+
 // TestLearnIsWired: each word of the configuration reaches the mail path.
 func TestLearnIsWired(t *testing.T) {
 	for word, want := range map[string][2]bool{"off": {false, false}, "seen": {true, false}, "chain": {true, true}} {

@@ -30,6 +30,7 @@ const maxChain = 8
 // Authorities is where the site's anchors and intermediates stand.
 type Authorities interface {
 	Authorities(ctx context.Context) ([]keyring.Cert, error)
+	State(ctx context.Context) (string, error)
 }
 
 // SMIME is the Protector for S/MIME, and judges certificates: by the authorities
@@ -42,6 +43,7 @@ type SMIME struct {
 	public []chain.Anchor
 
 	mutex sync.Mutex
+	state string // of the ring, when it was asked
 	said  string // by which court was made
 	court *court
 }
@@ -80,6 +82,15 @@ func NewSMIME(c *config.Filterd, token hsm.Token, ring Authorities) (*SMIME, err
 
 // now gives the court for what the keyring says.
 func (s *SMIME) now(ctx context.Context) (*court, error) {
+	state, err := s.ring.State(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("look up authorities: %w", err)
+	}
+	s.mutex.Lock()
+	defer s.mutex.Unlock()
+	if s.court != nil && state != "" && state == s.state {
+		return s.court, nil
+	}
 	list, err := s.ring.Authorities(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("look up authorities: %w", err)
@@ -88,8 +99,6 @@ func (s *SMIME) now(ctx context.Context) (*court, error) {
 	for _, c := range list {
 		fmt.Fprintln(&said, c.Fingerprint, c.Role, c.Trust)
 	}
-	s.mutex.Lock()
-	defer s.mutex.Unlock()
 	if s.court == nil || s.said != said.String() {
 		made, err := s.convene(list)
 		if err != nil {
@@ -97,6 +106,7 @@ func (s *SMIME) now(ctx context.Context) (*court, error) {
 		}
 		s.court, s.said = made, said.String()
 	}
+	s.state = state // of before the list: what changed in between is seen the next time
 	return s.court, nil
 }
 
