@@ -1,10 +1,13 @@
 package filter
 
 import (
+	"context"
 	"encoding/json"
 	"strings"
 	"testing"
+	"time"
 
+	"postern/filter/keyring"
 	"postern/filter/message"
 	"postern/filter/policy"
 	"postern/hsm"
@@ -113,5 +116,34 @@ func TestExplain(t *testing.T) {
 			}
 		}
 		o.Close()
+	}
+}
+
+// Who reads along, what a rule rests on that no person has said, and what to do
+// where somebody who must cannot read along, is told.
+func TestExplainEscrowAndSeen(t *testing.T) {
+	const archive = "archive@company1.example"
+	w := newWorld(t)
+	w.people[archive] = w.person(archive)
+	w.ring.ours = append([]keyring.Identity{w.people[archive]}, w.ring.ours...)
+	w.ring.partners[0].Trust = keyring.Seen
+	w.gate.Judge = func(context.Context, keyring.Cert, message.Address, time.Time) error { return nil }
+	explain := func() string {
+		o := w.gate.Process(t.Context(), Request{Direction: policy.Outbound, To: []message.Address{address(t, "bob@partner.example")}, Mail: strings.NewReader(out)})
+		defer o.Close()
+		return strings.Join(o.Explain, "\n")
+	}
+	for entry, want := range map[string][]string{
+		archive: {"Certificates for bob@partner.example: openpgp " + w.people["bob@partner.example"].Fingerprint + " (brought by mail, and good by its path).",
+			"It can also be read by our own openpgp certificate " + w.people[archive].Fingerprint + "."},
+		strings.Repeat("A", 40): {`The rule that decided: domain."company1.example".`, "Add an identity of that format and kind of key for an entry of escrow"},
+	} {
+		w.gate.Policy.Escrow = map[string]policy.Escrow{"company1.example": {entry}}
+		got := explain()
+		for _, line := range want {
+			if !strings.Contains(got, line) {
+				t.Errorf("escrow %s: got\n%s\nwant %q in it", entry, got, line)
+			}
+		}
 	}
 }
