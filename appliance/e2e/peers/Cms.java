@@ -98,10 +98,11 @@ import org.bouncycastle.operator.jcajce.JcaContentSignerBuilder;
 import org.bouncycastle.operator.jcajce.JcaDigestCalculatorProviderBuilder;
 import org.bouncycastle.util.encoders.Hex;
 
+@SuppressWarnings("deprecation") // what Debian 13 calls old, Debian 12 has nothing else for
 public class Cms {
 	public static void main(String[] args) throws Exception {
 		Security.addProvider(new BouncyCastleProvider());
-		System.out.println("ok " + Security.getProvider("BC").getVersionStr());
+		System.out.println("ok " + Security.getProvider("BC").getInfo().replaceAll(".* v", ""));
 		BufferedReader in = new BufferedReader(new InputStreamReader(System.in));
 		for (String line; (line = in.readLine()) != null; ) {
 			String[] words = line.split(" ");
