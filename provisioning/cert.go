@@ -406,7 +406,7 @@ func (c *call) find(ctx context.Context, store *keyring.Store) (cert keyring.Cer
 	if !errors.Is(err, keyring.ErrNotFound) && !errors.Is(err, keyring.ErrNoStore) {
 		return cert, false, err
 	}
-	list, other := c.seenCerts(func(s *keyring.Store) ([]keyring.Cert, error) {
+	list, other := c.besides(func(s *keyring.Store) ([]keyring.Cert, error) {
 		one, err := s.Get(ctx, c.args[0])
 		return []keyring.Cert{one}, err
 	})
@@ -489,7 +489,7 @@ func certFind(ctx context.Context, c *call) (any, error) {
 	if err = absent(err); err != nil {
 		return nil, err
 	}
-	seen, err := c.seenCerts(func(s *keyring.Store) ([]keyring.Cert, error) { return s.Certs(ctx, a) })
+	seen, err := c.besides(func(s *keyring.Store) ([]keyring.Cert, error) { return s.Certs(ctx, a) })
 	if err != nil {
 		return nil, err
 	}

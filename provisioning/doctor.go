@@ -312,7 +312,11 @@ func (c *call) examineSeen(ctx context.Context, e *examined, site Site) {
 		return
 	}
 	list, err := c.seenCerts(func(s *keyring.Store) ([]keyring.Cert, error) { return s.List(ctx, keyring.Filter{}) })
-	if err != nil {
+	switch {
+	case errors.Is(err, fs.ErrPermission):
+		e.say("seen certificates", unknown, judge(err).hint, "%s may not be opened by this user", site.Seen)
+		return
+	case err != nil:
 		e.broke("seen certificates", err)
 		return
 	}

@@ -88,8 +88,11 @@ func (c *call) seen() (*keyring.Store, error) {
 	if err != nil || s.Seen == "" {
 		return nil, err
 	}
-	if _, err := os.Stat(s.Seen); errors.Is(err, fs.ErrNotExist) {
+	switch _, err := os.Stat(s.Seen); {
+	case errors.Is(err, fs.ErrNotExist):
 		return nil, nil
+	case errors.Is(err, fs.ErrPermission):
+		return nil, no("run it as root: the folder is filterd's own", "seen certificates: %w", err)
 	}
 	store, err := keyring.OpenForeign(s.Seen)
 	if err != nil {
@@ -106,8 +109,18 @@ func unseen(err error) error {
 	return no("nothing in that file is trusted: it may be removed, and filterd makes it again", "seen certificates: %w", err)
 }
 
-// seenCerts are those that verified mail brought and that f lets pass, as far
-// as they may be believed.
+// besides are seenCerts for whom may read them, and none for anybody else: what
+// he asks for is in the keyring first of all.
+func (c *call) besides(find func(*keyring.Store) ([]keyring.Cert, error)) ([]keyring.Cert, error) {
+	list, err := c.seenCerts(find)
+	if errors.Is(err, fs.ErrPermission) {
+		return nil, nil
+	}
+	return list, err
+}
+
+// seenCerts are those that verified mail brought and that find finds, as far as
+// they may be believed.
 func (c *call) seenCerts(find func(*keyring.Store) ([]keyring.Cert, error)) (list []keyring.Cert, err error) {
 	store, err := c.seen()
 	if err != nil || store == nil {

@@ -3,6 +3,7 @@ package gateway
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 
@@ -43,12 +44,15 @@ func OpenRing(c *config.Filterd, learn bool) (_ *Ring, err error) {
 		return r, nil
 	}
 	if !learn {
+		// Before filterd has run there is none; and where it decides about no
+		// mail, who may not read it does without.
+		if _, err := os.Stat(c.Seen); errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) && c.Default.Learn == "seen" {
+			r.Joined = keyring.Join(operators, nil)
+			return r, nil
+		}
 		seen, err := opened(keyring.OpenForeign(c.Seen))
 		if err != nil {
 			return nil, fmt.Errorf("seen certificates: %w", err)
-		}
-		if _, err := os.Stat(c.Seen); errors.Is(err, os.ErrNotExist) {
-			seen = nil // filterd has not run yet
 		}
 		r.Joined = keyring.Join(operators, seen)
 		return r, nil
