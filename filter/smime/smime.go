@@ -12,8 +12,8 @@
 // of its mail, or around header fields that the mail denies; certificates for
 // mail only are good; 3DES is opened only with Config.Legacy, and such a mail is
 // never verified, and RC2 not at all; what AES-CBC encrypts and nobody signed is
-// shown so that nothing in it runs (inert.go); a mail that is compressed and nothing else stays as
-// it is.
+// shown so that nothing in it runs (inert.go); a mail that is compressed and
+// nothing else stays as it is.
 package smime
 
 import (
