@@ -12,7 +12,7 @@ BENCHTIME  ?= 2s
 # A Go that is older than go.mod asks for fetches the right one.
 export GOTOOLCHAIN := auto
 
-.PHONY: all deps deps-run deps-test build run demo test race fuzz oracle bench lint docs clean
+.PHONY: all deps deps-run deps-test build run demo test race fuzz oracle bench lint docs anchors clean
 all: build
 
 # ---- set-up ----------------------------------------------------------------
@@ -67,6 +67,11 @@ lint: deps-run
 # Pages and examples that are printed from the code.
 docs: build
 	$(GO) test ./filter ./appliance/e2e -run TestPage -update
+
+# The e-mail roots of NSS, out of this machine's libnss3, or of another:
+# make anchors NSS='…/libnssckbi.so "libnss3 VERSION"'
+anchors: deps-test
+	filter/chain/anchors/generate $(NSS)
 
 clean:
 	rm -rf bin $(STATE)
