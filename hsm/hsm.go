@@ -213,6 +213,9 @@ func (a SignAlg) Hash() crypto.Hash {
 // MaxMessage is the longest message that PureEdDSA signs, in bytes.
 const MaxMessage = 8 << 10
 
+// MaxInfo is the longest request that Prove signs, in bytes.
+const MaxInfo = 4 << 10
+
 // Scheme says how a session key was wrapped.
 type Scheme uint8
 
@@ -313,6 +316,14 @@ type Keeper interface {
 	Audit(ctx context.Context) ([]Finding, error)
 	// Generate makes a pair inside the token.
 	Generate(ctx context.Context, s KeySpec) (Key, error)
+	// Prove makes the one signature that a key for unwrapping has: that under
+	// the request for its own certificate, RSASSA-PKCS1-v1_5 with SHA-256
+	// (RFC 8017 §8.2). info is the CertificationRequestInfo (RFC 2986 §4.1) in
+	// DER, of this very key, at most MaxInfo bytes. ErrRefused: a key that
+	// signs by itself, is retired or is not RSA, or a request for another key.
+	// ErrInvalid: anything else than such a request, or a module without RSA
+	// that leaves the padding alone.
+	Prove(ctx context.Context, id KeyID, info []byte) ([]byte, error)
 	// Retire ends signing with the key; opening goes on.
 	Retire(ctx context.Context, id KeyID) error
 	// Destroy removes the pair from the token for good.

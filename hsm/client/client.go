@@ -136,7 +136,7 @@ func ask[T any](ctx context.Context, c *Client, op wire.Op, body []byte, decode 
 // harmless reports whether an operation may be done twice.
 func harmless(op wire.Op) bool {
 	switch op {
-	case wire.OpKeys, wire.OpSign, wire.OpUnwrap, wire.OpStatus:
+	case wire.OpKeys, wire.OpSign, wire.OpUnwrap, wire.OpStatus, wire.OpProve:
 		return true
 	}
 	return false
@@ -237,6 +237,15 @@ func (c *Client) Generate(ctx context.Context, s hsm.KeySpec) (hsm.Key, error) {
 		return hsm.Key{}, err
 	}
 	return ask(ctx, c, wire.OpGenerate, body, only(wire.DecodeKey))
+}
+
+// Prove implements hsm.Keeper.
+func (c *Client) Prove(ctx context.Context, id hsm.KeyID, info []byte) ([]byte, error) {
+	body, err := wire.Prove{ID: id, Info: info}.Encode()
+	if err != nil {
+		return nil, err
+	}
+	return ask(ctx, c, wire.OpProve, body, only(wire.DecodeSignature))
 }
 
 // Retire implements hsm.Keeper.

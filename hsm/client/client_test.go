@@ -4,7 +4,10 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"crypto"
+	"crypto/rand"
 	"crypto/sha256"
+	"crypto/x509"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -69,6 +72,13 @@ func TestOperations(t *testing.T) {
 	if got, err := c.Unwrap(ctx, opener.ID, w); err != nil || got.Cipher != 9 || !bytes.Equal(got.Key, want.Key) {
 		t.Errorf("unwrap: got %+v, %v", got, err)
 	}
+	old := generate(t, c, hsm.RSA2048, hsm.Unwrap)
+	if _, err := request(old, func(info []byte) ([]byte, error) { return c.Prove(ctx, old.ID, info) }); err != nil {
+		t.Errorf("prove: %v", err)
+	}
+	if err := c.Destroy(ctx, old.ID); err != nil {
+		t.Errorf("destroy: %v", err)
+	}
 	if st, err := c.Status(ctx); err != nil || st.State != hsm.Ready || st.Keys != 2 || st.Version != "test" || st.Token != "memory" {
 		t.Errorf("status: got %+v, %v", st, err)
 	}
@@ -97,6 +107,8 @@ func TestOperations(t *testing.T) {
 		{"unlock", c.Unlock(ctx, ""), nil},
 		{"digest beyond the limit", second(c.Sign(ctx, signer.ID, hsm.ECDSA, make([]byte, hsm.MaxMessage+1))), hsm.ErrInvalid},
 		{"keep operation on the use socket", dial(t, d.Use).Retire(ctx, signer.ID), hsm.ErrRefused},
+		{"proof on the use socket", second(dial(t, d.Use).Prove(ctx, signer.ID, nil)), hsm.ErrRefused},
+		{"request beyond the limit", second(c.Prove(ctx, signer.ID, make([]byte, hsm.MaxInfo+1))), hsm.ErrInvalid},
 	} {
 		if !errors.Is(refusal.err, refusal.want) {
 			t.Errorf("%s: got %v, want %v", refusal.what, refusal.err, refusal.want)
@@ -105,6 +117,26 @@ func TestOperations(t *testing.T) {
 }
 
 func second[T any](_ T, err error) error { return err }
+
+// requester lets Go write a request, checks it, and asks prove for the signature.
+type requester struct {
+	pub   crypto.PublicKey
+	prove func(info []byte) ([]byte, error)
+}
+
+func (r requester) Public() crypto.PublicKey { return r.pub }
+
+func (r requester) Sign(io.Reader, []byte, crypto.SignerOpts) ([]byte, error) {
+	return nil, errors.New("asked to sign a digest")
+}
+
+func (r requester) SignMessage(_ io.Reader, info []byte, _ crypto.SignerOpts) ([]byte, error) {
+	return r.prove(info)
+}
+
+func request(key hsm.Key, prove func(info []byte) ([]byte, error)) ([]byte, error) {
+	return x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{SignatureAlgorithm: x509.SHA256WithRSA}, requester{key.Public, prove})
+}
 
 // TestList brings more keys than one frame holds.
 func TestList(t *testing.T) {

@@ -230,6 +230,9 @@ func TestRecord(t *testing.T) {
 			}
 			k.Unwrap(ctx, id, good)
 		}},
+		{"prove", "ok", opener.ID.String(), func() { k.Prove(ctx, opener.ID, infoOf(t, opener.Public)) }},
+		{"prove", "invalid", opener.ID.String(), func() { k.Prove(ctx, opener.ID, digest[:]) }},
+		{"prove", "refused", signer.ID.String(), func() { k.Prove(ctx, signer.ID, nil) }},
 		{"status", "ok", "", func() { k.Status(ctx) }},
 		{"probe", "ok", "", func() { k.Probe(ctx) }},
 		{"audit", "ok", "", func() { k.Audit(ctx) }},
@@ -251,7 +254,7 @@ func TestRecord(t *testing.T) {
 		if r["op"] != x.op || r["verdict"] != x.verdict || r["trace"] != "mail-42" || r["uid"] != float64(os.Getuid()) || key != x.key {
 			t.Errorf("%s: got %v, want verdict %s and key %s", x.op, r, x.verdict, x.key)
 		}
-		for _, field := range []string{"digest", "ciphertext", "pin"} {
+		for _, field := range []string{"digest", "ciphertext", "pin", "info"} {
 			if _, there := r[field]; there {
 				t.Errorf("%s: the record has a %s", x.op, field)
 			}

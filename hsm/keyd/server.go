@@ -311,6 +311,15 @@ func (c *connection) dispatch(f wire.Frame) (func(context.Context) answer, error
 			}
 			return one(wire.EncodeKey(key))
 		}, err
+	case wire.OpProve:
+		m, err := wire.DecodeProve(f.Body)
+		return func(ctx context.Context) answer {
+			sig, err := k.Prove(ctx, m.ID, m.Info)
+			if err != nil {
+				return answer{err: err}
+			}
+			return one(wire.EncodeSignature(sig))
+		}, err
 	case wire.OpRetire:
 		id, err := wire.DecodeID(f.Body)
 		return func(ctx context.Context) answer { return one(nil, k.Retire(ctx, id)) }, err

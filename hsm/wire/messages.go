@@ -61,7 +61,29 @@ func DecodeSign(b []byte) (Sign, error) {
 	return m, r.end("sign request")
 }
 
-// EncodeSignature is the body of an OpSign reply behind its error byte.
+// Prove is the body of an OpProve request.
+type Prove struct {
+	ID   hsm.KeyID
+	Info []byte // at most hsm.MaxInfo
+}
+
+// Encode is the body; its error is hsm.ErrInvalid.
+func (m Prove) Encode() ([]byte, error) {
+	w := writer{b: make([]byte, 0, 34+len(m.Info))}
+	w.b = append(w.b, m.ID[:]...)
+	w.long(m.Info, hsm.MaxInfo)
+	return w.done("prove request")
+}
+
+// DecodeProve reads what Encode wrote.
+func DecodeProve(b []byte) (Prove, error) {
+	r := reader{b: b}
+	m := Prove{ID: r.id(), Info: r.long(hsm.MaxInfo)}
+	return m, r.end("prove request")
+}
+
+// EncodeSignature is the body of an OpSign or OpProve reply behind its error
+// byte.
 func EncodeSignature(sig []byte) ([]byte, error) {
 	var w writer
 	w.long(sig, MaxSignature)

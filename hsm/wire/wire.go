@@ -59,6 +59,7 @@ const (
 	OpGenerate Op = 21
 	OpRetire   Op = 22
 	OpDestroy  Op = 23
+	OpProve    Op = 24
 )
 
 // Reply marks the op of an answer.
@@ -67,7 +68,7 @@ const Reply Op = 0x80
 var opNames = map[Op]string{
 	OpKeys: "keys", OpSign: "sign", OpUnwrap: "unwrap",
 	OpStatus: "status", OpInit: "init", OpUnlock: "unlock", OpProbe: "probe", OpAudit: "audit",
-	OpGenerate: "generate", OpRetire: "retire", OpDestroy: "destroy",
+	OpGenerate: "generate", OpRetire: "retire", OpDestroy: "destroy", OpProve: "prove",
 }
 
 // String is the word for the op, as the audit record has it.

@@ -16,6 +16,7 @@ import (
 	"reflect"
 	"regexp"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -68,7 +69,7 @@ func TestProtocolPage(t *testing.T) {
 		"version": Version, "max-frame": MaxFrame, "max-trace": MaxTrace, "max-pin": MaxPIN, "max-spki": MaxSPKI,
 		"max-ciphertext": MaxCiphertext, "max-ephemeral": MaxEphemeral, "max-oaep-label": MaxOAEPLabel, "max-ukm": MaxUKM, "max-short": MaxShort,
 		"max-signature": MaxSignature, "max-secret": MaxSecret, "max-text": MaxText, "max-faults": MaxFaults, "max-parts": MaxParts,
-		"max-message": hsm.MaxMessage, "max-label": hsm.MaxLabel,
+		"max-message": hsm.MaxMessage, "max-info": hsm.MaxInfo, "max-label": hsm.MaxLabel,
 	}
 	seen := 0
 	for _, row := range table(t, page, "Limits") {
@@ -355,6 +356,16 @@ func TestMessages(t *testing.T) {
 	if got, err := DecodeSpec(b); err != nil || got != s {
 		t.Errorf("specification: got %+v, %v; want %+v", got, err, s)
 	}
+	m := Prove{ID: keys[0].ID, Info: bytes.Repeat([]byte{7}, hsm.MaxInfo)}
+	b, err = m.Encode()
+	if got, derr := DecodeProve(b); err != nil || derr != nil || !reflect.DeepEqual(got, m) {
+		t.Errorf("prove: got %v, %d bytes, %v, %v", got.ID, len(got.Info), err, derr)
+	}
+	for _, b := range [][]byte{b[:len(b)-1], append(b, 0), append(slices.Clone(m.ID[:]), 0x10, 1)} {
+		if _, err := DecodeProve(b); !errors.Is(err, ErrFrame) {
+			t.Errorf("prove request of %d bytes: got %v, want %v", len(b), err, ErrFrame)
+		}
+	}
 	b, _ = EncodeInit("so", "user")
 	if so, pin, err := DecodeInit(b); so != "so" || pin != "user" || err != nil {
 		t.Errorf("init: got %q, %q, %v", so, pin, err)
@@ -374,6 +385,7 @@ func TestMessages(t *testing.T) {
 	}
 	for name, encode := range map[string]func() ([]byte, error){
 		"digest":     func() ([]byte, error) { return Sign{Digest: make([]byte, hsm.MaxMessage+1)}.Encode() },
+		"request":    func() ([]byte, error) { return Prove{Info: make([]byte, hsm.MaxInfo+1)}.Encode() },
 		"ciphertext": func() ([]byte, error) { return Unwrap{Wrapped: hsm.Wrapped{Ciphertext: make([]byte, 5000)}}.Encode() },
 		"key wrap": func() ([]byte, error) {
 			return Unwrap{Wrapped: hsm.Wrapped{WrapAlgorithm: make([]byte, MaxShort+1)}}.Encode()
@@ -477,7 +489,11 @@ func FuzzDecode(f *testing.F) {
 		parts, _ := EncodeList([][]byte{b, b})
 		f.Add(parts[0])
 	}
-	fr, _ := Frame{Op: OpSign, ID: 3, Trace: "abc", Body: []byte("body")}.Append(nil)
+	prove, _ := Prove{Info: []byte{0x30, 5, 2, 1, 0, 0x30, 0}}.Encode()
+	f.Add(prove)
+	fr, _ := Frame{Op: OpProve, ID: 4, Body: prove}.Append(nil)
+	f.Add(fr)
+	fr, _ = Frame{Op: OpSign, ID: 3, Trace: "abc", Body: []byte("body")}.Append(nil)
 	f.Add(fr)
 	f.Add([]byte{0, 0, 0x40, 0, Version, 1, 0, 0, 0, 0, 255})
 	same := func(t *testing.T, what string, in, out []byte, err error) {
@@ -497,6 +513,10 @@ func FuzzDecode(f *testing.F) {
 		if m, err := DecodeUnwrap(b); err == nil {
 			out, err := m.Encode()
 			same(t, "unwrap", b, out, err)
+		}
+		if m, err := DecodeProve(b); err == nil {
+			out, err := m.Encode()
+			same(t, "prove", b, out, err)
 		}
 		if s, err := DecodeSignature(b); err == nil {
 			out, err := EncodeSignature(s)
