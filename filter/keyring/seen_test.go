@@ -158,7 +158,7 @@ func TestLearn(t *testing.T) {
 	}
 }
 
-// TestLearnIsBounded: senders choose what comes.
+// TestLearnIsBounded (R16): senders choose what comes.
 func TestLearnIsBounded(t *testing.T) {
 	s, _ := open(t)
 	s.most = 3 * maxOfAddress

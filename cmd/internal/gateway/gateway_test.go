@@ -131,7 +131,7 @@ func entry(t *testing.T, a *authority, trust keyring.Trust, role keyring.Role) k
 	return list[0]
 }
 
-// TestAuthoritiesCountAtOnce: what an operator adds or distrusts counts for the
+// TestAuthoritiesCountAtOnce (R16): what an operator adds or distrusts counts for the
 // next certificate. What filterd writes itself gives a way, and never an end.
 func TestAuthoritiesCountAtOnce(t *testing.T) {
 	c := load(t, domain+"[smime]\nroots = \"own\"\nrevocation = \"off\"\n")

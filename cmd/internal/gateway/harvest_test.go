@@ -57,7 +57,7 @@ func (a *authority) certify(t *testing.T, key hsm.Key, usage x509.KeyUsage, addr
 	return keyring.Identity{Cert: list[0], Address: at}
 }
 
-// TestHarvest, from a signed mail to the answer: what it brought is kept, and
+// TestHarvest (R16), from a signed mail to the answer: what it brought is kept, and
 // the answer is sealed to it where the site lets a good path be enough. An
 // operator's word ends that.
 func TestHarvest(t *testing.T) {
