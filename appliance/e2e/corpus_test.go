@@ -267,7 +267,7 @@ func (r *corpusRun) page(t *testing.T, samples []*sample) {
 	var b bytes.Buffer
 	fmt.Fprintf(&b, "# Corpora\n\nMails, keys and vectors that others wrote, fed to a whole gateway: what came out, against what their publishers (or GnuPG and OpenSSL) say must. Printed by `go test ./appliance/e2e -run TestCorpus -update` where the corpora are present; none of them is in this repository.\n\n%s\n\n", r.summary())
 	fmt.Fprintf(&b, "%d mails are called verified, none against its verdict; %d are refused, where the verdict allows it. %d that open with a passphrase or an ElGamal key only, which no token has, pass as they came. ", r.verified, r.refused, r.beyond)
-	fmt.Fprintf(&b, "%d mails are judged at the time that the corpus names, through `postern process --at`, after they came over SMTP as all the others. Beside are those that the tests of a package run: %s. Next work is what is not mail. The gateway runs with `old-ciphers = true`.\n\n", r.timed, besideList())
+	fmt.Fprintf(&b, "%d mails are judged at the time that the corpus names, through `postern process --at`, after they came over SMTP as all the others. Beside are those that the tests of a package run: %s. Next work is what is not mail. The gateway runs with `old-ciphers = true`, and with `roots = \"own\"`, `bare-own = true` and `revocation = \"off\"` for S/MIME.\n\n", r.timed, besideList())
 	columns := []fate{farePassed, fareExcepted, fareTodo, fareBeside, fareNext}
 	b.WriteString("| kind | cases |")
 	for _, f := range columns {

@@ -111,6 +111,9 @@ func tool(t testing.TB, env []string, name string, args ...string) (out []byte, 
 		if _, ended := err.(*exec.ExitError); !ended {
 			t.Fatalf("%s: %v (make deps)", name, err)
 		}
+		if ctx.Err() != nil { // which says nothing of what it can do
+			t.Errorf("%s %s: %v", name, strings.Join(args, " "), ctx.Err())
+		}
 		return out, fmt.Errorf("%s", complaint.String())
 	}
 	return out, nil
