@@ -90,9 +90,6 @@ func (p *Protector) openSealed(ctx context.Context, r protect.OpenRequest) (*mes
 			return nil, protect.Finding{}, err
 		}
 	}
-	if envelope.Legacy() && f.Good { // what anybody could have changed is nobody's word
-		f = signedBut(protect.ReasonWeak)
-	}
 	f.Opened = true
 	if !envelope.Authenticated() && !fits {
 		if p.Unauthenticated == Sealed {

@@ -10,10 +10,10 @@
 // gives no claim; of several signers each has to be good; SHA-1, MD5 and short
 // keys verify nothing, nor does a signature that was made long before the Date
 // of its mail, or around header fields that the mail denies; certificates for
-// mail only are good; 3DES is opened only with Config.Legacy, and such a mail is
-// never verified, and RC2 not at all; what AES-CBC encrypts and nobody signed is
-// shown so that nothing in it runs (inert.go); a mail that is compressed and
-// nothing else stays as it is.
+// mail only are good; 3DES is opened only with Config.Legacy, and RC2 not at
+// all; what a cipher in CBC mode encrypts and nobody signed is shown so that
+// nothing in it runs (inert.go); a mail that is compressed and nothing else
+// stays as it is.
 package smime
 
 import (
@@ -55,7 +55,7 @@ type Config struct {
 	Chain func(*x509.Certificate) []*x509.Certificate
 	// Unauthenticated is what becomes of mail that anybody may have changed.
 	Unauthenticated Unauthenticated
-	// Legacy also opens 3DES. Such a mail is never verified.
+	// Legacy also opens 3DES. What a signature inside is worth does not depend on it.
 	Legacy bool
 }
 
