@@ -92,16 +92,24 @@ func (s *Store) certs(ctx context.Context, rest string, args ...any) ([]Cert, er
 	if err != nil {
 		return nil, err
 	}
-	rows, err := db.QueryContext(ctx, "SELECT "+certColumns+" FROM cert c "+rest, args...)
+	from := "cert c "
+	if s.foreign { // whoever writes it may write what would not fit into memory
+		from = fmt.Sprintf("(SELECT * FROM cert WHERE length(raw) <= %d AND coalesce(length(capabilities), 0) <= %d) c ", maxLearned, maxCaps)
+	}
+	rows, err := db.QueryContext(ctx, "SELECT "+certColumns+" FROM "+from+rest, args...)
 	if err != nil {
 		return nil, fmt.Errorf("read keyring: %w", err)
 	}
 	defer rows.Close()
 	var list []Cert
+	bytes := 0
 	for rows.Next() {
 		c, err := scan(rows)
 		if err != nil {
 			return nil, fmt.Errorf("read keyring: %w", err)
+		}
+		if bytes += len(c.Raw); bytes > maxAnswer {
+			return nil, fmt.Errorf("read keyring: more than %d bytes of certificates: %w", maxAnswer, ErrInvalid)
 		}
 		list = append(list, c)
 	}
@@ -187,8 +195,11 @@ type Filter struct {
 	Authorities bool   // anchors and intermediates, in the place of their holders
 }
 
-// maxList is how many certificates are listed at most.
-const maxList = 100_000
+// What is listed at most.
+const (
+	maxList   = 100_000   // certificates
+	maxAnswer = 256 << 20 // bytes of them
+)
 
 // List gives the partners' certificates, or the authorities, in order of fingerprint.
 func (s *Store) List(ctx context.Context, f Filter) ([]Cert, error) {

@@ -256,3 +256,22 @@ func TestForeign(t *testing.T) {
 		t.Errorf("got files\n%swant\n%s", after, before)
 	}
 }
+
+// TestForeignIsBounded: what filterd's file holds beyond what is learned is not
+// brought into an operator's memory.
+func TestForeignIsBounded(t *testing.T) {
+	s, path := open(t)
+	must(t, s.Learn(t.Context(), x509(t, "one", "a@p.example")))
+	huge := x509(t, strings.Repeat("huge", maxLearned/4+1), "a@p.example")
+	must(t, s.Import(t.Context(), huge))
+	must(t, s.Close())
+	r, err := OpenForeign(path)
+	must(t, err)
+	defer r.Close()
+	if list, err := r.Certs(t.Context(), address(t, "a@p.example")); err != nil || len(list) != 1 || string(list[0].Raw) != "one" {
+		t.Errorf("got %d, %v, want the one that could be learned", len(list), err)
+	}
+	if _, err := r.Get(t.Context(), huge.Fingerprint); !errors.Is(err, ErrNotFound) {
+		t.Errorf("got %v, want ErrNotFound", err)
+	}
+}
