@@ -6,11 +6,14 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/rsa"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/asn1"
 	"encoding/pem"
+	"errors"
 	"fmt"
+	"io"
 
 	"golang.org/x/crypto/cryptobyte"
 	cbasn1 "golang.org/x/crypto/cryptobyte/asn1"
@@ -25,6 +28,13 @@ type RequestSpec struct {
 	Key     hsm.Key
 	Subject pkix.Name       // may be empty: the address is what counts
 	Address message.Address // that it shall name
+	Prover  Prover          // of a key that opens
+}
+
+// Prover makes the one signature of a key that opens, under its own request:
+// hsm.Keeper.
+type Prover interface {
+	Prove(ctx context.Context, id hsm.KeyID, info []byte) ([]byte, error)
 }
 
 var (
@@ -34,18 +44,17 @@ var (
 	oidSmtpUTF8Mailbox = asn1.ObjectIdentifier{1, 3, 6, 1, 5, 5, 7, 8, 9}
 )
 
-// Request is a PKCS#10 request (RFC 2986) in DER for a key that signs. It
-// asks for digitalSignature, emailProtection and the address; the token signs
-// it, and the signature is checked before it is given out.
+// Request is a PKCS#10 request (RFC 2986) in DER, for the address and
+// emailProtection. The token signs it, as proof that the key is there, and the
+// signature is checked before it is given out.
 //
-// A request is signed by its own key, as proof that it is there. A key that
-// unwraps makes no signatures, not this one either: the error is
-// hsm.ErrRefused, and PublicKey is what such a key can be certified by.
+// A key that signs asks for digitalSignature. One that opens asks for
+// keyEncipherment and makes no signature but this one, through s.Prover; that
+// goes with RSA only, so for a curve and without a Prover the error is
+// hsm.ErrRefused, and PublicKey is what such a key can be certified by. With a
+// module that decrypts only what is padded it is hsm.ErrInvalid.
 func Request(ctx context.Context, token hsm.Token, s RequestSpec) ([]byte, error) {
-	if s.Key.Usage != hsm.Sign {
-		return nil, fmt.Errorf("request certificate: key %s opens mail and may not sign its own request; give the authority its public key instead: %w", s.Key.ID, hsm.ErrRefused)
-	}
-	signer, err := client.Signer(ctx, token, s.Key)
+	signer, err := s.signer(ctx, token)
 	if err != nil {
 		return nil, fmt.Errorf("request certificate: %w", err)
 	}
@@ -54,6 +63,9 @@ func Request(ctx context.Context, token hsm.Token, s RequestSpec) ([]byte, error
 		return nil, fmt.Errorf("request certificate: %w", err)
 	}
 	der, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{Subject: s.Subject, ExtraExtensions: extensions, SignatureAlgorithm: signatureFor(s.Key.Public)}, signer)
+	if errors.Is(err, hsm.ErrInvalid) && s.Key.Usage == hsm.Unwrap {
+		return nil, fmt.Errorf("request certificate: key %s cannot prove itself, as the module of its token decrypts only what is padded: %w", s.Key.ID, err)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("request certificate: sign with %s: %w", s.Key.ID, err)
 	}
@@ -65,6 +77,40 @@ func Request(ctx context.Context, token hsm.Token, s RequestSpec) ([]byte, error
 		return nil, fmt.Errorf("request certificate: signature of the token does not fit: %w", hsm.ErrOpaque)
 	}
 	return der, nil
+}
+
+// signer is what signs the request: the key, or the prover of one that opens.
+func (s RequestSpec) signer(ctx context.Context, token hsm.Token) (crypto.Signer, error) {
+	if s.Key.Usage != hsm.Unwrap {
+		return client.Signer(ctx, token, s.Key)
+	}
+	if _, ok := s.Key.Public.(*rsa.PublicKey); !ok || s.Prover == nil || s.Key.Retired {
+		return nil, fmt.Errorf("key %s opens mail and cannot sign its own request, which only an active RSA key can, where keys are kept; give the authority its public key instead: %w", s.Key.ID, hsm.ErrRefused)
+	}
+	return proof{ctx, s.Prover, s.Key}, nil
+}
+
+// proof is a key that opens in the clothes of crypto.MessageSigner.
+type proof struct {
+	ctx    context.Context
+	prover Prover
+	key    hsm.Key
+}
+
+// Public implements crypto.Signer.
+func (p proof) Public() crypto.PublicKey { return p.key.Public }
+
+// Sign implements crypto.Signer: no digest is signed.
+func (p proof) Sign(io.Reader, []byte, crypto.SignerOpts) ([]byte, error) {
+	return nil, fmt.Errorf("sign with key %s that opens: %w", p.key.ID, hsm.ErrRefused)
+}
+
+// SignMessage implements crypto.MessageSigner.
+func (p proof) SignMessage(_ io.Reader, info []byte, _ crypto.SignerOpts) ([]byte, error) {
+	if len(info) > hsm.MaxInfo {
+		return nil, fmt.Errorf("request of %d bytes, at most %d", len(info), hsm.MaxInfo)
+	}
+	return p.prover.Prove(p.ctx, p.key.ID, info)
 }
 
 // signatureFor gives each curve the hash of its size; the rest is the
@@ -101,7 +147,11 @@ func (s RequestSpec) extensions() ([]pkix.Extension, error) {
 	if err != nil {
 		return nil, err
 	}
-	usage, err := asn1.Marshal(asn1.BitString{Bytes: []byte{0x80}, BitLength: 1}) // digitalSignature
+	bits := asn1.BitString{Bytes: []byte{0x80}, BitLength: 1} // digitalSignature
+	if s.Key.Usage == hsm.Unwrap {
+		bits = asn1.BitString{Bytes: []byte{0x20}, BitLength: 3} // keyEncipherment
+	}
+	usage, err := asn1.Marshal(bits)
 	if err != nil {
 		return nil, err
 	}
