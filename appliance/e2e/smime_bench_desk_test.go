@@ -178,13 +178,15 @@ func (d *cmsDesk) through(in, out string, inside *time.Duration, do func(*messag
 	})
 }
 
-// open opens a mail, and holds that it was what is measured.
-func (d *cmsDesk) open(m *message.Message, sealed, signed bool) (*message.Message, error) {
-	m, f, err := d.smime.Open(d.t.Context(), protect.OpenRequest{Message: m, Identities: []keyring.Identity{d.reader}, At: time.Now(), NewSpool: d.spool})
-	if err == nil && (f.Opened != sealed || f.Good != signed) {
-		err = fmt.Errorf("opened %v, good %v (%s)", f.Opened, f.Good, f.Reason)
+// opener opens as the gateway does, and holds that the mail was what is measured.
+func (d *cmsDesk) opener(sealed, signed bool) func(*message.Message) (*message.Message, error) {
+	return func(m *message.Message) (*message.Message, error) {
+		m, f, err := d.smime.Open(d.t.Context(), protect.OpenRequest{Message: m, Identities: []keyring.Identity{d.reader}, At: time.Now(), NewSpool: d.spool})
+		if err == nil && (f.Opened != sealed || f.Good != signed) {
+			err = fmt.Errorf("opened %v, good %v (%s)", f.Opened, f.Good, f.Reason)
+		}
+		return m, err
 	}
-	return m, err
 }
 
 // sealer seals as the gateway does.

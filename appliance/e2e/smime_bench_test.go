@@ -218,9 +218,6 @@ func (d *cmsDesk) mails() []task {
 	ours := func(in string, do func(*message.Message) (*message.Message, error)) func() error {
 		return func() error { return d.through(d.path(in), d.path("out"), inside, do) }
 	}
-	open := func(sealed, signed bool) func(*message.Message) (*message.Message, error) {
-		return func(m *message.Message) (*message.Message, error) { return d.open(m, sealed, signed) }
-	}
 	recip, signer := []string{"-recip", d.path("opens.pem"), "-inkey", d.path("opens.key")}, []string{"-signer", d.path("signs.pem"), "-inkey", d.path("signs.key")}
 	decrypt := func(in, out string) func() (time.Duration, error) {
 		return d.process(append(slices.Clip(recip), "-decrypt", "-binary", "-in", d.path(in), "-out", d.path(out))...)
@@ -232,10 +229,10 @@ func (d *cmsDesk) mails() []task {
 	encrypt := d.process("-encrypt", "-binary", "-stream", "-aes-256-cbc", "-in", d.path("content"), "-out", d.path("their.out"), "-recip", d.path("opens.pem"))
 	sign := d.process(append(slices.Clip(signer), "-sign", "-binary", "-in", d.path("content"), "-out", d.path("their.out"))...)
 	return []task{
-		{name: "open-cbc", key: true, inside: inside, ours: ours("cbc.eml", open(true, false)), theirs: decrypt("cbc.eml", "their.out")},
-		{name: "open-gcm", key: true, inside: inside, ours: ours("gcm.eml", open(true, false)), theirs: decrypt("gcm.eml", "their.out")},
-		{name: "open-verify", key: true, inside: inside, ours: ours("both.eml", open(true, true)), theirs: inTurn(decrypt("both.eml", "their.in"), verify("their.in"))},
-		{name: "verify", inside: inside, ours: ours("signed.eml", open(false, true)), theirs: verify("signed.eml")},
+		{name: "open-cbc", key: true, inside: inside, ours: ours("cbc.eml", d.opener(true, false)), theirs: decrypt("cbc.eml", "their.out")},
+		{name: "open-gcm", key: true, inside: inside, ours: ours("gcm.eml", d.opener(true, false)), theirs: decrypt("gcm.eml", "their.out")},
+		{name: "open-verify", key: true, inside: inside, ours: ours("both.eml", d.opener(true, true)), theirs: inTurn(decrypt("both.eml", "their.in"), verify("their.in"))},
+		{name: "verify", inside: inside, ours: ours("signed.eml", d.opener(false, true)), theirs: verify("signed.eml")},
 		{name: "seal-cbc", inside: inside, ours: ours("plain.eml", d.sealer(false, true, "aes-256-cbc")), theirs: encrypt},
 		{name: "sign", key: true, inside: inside, ours: ours("plain.eml", d.sealer(true, false, "")), theirs: sign},
 	}
