@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"postern/filter/authres"
+	"postern/filter/keyring"
 	"postern/filter/message"
 	"postern/filter/policy"
 	"postern/filter/protect"
@@ -173,6 +174,9 @@ func (p *passage) status(c *Copy) (s authres.Status, method, result string) {
 	}
 	if c.Finding.Signed {
 		method, result = "x-"+string(c.Finding.Format), "fail"
+		if c.Finding.Format == keyring.SMIME {
+			method = "smime" // RFC 7281 §3
+		}
 		switch {
 		case ok:
 			result = "pass"

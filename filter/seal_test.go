@@ -168,3 +168,30 @@ func TestRevokedIsNotSealedTo(t *testing.T) {
 		w.want(fmt.Sprint("revoked ", revoked), w.send(policy.Outbound, out, "alice@company1.example", "bob@partner.example"), want)
 	}
 }
+
+// TestResultOfSMIME: a signature in S/MIME is judged under the method that is
+// registered for it.
+func TestResultOfSMIME(t *testing.T) {
+	bob := "bob@partner.example"
+	for _, c := range []struct {
+		finding protect.Finding
+		want    string
+	}{
+		{protect.Finding{Signed: true, Good: true, Signers: []message.Address{address(t, bob)}, Reason: protect.ReasonGood}, `smime=pass reason="good" header.from=bob@partner.example`},
+		{protect.Finding{Signed: true, Reason: protect.ReasonBad}, `smime=fail reason="bad-signature"`},
+		{protect.Finding{Signed: true, Reason: protect.ReasonUnknownCert}, `smime=neutral reason="unknown-cert"`},
+		{protect.Finding{Signed: true, Reason: protect.ReasonWeak}, `smime=policy reason="weak-algorithm"`},
+		{protect.Finding{Opened: true, Reason: protect.ReasonUnauthenticated}, "none"},
+	} {
+		w := newWorld(t)
+		w.guard.open = func(r protect.OpenRequest) (*message.Message, protect.Finding, error) {
+			f := c.finding
+			f.Format = keyring.SMIME
+			return r.Message, f, nil
+		}
+		w.want(c.want, w.send(policy.Inbound, w.sealed(in, bob), bob, "alice@company1.example"), "250 2.0.0")
+		if got := parsed(t, w.hop.got[0].mail).Get("Authentication-Results"); !strings.HasSuffix(strings.Join(strings.Fields(got), " "), gatewayName+"; "+c.want) {
+			t.Errorf("got %q, want %q", got, c.want)
+		}
+	}
+}
