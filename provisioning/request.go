@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"postern/filter/message"
@@ -16,6 +17,13 @@ import (
 // mailbox is who a domain's certificate names (RFC 3183 §4.1), where the
 // authority wants no other one.
 const mailbox = "domain-confidentiality-authority"
+
+// What an authority is given for a key: a request, or where the key cannot
+// sign its own, the bare key.
+const (
+	certRequest = "request"
+	publicKey   = "public key"
+)
 
 // requestLine is what an authority is asked with for one key.
 type requestLine struct {
@@ -46,7 +54,11 @@ func (r requested) text(w io.Writer) {
 	}
 	d.text(w)
 	if !r.DryRun {
-		fmt.Fprintln(w, "Two certificates are wanted: one for signatures (key usage digitalSignature), and one for\nencryption (keyEncipherment for RSA, keyAgreement for curves). A key that opens mail signs\nnothing, its own request neither: its public key goes to the authority. Bind what comes\nback with `postern identity add`.")
+		fmt.Fprintln(w, "Two certificates are wanted: one for signatures (key usage digitalSignature), and one for\nencryption (keyEncipherment for RSA, keyAgreement for curves).")
+		if slices.ContainsFunc(r.Requests, func(q requestLine) bool { return q.Kind == publicKey }) {
+			fmt.Fprintln(w, "A key on a curve that opens mail signs nothing, its own request neither: its public key\ngoes to the authority.")
+		}
+		fmt.Fprintln(w, "Bind what comes back with `postern identity add`.")
 	}
 }
 
@@ -70,10 +82,10 @@ func requestSMIME(ctx context.Context, c *call, o owner, name string) (any, erro
 	}
 	dir := cmpOr(c.get("out"), ".")
 	for _, u := range uses["smime"] {
-		q := requestLine{Use: u.String(), Kind: "request", Address: address.Key(), Key: made[u].ID.String()}
-		suffix := "-sign.csr"
-		if u == hsm.Unwrap {
-			q.Kind, suffix = "public key", "-unwrap.pub"
+		q := requestLine{Use: u.String(), Kind: certRequest, Address: address.Key(), Key: made[u].ID.String()}
+		suffix := "-" + q.Use + ".csr"
+		if u == hsm.Unwrap && !provable(made, generated) {
+			q.Kind, suffix = publicKey, "-"+q.Use+".pub"
 		}
 		q.File = filepath.Join(dir, strings.Map(fileLetter, o.String())+suffix)
 		if c.dry() {
@@ -82,8 +94,8 @@ func requestSMIME(ctx context.Context, c *call, o owner, name string) (any, erro
 			continue
 		}
 		var text []byte
-		if u == hsm.Sign {
-			der, err := smime.Request(ctx, k, smime.RequestSpec{Key: made[u], Subject: pkix.Name{CommonName: cmpOr(name, address.Key())}, Address: address})
+		if q.Kind == certRequest {
+			der, err := smime.Request(ctx, k, smime.RequestSpec{Key: made[u], Subject: pkix.Name{CommonName: cmpOr(name, address.Key())}, Address: address, Prover: k})
 			if err != nil {
 				return result, err
 			}
@@ -98,6 +110,18 @@ func requestSMIME(ctx context.Context, c *call, o owner, name string) (any, erro
 		result.Requests = append(result.Requests, q)
 	}
 	return result, nil
+}
+
+// provable reports whether the key that opens can sign its own request: an RSA
+// key. With -n it may be one that is not there yet.
+func provable(made map[hsm.Usage]hsm.Key, generated []keyLine) bool {
+	algorithm := string(hsm.AlgorithmOf(made[hsm.Unwrap].Public))
+	for _, line := range generated {
+		if line.Usage == hsm.Unwrap.String() {
+			algorithm = line.Algorithm
+		}
+	}
+	return strings.HasPrefix(algorithm, "rsa-")
 }
 
 // fileLetter keeps a name of somebody inside its folder.

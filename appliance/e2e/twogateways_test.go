@@ -6,7 +6,9 @@ import (
 	"crypto/x509"
 	"encoding/base64"
 	"encoding/pem"
+	"errors"
 	"io"
+	"io/fs"
 	"net"
 	"os"
 	"strings"
@@ -132,17 +134,21 @@ func sMIME(domain, algorithm, dir string) []string {
 func (c *company) certify(t testing.TB, ca *authority, dir string) {
 	t.Helper()
 	mailbox := "domain-confidentiality-authority@" + c.Domain // RFC 3183 §4
-	for name, use := range map[string]hsm.Usage{"-sign.csr": hsm.Sign, "-unwrap.pub": hsm.Unwrap} {
-		data, err := os.ReadFile(dir + "/" + c.Domain + name)
+	for _, use := range []hsm.Usage{hsm.Sign, hsm.Unwrap} {
+		file := dir + "/" + c.Domain + "-" + use.String()
+		data, err := os.ReadFile(file + ".csr")
+		if errors.Is(err, fs.ErrNotExist) && use == hsm.Unwrap {
+			data, err = os.ReadFile(file + ".pub") // on a curve, it signs no request
+		}
 		if err != nil {
 			t.Fatal(err)
 		}
 		block, _ := pem.Decode(data)
 		if block == nil {
-			t.Fatalf("%s: got no PEM", name)
+			t.Fatalf("%s: got no PEM", file)
 		}
 		var pub any
-		if use == hsm.Sign {
+		if block.Type == "CERTIFICATE REQUEST" {
 			request, err := x509.ParseCertificateRequest(block.Bytes)
 			if err == nil {
 				err = request.CheckSignature()
