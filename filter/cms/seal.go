@@ -56,7 +56,8 @@ func NewSealer(w io.Writer, r SealRequest) (io.WriteCloser, error) {
 	if err != nil {
 		return nil, fmt.Errorf("seal content: %w", err)
 	}
-	s := &sealing{w: w, chunks: ber.NewChunks(w, pieceSize), buf: make([]byte, 0, pieceSize+pieceUnit)}
+	s := &sealing{w: w, buf: make([]byte, 0, pieceSize+pieceHeader)}
+	s.buf = ber.AppendHeader(s.buf, ber.Tag{Number: ber.OctetString}, pieceSize)
 	if s.sealer, err = content.sealer(key); err != nil {
 		return nil, fmt.Errorf("seal content: %w", err)
 	}
@@ -110,28 +111,31 @@ func (r SealRequest) head(content contentCipher, key []byte) ([]byte, error) {
 	return b.Bytes()
 }
 
-// sealing is a message whose content is being written.
+// sealing is a message whose content is being written. Content is copied once,
+// to where it is encrypted and written from.
 type sealing struct {
 	w      io.Writer
-	chunks *ber.Chunks
 	sealer sealer
-	buf    []byte // content that waits for more
+	buf    []byte // header of a full piece, then content that waits for more
 	err    error  // the first one, or that it is closed
 }
+
+// pieceHeader is the length of the header of a full piece.
+const pieceHeader = 4
 
 var errClosed = errors.New("message is closed")
 
 // Write implements io.Writer.
 func (s *sealing) Write(p []byte) (n int, err error) {
 	for len(p) > 0 && s.err == nil {
-		d := min(len(p), pieceSize-len(s.buf))
+		d := min(len(p), cap(s.buf)-len(s.buf))
 		s.buf = append(s.buf, p[:d]...)
 		p = p[d:]
 		n += d
-		if len(s.buf) == pieceSize {
-			s.sealer.seal(s.buf)
-			_, s.err = s.chunks.Write(s.buf)
-			s.buf = s.buf[:0]
+		if len(s.buf) == cap(s.buf) {
+			s.sealer.seal(s.buf[pieceHeader:])
+			_, s.err = s.w.Write(s.buf)
+			s.buf = s.buf[:pieceHeader]
 		}
 	}
 	if s.err != nil {
@@ -145,21 +149,19 @@ func (s *sealing) Close() error {
 	if s.err != nil {
 		return fmt.Errorf("seal content: %w", s.err)
 	}
-	last, tag := s.sealer.close(s.buf)
-	_, err := s.chunks.Write(last)
-	if err == nil {
-		err = s.chunks.Close()
+	last, tag := s.sealer.close(s.buf[pieceHeader:])
+	var foot []byte
+	if len(last) > 0 {
+		foot = append(ber.AppendHeader(foot, ber.Tag{Number: ber.OctetString}, int64(len(last))), last...)
 	}
-	foot := slices.Concat(ber.EndOfContents[:], ber.EndOfContents[:]) // [0], EncryptedContentInfo
+	foot = append(append(foot, ber.EndOfContents[:]...), ber.EndOfContents[:]...) // [0], EncryptedContentInfo
 	if tag != nil {
 		foot = append(ber.AppendHeader(foot, ber.Tag{Number: ber.OctetString}, int64(len(tag))), tag...)
 	}
 	for range 3 { // AuthEnvelopedData, [0], ContentInfo
 		foot = append(foot, ber.EndOfContents[:]...)
 	}
-	if err == nil {
-		_, err = s.w.Write(foot)
-	}
+	_, err := s.w.Write(foot)
 	s.err = errClosed
 	if err != nil {
 		return fmt.Errorf("seal content: %w", err)
