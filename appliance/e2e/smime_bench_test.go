@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"syscall"
 	"testing"
 	"time"
 
@@ -28,21 +29,46 @@ var cmsSizes = []struct {
 // leastRounds is how often a thing is measured, however long that takes.
 const leastRounds = 3
 
+// cost is the time that something took, and that it had on the processors, the
+// kernel's part too. The second one says more where others use the machine.
+type cost struct{ wall, cpu time.Duration }
+
+func (c cost) plus(o cost) cost { return cost{c.wall + o.wall, c.cpu + o.cpu} }
+
+// costOf measures f: who is this process, or its children that have ended.
+func costOf(who int, f func() error) (cost, error) {
+	used := func() (total time.Duration, err error) {
+		var u syscall.Rusage
+		err = syscall.Getrusage(who, &u)
+		return time.Duration(u.Utime.Nano() + u.Stime.Nano()), err
+	}
+	before, err1 := used()
+	begin := time.Now()
+	err2 := f()
+	wall := time.Since(begin)
+	after, err3 := used()
+	return cost{wall, after - before}, errors.Join(err1, err2, err3)
+}
+
+// other is what OpenSSL does, and what it costs.
+type other func() (cost, error)
+
 // task is one thing that both do, once.
 type task struct {
 	name   string
 	ours   func() error
-	theirs func() (time.Duration, error)
-	key    bool                          // a private key is used in it
-	inside *time.Duration                // of ours, what a Protector took of it; nil: there is none in it
-	keyed  func() (time.Duration, error) // what a private key alone takes them; nil: not known
+	theirs other
+	key    bool           // a private key is used in it
+	inside *time.Duration // of ours, what a Protector took of it; nil: there is none in it
+	keyed  other          // what a private key alone costs them; nil: not known
 }
 
 // BenchmarkSMIME opens, verifies, seals and signs beside OpenSSL, from the same
 // files and with the same RSA-3072 keys, in software on both sides: what a token
 // takes is the same for everybody. openssl/ours above 1 is faster than OpenSSL.
 // Each measurement is between two of OpenSSL, and the ratio is the median of
-// the rounds, since others use the machine as well.
+// the rounds, since others use the machine as well. cpu-openssl/ours is the
+// ratio of what it took on the processors.
 //
 //	files   filter/cms, and `openssl cms`, a process for each: DER in a file to a file
 //	memory  filter/cms, and OpenSSL's library in a process that runs on: from memory to nowhere
@@ -71,83 +97,81 @@ func BenchmarkSMIME(b *testing.B) {
 
 // measure does a task in turn with OpenSSL, many times for each round.
 func (d *cmsDesk) measure(b *testing.B, t task, many int) {
-	repeated := func(f func() (time.Duration, error)) float64 {
-		var total time.Duration
+	repeated := func(f other) (total cost) {
 		for range many {
-			took, err := f()
+			c, err := f()
 			if err != nil {
 				b.Fatal(err)
 			}
-			total += took
+			total = total.plus(c)
 		}
-		return total.Seconds() * 1000 / float64(many)
+		return total
 	}
-	ours := func() (time.Duration, error) {
-		begin := time.Now()
-		err := t.ours()
-		return time.Since(begin), err
-	}
+	ours := func() (cost, error) { return costOf(syscall.RUSAGE_SELF, t.ours) }
 	repeated(ours) // warm
 	before := repeated(t.theirs)
-	var times, others, ratios, without, inside, keys []float64
+	all := map[string][]float64{}
+	add := func(name string, value float64) { all[name] = append(all[name], value) }
+	ms := func(d time.Duration) float64 { return d.Seconds() * 1000 / float64(many) }
+	rounds := 0
 	round := func() {
+		rounds++
 		d.token.took = 0
 		if t.inside != nil {
 			*t.inside = 0
 		}
 		took := repeated(ours)
-		key := d.token.took.Seconds() * 1000 / float64(many)
+		key := d.token.took
 		after := repeated(t.theirs)
-		other := (before + after) / 2
-		times, others, ratios, keys = append(times, took), append(others, other), append(ratios, other/took), append(keys, key)
+		their := before.plus(after)
+		add("ours-ms", ms(took.wall))
+		add("openssl-ms", ms(their.wall)/2)
+		add("openssl/ours", float64(their.wall)/2/float64(took.wall))
+		add("cpu-openssl/ours", float64(their.cpu)/2/float64(took.cpu))
+		if t.key {
+			add("ours-key-ms", ms(key))
+		}
 		if t.inside != nil {
-			inside = append(inside, t.inside.Seconds()*1000/float64(many))
+			add("protector-ms", ms(*t.inside))
+			add("openssl/protector", float64(their.wall)/2/float64(*t.inside))
 		}
 		if t.keyed != nil {
-			without = append(without, (other-repeated(t.keyed))/(took-key))
+			alone := repeated(t.keyed)
+			add("without-key-openssl/ours", float64(their.wall/2-alone.wall)/float64(took.wall-key))
 		}
 		before = after
 	}
 	for b.Loop() {
 		round()
 	}
-	for len(ratios) < leastRounds {
+	for rounds < leastRounds {
 		round()
 	}
 	b.ReportMetric(0, "ns/op") // of both together
-	b.ReportMetric(median(times), "ours-ms")
-	b.ReportMetric(median(others), "openssl-ms")
-	b.ReportMetric(median(ratios), "openssl/ours")
-	if t.key {
-		b.ReportMetric(median(keys), "ours-key-ms")
-	}
-	if without != nil {
-		b.ReportMetric(median(without), "without-key-openssl/ours")
-	}
-	if inside != nil {
-		b.ReportMetric(median(inside), "protector-ms")
-		b.ReportMetric(median(others)/median(inside), "openssl/protector")
+	for name, values := range all {
+		b.ReportMetric(median(values), name)
 	}
 }
 
-// process is the time of one `openssl cms`.
-func (d *cmsDesk) process(args ...string) func() (time.Duration, error) {
-	return func() (time.Duration, error) {
-		begin := time.Now()
-		_, err := tool(d.t, nil, "openssl", append([]string{"cms"}, args...)...)
-		return time.Since(begin), err
+// process is one `openssl cms`.
+func (d *cmsDesk) process(args ...string) other {
+	return func() (cost, error) {
+		return costOf(syscall.RUSAGE_CHILDREN, func() error {
+			_, err := tool(d.t, nil, "openssl", append([]string{"cms"}, args...)...)
+			return err
+		})
 	}
 }
 
 // inTurn is one after the other.
-func inTurn(all ...func() (time.Duration, error)) func() (time.Duration, error) {
-	return func() (total time.Duration, err error) {
+func inTurn(all ...other) other {
+	return func() (total cost, err error) {
 		for _, f := range all {
-			took, err := f()
+			c, err := f()
 			if err != nil {
-				return 0, err
+				return cost{}, err
 			}
-			total += took
+			total = total.plus(c)
 		}
 		return total, nil
 	}
@@ -219,11 +243,11 @@ func (d *cmsDesk) mails() []task {
 		return func() error { return d.through(d.path(in), d.path("out"), inside, do) }
 	}
 	recip, signer := []string{"-recip", d.path("opens.pem"), "-inkey", d.path("opens.key")}, []string{"-signer", d.path("signs.pem"), "-inkey", d.path("signs.key")}
-	decrypt := func(in, out string) func() (time.Duration, error) {
+	decrypt := func(in, out string) other {
 		return d.process(append(slices.Clip(recip), "-decrypt", "-binary", "-in", d.path(in), "-out", d.path(out))...)
 	}
 	// Without -binary, with which OpenSSL does not verify the lines of a multipart/signed.
-	verify := func(in string) func() (time.Duration, error) {
+	verify := func(in string) other {
 		return d.process("-verify", "-CAfile", d.path("ca.pem"), "-in", d.path(in), "-out", d.path("their.out"))
 	}
 	encrypt := d.process("-encrypt", "-binary", "-stream", "-aes-256-cbc", "-in", d.path("content"), "-out", d.path("their.out"), "-recip", d.path("opens.pem"))
@@ -249,7 +273,7 @@ func cmsLibrary(b *testing.B) string {
 }
 
 // library starts it for one operation when it is first asked.
-func (d *cmsDesk) library(program, operation, who, file string) func() (time.Duration, error) {
+func (d *cmsDesk) library(program, operation, who, file string) other {
 	var in io.Writer
 	var out io.Reader
 	start := func() error {
@@ -263,21 +287,19 @@ func (d *cmsDesk) library(program, operation, who, file string) func() (time.Dur
 		in, out = w, r
 		return nil
 	}
-	return func() (time.Duration, error) {
+	return func() (c cost, err error) {
 		if in == nil {
 			if err := start(); err != nil {
-				return 0, err
+				return cost{}, err
 			}
 		}
-		var ns int64
-		_, err := fmt.Fprintln(in, 1)
-		if err == nil {
-			_, err = fmt.Fscan(out, &ns)
+		if _, err = fmt.Fprintln(in, 1); err == nil {
+			_, err = fmt.Fscan(out, &c.wall, &c.cpu)
 		}
 		if err != nil {
-			return 0, fmt.Errorf("%s by OpenSSL's library: %w", operation, err)
+			return cost{}, fmt.Errorf("%s by OpenSSL's library: %w", operation, err)
 		}
-		return time.Duration(ns), nil
+		return c, nil
 	}
 }
 
