@@ -100,14 +100,6 @@ func TestRequired(t *testing.T) {
 	}
 }
 
-// The demonstration of the README is a test.
-func TestDemo(t *testing.T) {
-	var out bytes.Buffer
-	if err := trial.Demo(t.Context(), trial.Config{Dir: folder(t), Bin: programs(t)}, &out); err != nil {
-		t.Fatalf("%v\n%s", err, &out)
-	}
-}
-
 // run gives what a program prints.
 func run(t *testing.T, stdin []byte, name string, args ...string) []byte {
 	t.Helper()

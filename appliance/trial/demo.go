@@ -13,11 +13,12 @@ import (
 // demoTime is how long one mail of the demonstration may take.
 const demoTime = 30 * time.Second
 
-// Demo opens a box, sends three mails through it, shows each before and
-// after, and stops. The error is whatever is not as it should be.
+// Demo opens a box, sends mails through it, one each way in each format and one
+// that is refused, shows each before and after, and stops. The error is
+// whatever is not as it should be.
 func Demo(ctx context.Context, c Config, out io.Writer) error {
-	return with(ctx, c, func(b *Box, p *Partner) error {
-		for _, show := range []func(context.Context, *Partner, io.Writer) error{b.showOpened, b.showSealed, b.showRefused} {
+	return with(ctx, c, func(b *Box, p partners) error {
+		for _, show := range []func(context.Context, partners, io.Writer) error{b.showOpened, b.showSealed, b.showOpenedSMIME, b.showSealedSMIME, b.showRefused} {
 			ctx, cancel := context.WithTimeout(ctx, demoTime)
 			err := show(ctx, p, out)
 			cancel()
@@ -46,14 +47,14 @@ func (b *Box) passes(ctx context.Context, server, from, to string, mail []byte) 
 	return string(got), err
 }
 
-func (b *Box) showOpened(ctx context.Context, p *Partner, out io.Writer) error {
+func (b *Box) showOpened(ctx context.Context, p partners, out io.Writer) error {
 	to := alice + "@" + b.Domain
-	sealed, err := p.Seal(ctx, "From: Bob Partner <"+bob+">\nTo: "+to+"\nSubject: offer\n",
+	sealed, err := p.bob.Seal(ctx, "From: Bob Partner <"+bob+">\nTo: "+to+"\nSubject: offer\n",
 		"Content-Type: text/plain; charset=utf-8\r\n\r\nThe offer stands.\r\n", b.postmaster())
 	if err != nil {
 		return err
 	}
-	show(out, "1. A partner's sealed mail comes in. Before, on the wire:", string(sealed))
+	show(out, "1. OpenPGP: a partner's sealed mail comes in. Before, on the wire:", string(sealed))
 	got, err := b.passes(ctx, b.Outside, bob, to, sealed)
 	if err != nil {
 		return err
@@ -65,10 +66,10 @@ func (b *Box) showOpened(ctx context.Context, p *Partner, out io.Writer) error {
 	return nil
 }
 
-func (b *Box) showSealed(ctx context.Context, p *Partner, out io.Writer) error {
+func (b *Box) showSealed(ctx context.Context, p partners, out io.Writer) error {
 	from := alice + "@" + b.Domain
 	plain := lines("From: Alice <" + from + ">\nTo: " + bob + "\nSubject: answer\n\nAgreed.\n")
-	show(out, "2. An employee's plain mail goes out. Before, inside:", string(plain))
+	show(out, "2. OpenPGP: an employee's plain mail goes out. Before, inside:", string(plain))
 	got, err := b.passes(ctx, b.Inside, from, bob, plain)
 	if err != nil {
 		return err
@@ -77,7 +78,7 @@ func (b *Box) showSealed(ctx context.Context, p *Partner, out io.Writer) error {
 	if strings.Contains(got, "Agreed.") {
 		return errors.New("the mail left in clear")
 	}
-	entity, err := p.Open(ctx, []byte(got))
+	entity, err := p.bob.Open(ctx, []byte(got))
 	if err != nil {
 		return err
 	}
@@ -88,10 +89,51 @@ func (b *Box) showSealed(ctx context.Context, p *Partner, out io.Writer) error {
 	return nil
 }
 
-func (b *Box) showRefused(ctx context.Context, _ *Partner, out io.Writer) error {
+func (b *Box) showOpenedSMIME(ctx context.Context, p partners, out io.Writer) error {
+	to := alice + "@" + b.Domain
+	sealed, err := p.carol.seal(ctx, to, "contract", "Content-Type: text/plain; charset=utf-8\r\n\r\nThe contract is signed.\r\n")
+	if err != nil {
+		return err
+	}
+	show(out, "3. S/MIME: another partner's sealed mail comes in. Before, on the wire:", string(sealed))
+	got, err := b.passes(ctx, b.Outside, carol, to, sealed)
+	if err != nil {
+		return err
+	}
+	show(out, "After, at the company's mail server: opened, and verified", got)
+	if !strings.Contains(got, "The contract is signed.") || !strings.Contains(unfold(got), "opened=smime; verified=yes; signer="+carol) {
+		return errors.New("the sealed S/MIME mail was not opened and verified")
+	}
+	return nil
+}
+
+func (b *Box) showSealedSMIME(ctx context.Context, p partners, out io.Writer) error {
+	from := alice + "@" + b.Domain
+	plain := lines("From: Alice <" + from + ">\nTo: " + carol + "\nSubject: thanks\n\nReceived with thanks.\n")
+	show(out, "4. S/MIME: an employee's plain mail goes out. Before, inside:", string(plain))
+	got, err := b.passes(ctx, b.Inside, from, carol, plain)
+	if err != nil {
+		return err
+	}
+	show(out, "After, on its way to the partner: signed and encrypted", got)
+	if strings.Contains(got, "Received with thanks.") {
+		return errors.New("the mail left in clear")
+	}
+	entity, err := p.carol.open(ctx, []byte(got))
+	if err != nil {
+		return err
+	}
+	show(out, "What the partner's openssl reads in it, signature good:", string(entity))
+	if !strings.Contains(string(entity), "Received with thanks.") {
+		return errors.New("the partner does not read what was sent")
+	}
+	return nil
+}
+
+func (b *Box) showRefused(ctx context.Context, _ partners, out io.Writer) error {
 	from, to := alice+"@"+b.Domain, "vault@partner.example"
 	plain := lines("From: Alice <" + from + ">\nTo: " + to + "\nSubject: numbers\n\nFor your eyes only.\n")
-	show(out, "3. A plain mail to an address that must be protected, and has no certificate:", string(plain))
+	show(out, "5. A plain mail to an address that must be protected, and has no certificate:", string(plain))
 	dialogue, err := Submit(ctx, b.Inside, from, []string{to}, plain)
 	if err == nil || !strings.Contains(dialogue, "550 5.7.3") {
 		return fmt.Errorf("the mail was not refused with 550 5.7.3: %v: %s", err, dialogue)

@@ -1,17 +1,28 @@
 package trial
 
 import (
+	"bytes"
 	"context"
+	"crypto/x509"
+	"encoding/json"
 	"fmt"
 	"io"
 	"os"
-	"strings"
+	"slices"
+	"time"
 )
 
 const (
-	bob   = "bob@partner.example"
+	bob   = "bob@partner.example"   // has OpenPGP
+	carol = "carol@partner.example" // has S/MIME
 	alice = "alice"
 )
+
+// partners are the people outside.
+type partners struct {
+	bob   *Partner
+	carol *correspondent
+}
 
 // introduce makes Bob, and lets him and the gateway know each other.
 func (b *Box) introduce(ctx context.Context) (*Partner, error) {
@@ -19,7 +30,7 @@ func (b *Box) introduce(ctx context.Context) (*Partner, error) {
 	if err != nil {
 		return nil, err
 	}
-	ours, err := b.Postern(ctx, nil, "identity", "export", b.Domain)
+	ours, err := b.Postern(ctx, nil, "identity", "export", b.Domain, "--format", "openpgp")
 	if err == nil {
 		err = p.Import(ctx, ours)
 	}
@@ -28,9 +39,80 @@ func (b *Box) introduce(ctx context.Context) (*Partner, error) {
 	}
 	theirs, err := p.Cert(ctx)
 	if err == nil {
-		_, err = b.Postern(ctx, strings.NewReader(string(theirs)), "cert", "import", "-")
+		_, err = b.Postern(ctx, bytes.NewReader(theirs), "cert", "import", "-")
 	}
 	return p, err
+}
+
+// introduceSMIME likewise makes Carol. Where she or the domain has no
+// certificates that are valid, an authority of the trial certifies both.
+func (b *Box) introduceSMIME(ctx context.Context) (*correspondent, error) {
+	c := &correspondent{name: "Carol Partner", address: carol, dir: b.Path("carol")}
+	ours, err := b.identities(ctx)
+	if err != nil {
+		return nil, err
+	}
+	bound := func(use string) bool { return slices.Contains(ours, identity{b.Domain, "smime", use}) }
+	if !c.settled(time.Now()) || !bound("sign") || !bound("unwrap") {
+		if err := b.certify(ctx, c); err != nil {
+			return nil, err
+		}
+	}
+	theirs, err := os.ReadFile(c.path("cert.pem"))
+	if err == nil {
+		_, err = b.Postern(ctx, bytes.NewReader(theirs), "cert", "import", "-")
+	}
+	return c, err
+}
+
+// certify has a new authority certify the domain's keys in the token, and
+// Carol's. The pair of the domain is bound last and at once: a box that was
+// stopped before is certified anew.
+func (b *Box) certify(ctx context.Context, c *correspondent) error {
+	a, err := newAuthority(b.Domain)
+	if err != nil {
+		return err
+	}
+	hers, err := c.newKey(ctx)
+	if err != nil {
+		return err
+	}
+	files := map[string][]byte{"ca.pem": certPEM(a.cert)}
+	if files["cert.pem"], err = a.certify(hers, c.name, c.address, x509.KeyUsageDigitalSignature|x509.KeyUsageKeyEncipherment); err != nil {
+		return err
+	}
+	out, err := b.Postern(ctx, nil, "identity", "create", "--use", "smime", "--domain", b.Domain, "--out", b.Dir, "--json")
+	if err != nil {
+		return err
+	}
+	var asked struct{ Requests []request }
+	if err := json.Unmarshal(out, &asked); err != nil {
+		return fmt.Errorf("read requests: %w", err)
+	}
+	var pair []byte
+	for _, r := range asked.Requests {
+		pub, usage, err := r.read()
+		if err != nil {
+			return err
+		}
+		cert, err := a.certify(pub, b.Domain, r.Address, usage)
+		if err != nil {
+			return err
+		}
+		if r.Use == "unwrap" {
+			files["gateway.pem"] = cert
+		}
+		pair = append(pair, cert...)
+	}
+	for name, data := range files {
+		if err := os.WriteFile(c.path(name), data, 0o600); err != nil {
+			return fmt.Errorf("certify: %w", err)
+		}
+	}
+	if _, err = b.Postern(ctx, bytes.NewReader(files["ca.pem"]), "cert", "import", "--anchor", "-"); err == nil {
+		_, err = b.Postern(ctx, bytes.NewReader(pair), "identity", "add", "--domain", b.Domain, "--cert", "-")
+	}
+	return err
 }
 
 // postmaster is whom the certificate of the domain names, for gpg's --recipient.
@@ -40,11 +122,11 @@ func (b *Box) postmaster() string { return "postmaster@" + b.Domain }
 // ctx ends or a daemon does.
 func Run(ctx context.Context, c Config, out io.Writer) error {
 	fmt.Fprintln(out, "Starting a gateway in", c.Dir, "…")
-	return with(ctx, c, func(b *Box, p *Partner) error { return b.wait(ctx, p, out) })
+	return with(ctx, c, func(b *Box, p partners) error { return b.wait(ctx, p, out) })
 }
 
-// with opens a box with a partner, hands both to do, and closes them.
-func with(ctx context.Context, c Config, do func(*Box, *Partner) error) (err error) {
+// with opens a box with its partners, hands both to do, and closes them.
+func with(ctx context.Context, c Config, do func(*Box, partners) error) (err error) {
 	b, err := Open(ctx, c)
 	if err != nil {
 		return err
@@ -54,18 +136,22 @@ func with(ctx context.Context, c Config, do func(*Box, *Partner) error) (err err
 			err = cerr
 		}
 	}()
-	p, err := b.introduce(ctx)
-	if p != nil {
-		defer p.Close()
+	var p partners
+	p.bob, err = b.introduce(ctx)
+	if p.bob != nil {
+		defer p.bob.Close()
 	}
 	if err != nil {
+		return err
+	}
+	if p.carol, err = b.introduceSMIME(ctx); err != nil {
 		return err
 	}
 	return do(b, p)
 }
 
 // wait prints how to use the box, and stays until ctx or a daemon ends.
-func (b *Box) wait(ctx context.Context, p *Partner, out io.Writer) error {
+func (b *Box) wait(ctx context.Context, p partners, out io.Writer) error {
 	for name, text := range map[string]string{
 		"note.txt": "Content-Type: text/plain; charset=utf-8\n\nThe offer stands.\n",
 		"head.txt": "From: Bob Partner <" + bob + ">\nTo: " + alice + "@" + b.Domain + "\nSubject: offer\nMIME-Version: 1.0\n" +
@@ -77,34 +163,58 @@ func (b *Box) wait(ctx context.Context, p *Partner, out io.Writer) error {
 			return err
 		}
 	}
-	fmt.Fprintf(out, `
-The gateway of %[1]s is ready.
-  outside listener  %[2]s   mail from the Internet: opened and verified
-  inside listener   %[3]s   mail of the company: signed and sealed
-  what arrives      %[4]s
+	c := p.carol
+	for _, text := range []struct {
+		format string
+		values []any
+	}{
+		{`
+The gateway of %s is ready.
+  outside listener  %s   mail from the Internet: opened and verified
+  inside listener   %s   mail of the company: signed and sealed
+  what arrives      %s
+`, []any{b.Domain, b.Outside, b.Inside, b.Kept.Dir()}},
+		{`
+OpenPGP: send a sealed mail in, as %[1]s with GnuPG:
 
-Send a sealed mail in, as %[5]s with GnuPG:
+  gpg --homedir %[2]s --batch --quiet --trust-model always --armor --sign --encrypt -u %[1]s -r %[3]s < %[4]s \
+    | cat %[5]s - %[6]s \
+    | swaks --server %[7]s --from %[1]s --to alice@%[8]s --data -
 
-  gpg --homedir %[6]s --batch --quiet --trust-model always --armor --sign --encrypt -u %[5]s -r %[7]s < %[8]s \
-    | cat %[9]s - %[10]s \
-    | swaks --server %[2]s --from %[5]s --to alice@%[1]s --data -
+Send him a plain mail out; it leaves signed and sealed:
 
-Send a plain mail out; it leaves signed and sealed:
+  swaks --server %[9]s --from alice@%[8]s --to %[1]s --header 'Subject: answer' --body 'Agreed.'
+`, []any{bob, p.bob.home, b.postmaster(), b.Path("note.txt"), b.Path("head.txt"), b.Path("tail.txt"), b.Outside, b.Domain, b.Inside}},
+		{`
+S/MIME: send a sealed mail in, as %[1]s with openssl:
 
-  swaks --server %[3]s --from alice@%[1]s --to %[5]s --header 'Subject: answer' --body 'Agreed.'
+  openssl cms -sign -in %[2]s -signer %[3]s -inkey %[4]s \
+    | openssl cms -encrypt -aes-256-cbc -from %[1]s -to alice@%[5]s -subject offer %[6]s \
+    | swaks --server %[7]s --from %[1]s --to alice@%[5]s --data -
 
-Look at what arrived, and ask why:
+Send her a plain mail out; it leaves signed and sealed, and she reads it so:
 
-  ls -t %[4]s | head -n 1 | xargs -I {} cat %[4]s/{}
-  printf 'From: alice@%[1]s\nTo: vault@partner.example\n\nhello\n' | %[11]s explain --config %[12]s --direction outbound --from alice@%[1]s --to vault@partner.example
+  swaks --server %[8]s --from alice@%[5]s --to %[1]s --header 'Subject: answer' --body 'Agreed.'
+  ls -t %[9]s | head -n 1 | xargs -I {} openssl cms -decrypt -in %[9]s/{} -recip %[3]s -inkey %[4]s \
+    | openssl cms -verify -CAfile %[10]s
+`, []any{carol, b.Path("note.txt"), c.path("cert.pem"), c.path("key.pem"), b.Domain, c.path("gateway.pem"), b.Outside, b.Inside, b.Kept.Dir(), c.path("ca.pem")}},
+		{`
+An authority of this trial certified both sides. It is no real one, and its key is gone.
+
+Look at what arrived last, and ask why:
+
+  ls -t %[1]s | head -n 1 | xargs -I {} cat %[1]s/{}
+  printf 'From: alice@%[2]s\nTo: vault@partner.example\n\nhello\n' | %[3]s explain --config %[4]s --direction outbound --from alice@%[2]s --to vault@partner.example
 
 Operate it:
 
-  %[11]s doctor --config %[12]s
+  %[3]s doctor --config %[4]s
 
 Stop it with Ctrl-C.
-`, b.Domain, b.Outside, b.Inside, b.Kept.Dir(), bob, p.home, b.postmaster(),
-		b.Path("note.txt"), b.Path("head.txt"), b.Path("tail.txt"), b.Bin+"/postern", b.Path("filterd.toml"))
+`, []any{b.Kept.Dir(), b.Domain, b.Bin + "/postern", b.Path("filterd.toml")}},
+	} {
+		fmt.Fprintf(out, text.format, text.values...)
+	}
 	select {
 	case <-ctx.Done():
 		return nil

@@ -248,18 +248,32 @@ func (b *Box) provision(ctx context.Context) error {
 			return err
 		}
 	}
-	if out, err = b.Postern(ctx, nil, "identity", "list", "--json"); err != nil {
+	if _, err := os.Stat(b.Path("keyring.db")); err == nil { // of an earlier version, maybe
+		if _, err := b.Postern(ctx, nil, "keyring", "upgrade"); err != nil {
+			return err
+		}
+	}
+	ours, err := b.identities(ctx)
+	if err != nil || len(ours) > 0 {
 		return err
-	}
-	var list struct{ Identities []struct{ Owner string } }
-	if err := json.Unmarshal(out, &list); err != nil {
-		return fmt.Errorf("read identities: %w", err)
-	}
-	if len(list.Identities) > 0 {
-		return nil
 	}
 	_, err = b.Postern(ctx, nil, append([]string{"identity", "create"}, b.Create...)...)
 	return err
+}
+
+// identity is one of `identity list`.
+type identity struct{ Owner, Format, Use string }
+
+func (b *Box) identities(ctx context.Context) ([]identity, error) {
+	out, err := b.Postern(ctx, nil, "identity", "list", "--json")
+	if err != nil {
+		return nil, err
+	}
+	var list struct{ Identities []identity }
+	if err := json.Unmarshal(out, &list); err != nil {
+		return nil, fmt.Errorf("read identities: %w", err)
+	}
+	return list.Identities, nil
 }
 
 // Close stops everything that runs and leaves the folder.
