@@ -106,7 +106,7 @@ type Default struct {
 	Transport  string `toml:"transport" default:"next-hop" enum:"next-hop|may|encrypt|verify|dane|dane-only|pin" later:"may|encrypt|verify|dane|dane-only|pin" doc:"Security of the way to partners. next-hop: left to the next hop."`
 	NoKey      string `toml:"no-key" default:"reject" enum:"reject" doc:"What becomes of mail that must be protected and cannot be. reject: it is refused with 550 5.7.3."`
 	Headers    string `toml:"header-confidentiality" default:"baseline" enum:"baseline|shy|none" doc:"What of an encrypted mail's header nobody on the way reads; the recipient does (RFC 9788 §3.2). baseline: subject, comments and keywords. shy: also display names and the sender's time zone. none: nothing."`
-	OldCiphers bool   `toml:"old-ciphers" doc:"Whether mail is opened that is sealed with CAST5, 3DES, Blowfish or Twofish, or in LibrePGP's OCB packet (RFC 9580 §9.3 wants none of them), or in S/MIME with 3DES. Of OpenPGP, what is opened so is never called verified."`
+	OldCiphers bool   `toml:"old-ciphers" doc:"Whether mail is opened that is sealed with CAST5, 3DES, Blowfish or Twofish, or in LibrePGP's OCB packet (RFC 9580 §9.3 wants none of them). What is opened so is never called verified. Of S/MIME see triple-des in [smime]."`
 	// Format is a list in the order of preference.
 	Format          []string `toml:"format" enum:"openpgp|smime" doc:"Formats for outbound mail, the preferred one first; one that is missing is not used. Default: openpgp, then smime."`
 	Learn           string   `toml:"learn" default:"seen" enum:"off|seen|chain" doc:"What becomes of certificates that verified mail brings. off: nothing. seen: they are kept for a person to trust. chain: one whose path ends at an anchor is also sealed to, as long as nobody has trusted any other one of its address."`
@@ -121,6 +121,7 @@ type SMIME struct {
 	Budget     Duration `toml:"revocation-budget" default:"3s" min:"100ms" max:"30s" doc:"How long one mail waits for those answers at most."`
 	Private    bool     `toml:"revocation-private" doc:"Whether those that are asked may be inside the site's own networks, as an authority of the site is. Otherwise addresses that the Internet does not route are never asked."`
 	Proxy      string   `toml:"revocation-proxy" form:"url" doc:"HTTP proxy to ask through, as http://host:port. It has to mind where it goes."`
+	TripleDES  string   `toml:"triple-des" default:"open" enum:"open|sealed" doc:"What becomes of mail that is sealed with 3DES, as old programs still do. open: it is opened as any other. sealed: it is delivered as it came."`
 	BareOwn    bool     `toml:"bare-own" doc:"Whether certificates below the site's own anchors may lack the extended key usage emailProtection."`
 }
 

@@ -282,10 +282,10 @@ func TestSMIMEIsWired(t *testing.T) {
 		old    bool
 		budget time.Duration
 	}{
-		{"", chain.Soft, true, true, smime.Inert, false, false, 3 * time.Second},
-		{"[smime]\nrevocation = \"hard\"\nrevocation-budget = \"1s\"\nroots = \"own\"\nbare-own = true\n[default]\nunauthenticated = \"sealed\"\nold-ciphers = true\n",
-			chain.Hard, true, false, smime.Sealed, true, true, time.Second},
-		{"[smime]\nrevocation = \"off\"\n", chain.Off, false, true, smime.Inert, false, false, 3 * time.Second},
+		{"", chain.Soft, true, true, smime.Inert, false, true, 3 * time.Second},
+		{"[smime]\nrevocation = \"hard\"\nrevocation-budget = \"1s\"\nroots = \"own\"\nbare-own = true\ntriple-des = \"sealed\"\n[default]\nunauthenticated = \"sealed\"\nold-ciphers = true\n",
+			chain.Hard, true, false, smime.Sealed, true, false, time.Second},
+		{"[smime]\nrevocation = \"off\"\n", chain.Off, false, true, smime.Inert, false, true, 3 * time.Second},
 	} {
 		c := load(t, domain+test.text)
 		ring, err := OpenRing(c, false)

@@ -59,7 +59,7 @@ var _ protect.Protector = (*SMIME)(nil)
 // NewSMIME makes it as c says.
 func NewSMIME(c *config.Filterd, token hsm.Token, ring Authorities) (*SMIME, error) {
 	s := &SMIME{ring: ring,
-		config: smime.Config{Token: token, Limits: limits(c), MaxExpanded: int64(c.Limits.MessageSize), Headers: headers.Policy(c.Default.Headers), Legacy: c.Default.OldCiphers},
+		config: smime.Config{Token: token, Limits: limits(c), MaxExpanded: int64(c.Limits.MessageSize), Headers: headers.Policy(c.Default.Headers), Legacy: c.SMIME.TripleDES == "open"},
 		chain: chain.Config{BareOwn: c.SMIME.BareOwn, Budget: time.Duration(c.SMIME.Budget),
 			Mode: map[string]chain.Mode{"off": chain.Off, "soft": chain.Soft}[c.SMIME.Revocation]}, // and hard for all else
 	}
