@@ -34,7 +34,7 @@ build: deps-run
 run: build
 	bin/trial --dir $(STATE)
 
-# Three mails, before and after; then it stops.
+# Mails in both formats, before and after; then it stops.
 demo: build
 	bin/trial --dir $$(mktemp -d) --demo
 

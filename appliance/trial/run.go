@@ -66,8 +66,8 @@ func (b *Box) introduceSMIME(ctx context.Context) (*correspondent, error) {
 }
 
 // certify has a new authority certify the domain's keys in the token, and
-// Carol's. The pair of the domain is bound last and at once: a box that was
-// stopped before is certified anew.
+// Carol's. Her new key comes first and its certificate last: a box that is
+// stopped in between is certified anew.
 func (b *Box) certify(ctx context.Context, c *correspondent) error {
 	a, err := newAuthority(b.Domain)
 	if err != nil {
@@ -77,8 +77,8 @@ func (b *Box) certify(ctx context.Context, c *correspondent) error {
 	if err != nil {
 		return err
 	}
-	files := map[string][]byte{"ca.pem": certPEM(a.cert)}
-	if files["cert.pem"], err = a.certify(hers, c.name, c.address, x509.KeyUsageDigitalSignature|x509.KeyUsageKeyEncipherment); err != nil {
+	cert, err := a.certify(hers, c.name, c.address, x509.KeyUsageDigitalSignature|x509.KeyUsageKeyEncipherment)
+	if err != nil {
 		return err
 	}
 	out, err := b.Postern(ctx, nil, "identity", "create", "--use", "smime", "--domain", b.Domain, "--out", b.Dir, "--json")
@@ -89,30 +89,37 @@ func (b *Box) certify(ctx context.Context, c *correspondent) error {
 	if err := json.Unmarshal(out, &asked); err != nil {
 		return fmt.Errorf("read requests: %w", err)
 	}
-	var pair []byte
+	var pair, gateway []byte
 	for _, r := range asked.Requests {
 		pub, usage, err := r.read()
 		if err != nil {
 			return err
 		}
-		cert, err := a.certify(pub, b.Domain, r.Address, usage)
+		ours, err := a.certify(pub, b.Domain, r.Address, usage)
 		if err != nil {
 			return err
 		}
 		if r.Use == "unwrap" {
-			files["gateway.pem"] = cert
+			gateway = ours
 		}
-		pair = append(pair, cert...)
+		pair = append(pair, ours...)
 	}
-	for name, data := range files {
-		if err := os.WriteFile(c.path(name), data, 0o600); err != nil {
+	anchor := certPEM(a.cert)
+	if _, err = b.Postern(ctx, bytes.NewReader(anchor), "cert", "import", "--anchor", "-"); err != nil {
+		return err
+	}
+	if _, err = b.Postern(ctx, bytes.NewReader(pair), "identity", "add", "--domain", b.Domain, "--cert", "-"); err != nil {
+		return err
+	}
+	for _, file := range []struct {
+		name string
+		data []byte
+	}{{"ca.pem", anchor}, {"gateway.pem", gateway}, {"cert.pem", cert}} {
+		if err := os.WriteFile(c.path(file.name), file.data, 0o600); err != nil {
 			return fmt.Errorf("certify: %w", err)
 		}
 	}
-	if _, err = b.Postern(ctx, bytes.NewReader(files["ca.pem"]), "cert", "import", "--anchor", "-"); err == nil {
-		_, err = b.Postern(ctx, bytes.NewReader(pair), "identity", "add", "--domain", b.Domain, "--cert", "-")
-	}
-	return err
+	return nil
 }
 
 // postmaster is whom the certificate of the domain names, for gpg's --recipient.

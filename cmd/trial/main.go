@@ -24,7 +24,7 @@ func main() { os.Exit(run(os.Args[1:])) }
 func run(args []string) int {
 	flags := flag.NewFlagSet("trial", flag.ContinueOnError)
 	dir := flags.String("dir", "state", "folder of token, configuration and mails")
-	demo := flags.Bool("demo", false, "send three mails, show them before and after, and stop")
+	demo := flags.Bool("demo", false, "send mails in both formats, show them before and after, and stop")
 	show := flags.Bool("version", false, "print the version and stop")
 	if err := flags.Parse(args); err != nil || flags.NArg() > 0 {
 		if errors.Is(err, flag.ErrHelp) {
