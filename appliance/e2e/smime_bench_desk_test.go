@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"syscall"
 	"testing"
 	"time"
 
@@ -72,7 +73,7 @@ func newCMSDesk(b *testing.B, size int) *cmsDesk {
 		signed, seal bool
 		cipher       string
 	}{{"cbc.eml", false, true, "aes-256-cbc"}, {"gcm.eml", false, true, "aes-256-gcm"}, {"both.eml", true, true, "aes-256-cbc"}, {"signed.eml", true, false, ""}} {
-		if err := d.through(d.path("plain.eml"), d.path(m.name), new(time.Duration), d.sealer(m.signed, m.seal, m.cipher)); err != nil {
+		if err := d.through(d.path("plain.eml"), d.path(m.name), new(cost), d.sealer(m.signed, m.seal, m.cipher)); err != nil {
 			b.Fatalf("make %s: %v", m.name, err)
 		}
 	}
@@ -150,8 +151,8 @@ func (d *cmsDesk) spool() *message.Spool {
 }
 
 // through brings the mail of a file into a spool, does something with it, and
-// writes what it gives to another file. The time of the middle is added to inside.
-func (d *cmsDesk) through(in, out string, inside *time.Duration, do func(*message.Message) (*message.Message, error)) error {
+// writes what it gives to another file. What the middle costs is added to inside.
+func (d *cmsDesk) through(in, out string, inside *cost, do func(*message.Message) (*message.Message, error)) error {
 	defer func() {
 		for _, s := range d.spools {
 			_ = s.Close()
@@ -167,9 +168,11 @@ func (d *cmsDesk) through(in, out string, inside *time.Duration, do func(*messag
 		if err != nil {
 			return err
 		}
-		begin := time.Now()
-		m, err = do(m)
-		*inside += time.Since(begin)
+		c, err := costOf(syscall.RUSAGE_SELF, func() (err error) {
+			m, err = do(m)
+			return err
+		})
+		*inside = inside.plus(c)
 		if err != nil {
 			return err
 		}

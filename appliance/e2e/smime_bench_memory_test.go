@@ -12,7 +12,6 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 )
 
 // BenchmarkSMIMEMemory is the most memory that is resident in a process that
@@ -86,7 +85,7 @@ func TestOpenAlone(t *testing.T) {
 		err = fromTo(d.path(file), d.path(out), d.openCMS)
 	case "mail":
 		d = loadCMSDesk(t, d.dir)
-		err = d.through(d.path(file), d.path(out), new(time.Duration), d.opener(true, false))
+		err = d.through(d.path(file), d.path(out), new(cost), d.opener(true, false))
 	case "idle":
 		loadCMSDesk(t, d.dir)
 	}

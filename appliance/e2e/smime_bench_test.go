@@ -58,9 +58,9 @@ type task struct {
 	name   string
 	ours   func() error
 	theirs other
-	key    bool           // a private key is used in it
-	inside *time.Duration // of ours, what a Protector took of it; nil: there is none in it
-	keyed  other          // what a private key alone costs them; nil: not known
+	key    bool  // a private key is used in it
+	inside *cost // of ours, what a Protector took of it; nil: there is none in it
+	keyed  other // what a private key alone costs them; nil: not known
 }
 
 // BenchmarkSMIME opens, verifies, seals and signs beside OpenSSL, from the same
@@ -118,7 +118,7 @@ func (d *cmsDesk) measure(b *testing.B, t task, many int) {
 		rounds++
 		d.token.took = 0
 		if t.inside != nil {
-			*t.inside = 0
+			*t.inside = cost{}
 		}
 		took := repeated(ours)
 		key := d.token.took
@@ -132,8 +132,9 @@ func (d *cmsDesk) measure(b *testing.B, t task, many int) {
 			add("ours-key-ms", ms(key))
 		}
 		if t.inside != nil {
-			add("protector-ms", ms(*t.inside))
-			add("openssl/protector", float64(their.wall)/2/float64(*t.inside))
+			add("protector-ms", ms(t.inside.wall))
+			add("openssl/protector", float64(their.wall)/2/float64(t.inside.wall))
+			add("cpu-openssl/protector", float64(their.cpu)/2/float64(t.inside.cpu))
 		}
 		if t.keyed != nil {
 			alone := repeated(t.keyed)
@@ -238,7 +239,7 @@ func (d *cmsDesk) memory(library string) (all []task) {
 
 // mails are the tasks of a Protector.
 func (d *cmsDesk) mails() []task {
-	inside := new(time.Duration)
+	inside := new(cost)
 	ours := func(in string, do func(*message.Message) (*message.Message, error)) func() error {
 		return func() error { return d.through(d.path(in), d.path("out"), inside, do) }
 	}
