@@ -104,6 +104,9 @@ func (p *printer) piece(h header) error {
 	if h.tag.Class != Universal || h.tag.Number != whole.tag.Number && (h.tag.Number != OctetString || whole.tag.Number == BitString) {
 		return p.fail(syntax("piece of a string is none"))
 	}
+	if whole.tag.Number == BitString && p.out[whole.head] != 0 {
+		return p.fail(syntax("piece behind unused bits"))
+	}
 	if h.tag.Constructed {
 		return p.push(h)
 	}
@@ -116,7 +119,7 @@ func (p *printer) piece(h header) error {
 			return err
 		}
 		h.length--
-		if p.out[whole.head] != 0 || unused > 7 || unused > 0 && h.length == 0 {
+		if unused > 7 || unused > 0 && h.length == 0 {
 			return p.fail(syntax("unused bits in a bit string"))
 		}
 		p.out[whole.head] = unused
