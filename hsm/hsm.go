@@ -371,3 +371,29 @@ func Trace(ctx context.Context) string {
 	s, _ := ctx.Value(traceKey{}).(string)
 	return s
 }
+
+type originKey struct{}
+
+// MaxOrigin is the longest origin, in bytes of printable ASCII without space.
+const MaxOrigin = 64
+
+// WithOrigin hands on where a mail came from, so that the key daemon counts
+// failures for each sender: the network of the client that brought it, or ""
+// where that says nothing about the sender. What does not fit MaxOrigin is
+// cut, what is not printable becomes '?'. Like the trace it is the word of the
+// caller: it can narrow what a sender gets, never widen it.
+func WithOrigin(ctx context.Context, origin string) context.Context {
+	b := []byte(origin[:min(len(origin), MaxOrigin)])
+	for i, v := range b {
+		if v < 0x21 || v > 0x7e {
+			b[i] = '?'
+		}
+	}
+	return context.WithValue(ctx, originKey{}, string(b))
+}
+
+// Origin is what WithOrigin put there, or "".
+func Origin(ctx context.Context) string {
+	s, _ := ctx.Value(originKey{}).(string)
+	return s
+}

@@ -186,7 +186,7 @@ func (c *Client) Sign(ctx context.Context, id hsm.KeyID, alg hsm.SignAlg, digest
 
 // Unwrap implements hsm.Token.
 func (c *Client) Unwrap(ctx context.Context, id hsm.KeyID, w hsm.Wrapped) (hsm.SessionKey, error) {
-	body, err := wire.Unwrap{ID: id, Wrapped: w}.Encode()
+	body, err := wire.Unwrap{ID: id, Origin: hsm.Origin(ctx), Wrapped: w}.Encode()
 	if err != nil {
 		return hsm.SessionKey{}, err
 	}

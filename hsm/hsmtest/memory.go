@@ -32,7 +32,7 @@ func Memory(t testing.TB) hsm.Keeper {
 	quiet := slog.New(slog.DiscardHandler)
 	k, err := keyd.New(keyd.Config{
 		Device: NewSoft(), PINFile: pin, Log: quiet, Audit: quiet,
-		Budget: keyd.Budget{Failures: -1, Rate: -1}, Version: "test",
+		Budget: keyd.Budget{Failures: -1, OriginFailures: -1, Rate: -1}, Version: "test",
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -94,6 +94,15 @@ func (c caller) owns(key hsm.Key) bool {
 
 // admit is the whole permission for one operation with a key.
 func (c caller) admit(r *record, id hsm.KeyID, u hsm.Usage) (hsm.Key, error) {
+	key, err := c.permit(r, id, u)
+	if err == nil {
+		err = c.k.guard.admit(id, u)
+	}
+	return key, err
+}
+
+// permit is the permission without the budget.
+func (c caller) permit(r *record, id hsm.KeyID, u hsm.Usage) (hsm.Key, error) {
 	if err := c.k.usable(); err != nil {
 		return hsm.Key{}, err
 	}
@@ -110,7 +119,7 @@ func (c caller) admit(r *record, id hsm.KeyID, u hsm.Usage) (hsm.Key, error) {
 	case key.Retired && u == hsm.Sign:
 		return hsm.Key{}, fmt.Errorf("key is retired: %w", hsm.ErrRefused)
 	}
-	return key, c.k.guard.admit(id, u)
+	return key, nil
 }
 
 // Keys implements hsm.Token.
@@ -149,18 +158,31 @@ func (c caller) Sign(ctx context.Context, id hsm.KeyID, alg hsm.SignAlg, digest 
 func (c caller) Unwrap(ctx context.Context, id hsm.KeyID, w hsm.Wrapped) (sk hsm.SessionKey, err error) {
 	r := c.begin(ctx, "unwrap", id)
 	defer r.end(&err)
-	key, err := c.admit(r, id, hsm.Unwrap)
+	key, err := c.permit(r, id, hsm.Unwrap)
 	if err != nil {
 		return hsm.SessionKey{}, err
 	}
 	if err := check(key, w); err != nil {
 		return hsm.SessionKey{}, err
 	}
+	began, origin := time.Now(), hsm.Origin(ctx)
+	if c.k.limited(key, origin) {
+		return c.turnAway(ctx, r, key, w, began)
+	}
+	if err := c.k.guard.admit(id, hsm.Unwrap); err != nil {
+		return hsm.SessionKey{}, err
+	}
 	type result struct {
 		sk       hsm.SessionKey
 		rejected int
+		limited  bool
 	}
 	out, err := enqueue(ctx, c.k.queueOf(key), func() (result, error) {
+		// The limit may have been reached while this one waited: the token is
+		// asked that often, and once more at most for each other worker.
+		if c.k.limited(key, origin) {
+			return result{limited: true}, nil
+		}
 		return use(c.k, func() (result, error) {
 			sk, bad, err := c.k.unwrap.open(key, w)
 			if err != nil {
@@ -171,17 +193,46 @@ func (c caller) Unwrap(ctx context.Context, id hsm.KeyID, w hsm.Wrapped) (sk hsm
 				rejected = 1
 			}
 			c.k.failed.Add(int64(rejected))
-			if c.k.guard.count(id, rejected) {
+			if c.k.guard.count(id, origin, rejected, time.Since(began)) {
 				c.k.log.Warn("failure budget of a key is used up", "key", id.String(), "label", clean(key.Label, hsm.MaxLabel))
 			}
-			return result{sk, rejected}, nil
+			return result{sk: sk, rejected: rejected}, nil
 		})
 	})
 	if err != nil {
 		return hsm.SessionKey{}, err
 	}
+	if out.limited {
+		return c.turnAway(ctx, r, key, w, began)
+	}
 	r.verdict = [2]string{"ok", "rejected"}[out.rejected]
 	return out.sk, nil
+}
+
+// limited reports whether an origin used up its failures with a key.
+func (k *Keyd) limited(key hsm.Key, origin string) bool {
+	over, alarm := k.guard.limited(key.ID, origin)
+	if alarm {
+		k.log.Warn("failures of a sender are used up: its mail is not opened for a while", "origin", origin, "key", key.ID.String(), "label", clean(key.Label, hsm.MaxLabel))
+	}
+	return over
+}
+
+// turnAway answers as if w had been tried and had failed, so that who is
+// limited does not learn it: the same key that a failure would give, when about
+// the time of an operation is over since began. It waits without a worker.
+func (c caller) turnAway(ctx context.Context, r *record, key hsm.Key, w hsm.Wrapped, began time.Time) (hsm.SessionKey, error) {
+	timer := time.NewTimer(c.k.guard.took(key.ID) - time.Since(began))
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-ctx.Done():
+		return hsm.SessionKey{}, fmt.Errorf("%w: %w", hsm.ErrAway, ctx.Err())
+	case <-c.k.done:
+		return hsm.SessionKey{}, hsm.ErrAway
+	}
+	r.verdict = "limited"
+	return c.k.unwrap.invented(key, w), nil
 }
 
 // Status implements hsm.Keeper.

@@ -23,14 +23,21 @@ import (
 // the window, which is at most one Window after the last; signing goes on.
 // Meanwhile one unwrap for every Trickle is let through, so that an attacker
 // who never stops cannot shut good mail out for ever: a mail that is
-// offered again gets its turn. The mail side must bound failures for each
-// sender long before that, because this side does not know senders.
+// offered again gets its turn.
+//
+// Long before that they are counted for each key and origin (hsm.WithOrigin),
+// over the same window. An origin that used up OriginFailures is no more
+// refused than before: it gets invented session keys, as it did for its
+// failures, in about the time of an operation, and the token is not asked. A
+// refusal would tell whoever counts which of his probes had failed, and good
+// mail of others would wait. Where no origin is known there is no such count.
 type Budget struct {
-	Failures int           // for each Window; default 2000
-	Window   time.Duration // default 1 h
-	Trickle  time.Duration // default 1 s
-	Rate     int           // operations per second with one key; default 1000
-	Burst    int           // operations at once above the rate; default 5000
+	Failures       int           // for each Window; default 2000
+	OriginFailures int           // of one origin with one key, for each Window; default 50
+	Window         time.Duration // default 1 h
+	Trickle        time.Duration // default 1 s
+	Rate           int           // operations per second with one key; default 1000
+	Burst          int           // operations at once above the rate; default 5000
 }
 
 func (b Budget) withDefaults() Budget {
@@ -40,6 +47,7 @@ func (b Budget) withDefaults() Budget {
 		}
 	}
 	set(&b.Failures, 2000)
+	set(&b.OriginFailures, 50)
 	set(&b.Rate, 1000)
 	set(&b.Burst, 5000)
 	if b.Window <= 0 {
@@ -56,25 +64,30 @@ const steps = 10
 
 // guard remembers for each key whether it is retired and how often it failed.
 // Both outlive the process: the retired keys at once, the counters within a
-// second, written by flush and never in the path of an operation, where the
+// second (those of origins within originsRest), written by flush and never in the path of an operation, where the
 // time of a write would tell a failure from a success.
 type guard struct {
 	budget Budget
 	dir    string // "" keeps nothing
 	now    func() time.Time
 
-	mu      sync.Mutex
-	retired map[hsm.KeyID]bool
-	tallies map[hsm.KeyID]*tally
-	dirty   bool
+	mu       sync.Mutex
+	retired  map[hsm.KeyID]bool
+	tallies  map[hsm.KeyID]*tally
+	dirty    bool
+	suspects suspects
 }
 
+// fails are numbers of failures, by number of the step since 1970.
+type fails map[int64]int
+
 type tally struct {
-	fails   map[int64]int // by number of the step since 1970
+	fails   fails
 	tokens  float64
 	filled  time.Time
 	trickle time.Time
 	alarmed bool
+	took    time.Duration // the last unwrap, with its wait for a worker; 0: none yet
 }
 
 const (
@@ -83,7 +96,7 @@ const (
 )
 
 func newGuard(b Budget, dir string, now func() time.Time) (*guard, error) {
-	g := &guard{budget: b.withDefaults(), dir: dir, now: now, retired: map[hsm.KeyID]bool{}, tallies: map[hsm.KeyID]*tally{}}
+	g := &guard{budget: b.withDefaults(), dir: dir, now: now, retired: map[hsm.KeyID]bool{}, tallies: map[hsm.KeyID]*tally{}, suspects: newSuspects()}
 	err := readLines(dir, retiredFile, func(line string) error {
 		id, err := hsm.ParseKeyID(line)
 		g.retired[id] = true
@@ -105,13 +118,16 @@ func newGuard(b Budget, dir string, now func() time.Time) (*guard, error) {
 		}
 		return err
 	})
-	return g, err
+	if err != nil {
+		return nil, err
+	}
+	return g, g.readOrigins()
 }
 
 func (g *guard) tally(id hsm.KeyID) *tally {
 	t := g.tallies[id]
 	if t == nil {
-		t = &tally{fails: map[int64]int{}, tokens: float64(g.budget.Burst), filled: g.now()}
+		t = &tally{fails: fails{}, tokens: float64(g.budget.Burst), filled: g.now()}
 		g.tallies[id] = t
 	}
 	return t
@@ -120,22 +136,22 @@ func (g *guard) tally(id hsm.KeyID) *tally {
 func (g *guard) step(t time.Time) int64 { return t.UnixNano() / int64(g.budget.Window/steps) }
 
 // failures counts those still in the window and forgets the others.
-func (g *guard) failures(t *tally) int {
+func (g *guard) failures(f fails) int {
 	now := g.step(g.now())
 	sum, ahead := 0, 0
-	for s, n := range t.fails {
+	for s, n := range f {
 		switch {
 		case s <= now-steps:
-			delete(t.fails, s)
+			delete(f, s)
 		case s > now: // the clock was set back: they count from now, not until then
-			delete(t.fails, s)
+			delete(f, s)
 			ahead += n
 		default:
 			sum += n
 		}
 	}
 	if ahead > 0 {
-		t.fails[now] += ahead
+		f[now] += ahead
 	}
 	return sum + ahead
 }
@@ -153,7 +169,7 @@ func (g *guard) admit(id hsm.KeyID, u hsm.Usage) error {
 			return fmt.Errorf("rate of %d operations per second: %w", g.budget.Rate, hsm.ErrBudget)
 		}
 	}
-	if u == hsm.Unwrap && g.budget.Failures >= 0 && g.failures(t) >= g.budget.Failures {
+	if u == hsm.Unwrap && g.budget.Failures >= 0 && g.failures(t.fails) >= g.budget.Failures {
 		if since := now.Sub(t.trickle); g.budget.Trickle < 0 || since >= 0 && since < g.budget.Trickle {
 			return fmt.Errorf("%d failures in %v: %w", g.budget.Failures, g.budget.Window, hsm.ErrBudget)
 		}
@@ -164,14 +180,19 @@ func (g *guard) admit(id hsm.KeyID, u hsm.Usage) error {
 }
 
 // count notes the outcome of an unwrap: failed is 1 or 0. It reports whether
-// the budget of the key has just come to its end.
-func (g *guard) count(id hsm.KeyID, failed int) (alarm bool) {
+// the budget of the key has just come to its end. The entry of an origin costs
+// less than a microsecond, and nobody sees it OriginFailures times in a window.
+func (g *guard) count(id hsm.KeyID, origin string, failed int, took time.Duration) (alarm bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	t := g.tally(id)
-	t.fails[g.step(g.now())] += failed
+	t, step := g.tally(id), g.step(g.now())
+	t.took = took
+	t.fails[step] += failed
 	g.dirty = g.dirty || failed != 0
-	over := g.budget.Failures >= 0 && g.failures(t) >= g.budget.Failures
+	if failed != 0 && origin != "" && g.budget.OriginFailures >= 0 {
+		g.suspects.add(pair{id, origin}, step, failed)
+	}
+	over := g.budget.Failures >= 0 && g.failures(t.fails) >= g.budget.Failures
 	alarm = over && !t.alarmed
 	t.alarmed = over
 	return alarm
@@ -192,6 +213,7 @@ func (g *guard) forget(id hsm.KeyID) error {
 	g.mu.Lock()
 	delete(g.tallies, id)
 	g.dirty = true
+	g.suspects.keep(func(s *suspect) bool { return s.id != id })
 	g.mu.Unlock()
 	return g.setRetired(id, false)
 }
@@ -222,8 +244,8 @@ func (g *guard) setRetired(id hsm.KeyID, v bool) error {
 	return nil
 }
 
-// flush writes the counters if they changed.
-func (g *guard) flush() error {
+// flushKeys writes the counters of keys if they changed.
+func (g *guard) flushKeys() error {
 	g.mu.Lock()
 	if !g.dirty {
 		g.mu.Unlock()
@@ -231,7 +253,7 @@ func (g *guard) flush() error {
 	}
 	var b bytes.Buffer
 	for id, t := range g.tallies {
-		g.failures(t)
+		g.failures(t.fails)
 		for s, n := range t.fails {
 			if n > 0 {
 				fmt.Fprintf(&b, "%s %d %d\n", id, s, n)

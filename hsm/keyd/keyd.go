@@ -201,7 +201,7 @@ func (k *Keyd) Close() error {
 		k.setState(hsm.Failed, "stopped")
 		clear(k.pin)
 		k.pin = nil
-		err = errors.Join(k.device.Close(), k.guard.flush())
+		err = errors.Join(k.device.Close(), k.guard.flush(true))
 	})
 	return err
 }

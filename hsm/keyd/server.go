@@ -271,7 +271,7 @@ func (c *connection) dispatch(f wire.Frame) (func(context.Context) answer, error
 	case wire.OpUnwrap:
 		m, err := wire.DecodeUnwrap(f.Body)
 		return func(ctx context.Context) answer {
-			sk, err := k.Unwrap(ctx, m.ID, m.Wrapped)
+			sk, err := k.Unwrap(hsm.WithOrigin(ctx, m.Origin), m.ID, m.Wrapped)
 			if err != nil {
 				return answer{err: err}
 			}

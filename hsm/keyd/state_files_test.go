@@ -38,6 +38,10 @@ func TestNew(t *testing.T) {
 		"failures of no name":     {note(t, "failures", "abcd 1 1\n"), false},
 		"failures without number": {note(t, "failures", id+" 1\n"), false},
 		"failures below zero":     {note(t, "failures", id+" 1 -1\n"), false},
+		"good notes on origins":   {note(t, "origins", id+" 192.0.2.7 12 3\n"), true},
+		"origin of no key":        {note(t, "origins", "abcd 192.0.2.7 1 1\n"), false},
+		"origin without number":   {note(t, "origins", id+" 192.0.2.7 1\n"), false},
+		"origin below zero":       {note(t, "origins", id+" 192.0.2.7 1 -1\n"), false},
 	} {
 		c := good
 		c.StateDir = t.TempDir()

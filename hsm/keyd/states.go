@@ -86,7 +86,7 @@ func (k *Keyd) supervise(ctx context.Context) {
 		case <-timer.C:
 		}
 		k.beat.Store(k.cfg.Now().UnixNano())
-		if err := k.guard.flush(); err != nil {
+		if err := k.guard.flush(false); err != nil {
 			k.log.Error("write counters", "error", err)
 		}
 		switch s, _ := k.State(); s {

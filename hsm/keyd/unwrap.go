@@ -169,19 +169,24 @@ func (u *unwrapper) open(key hsm.Key, w hsm.Wrapped) (sk hsm.SessionKey, rejecte
 		return hsm.SessionKey{}, false, err
 	}
 	// The invented key is made in every case, so that its making tells nothing.
-	size, cipher := expects(w)
-	fake := u.invent(key.ID, w, size)
-	n := subtle.ConstantTimeSelect(o.ok, o.n, size)
+	fake := u.invented(key, w)
+	n := subtle.ConstantTimeSelect(o.ok, o.n, len(fake.Key))
 	var out [maxKey]byte
-	copy(out[:], fake)
+	copy(out[:], fake.Key)
 	subtle.ConstantTimeCopy(o.ok, out[:], o.key[:])
 	sk = hsm.SessionKey{
-		Cipher: uint8(subtle.ConstantTimeSelect(o.ok, o.cipher, int(cipher))),
+		Cipher: uint8(subtle.ConstantTimeSelect(o.ok, o.cipher, int(fake.Cipher))),
 		Key:    append([]byte(nil), out[:n]...),
 	}
 	clear(o.key[:])
 	clear(out[:])
 	return sk, o.ok != 1, nil
+}
+
+// invented is what open gives for w when it opens nothing.
+func (u *unwrapper) invented(key hsm.Key, w hsm.Wrapped) hsm.SessionKey {
+	size, cipher := expects(w)
+	return hsm.SessionKey{Cipher: cipher, Key: u.invent(key.ID, w, size)}
 }
 
 // aboutInput reports whether a device's error blames the input. What is not

@@ -100,14 +100,16 @@ func DecodeSignature(b []byte) ([]byte, error) {
 // Unwrap is the body of an OpUnwrap request.
 type Unwrap struct {
 	ID      hsm.KeyID
+	Origin  string // where the mail came from; at most hsm.MaxOrigin bytes of printable ASCII
 	Wrapped hsm.Wrapped
 }
 
 // Encode is the body; its error is hsm.ErrInvalid.
 func (m Unwrap) Encode() ([]byte, error) {
 	v := m.Wrapped
-	w := writer{b: make([]byte, 0, 128+len(v.Ciphertext))}
+	w := writer{b: make([]byte, 0, 128+len(v.Ciphertext)), over: !printable(m.Origin)}
 	w.b = append(w.b, m.ID[:]...)
+	w.short([]byte(m.Origin), hsm.MaxOrigin)
 	w.u8(byte(v.Scheme))
 	w.flag(v.V6)
 	w.u8(v.Cipher)
@@ -131,7 +133,8 @@ func (m Unwrap) Encode() ([]byte, error) {
 // DecodeUnwrap reads what Encode wrote.
 func DecodeUnwrap(b []byte) (Unwrap, error) {
 	r := reader{b: b}
-	m := Unwrap{ID: r.id()}
+	m := Unwrap{ID: r.id(), Origin: string(r.short(hsm.MaxOrigin))}
+	r.bad = r.bad || !printable(m.Origin)
 	v := &m.Wrapped
 	v.Scheme = hsm.Scheme(r.u8())
 	v.V6 = r.flag()

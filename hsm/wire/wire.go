@@ -19,7 +19,7 @@ import (
 
 // Limits of one frame and its fields, in bytes unless it says otherwise.
 const (
-	Version = 2
+	Version = 3
 
 	MaxFrame      = 16 << 10 // after the length field
 	MaxTrace      = 64
@@ -355,7 +355,7 @@ func (w *writer) text(s string) {
 
 func (w *writer) done(what string) ([]byte, error) {
 	if w.over {
-		return nil, fmt.Errorf("write %s: a field is too long: %w", what, hsm.ErrInvalid)
+		return nil, fmt.Errorf("write %s: a field does not fit: %w", what, hsm.ErrInvalid)
 	}
 	return w.b, nil
 }

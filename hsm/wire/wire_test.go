@@ -69,7 +69,7 @@ func TestProtocolPage(t *testing.T) {
 		"version": Version, "max-frame": MaxFrame, "max-trace": MaxTrace, "max-pin": MaxPIN, "max-spki": MaxSPKI,
 		"max-ciphertext": MaxCiphertext, "max-ephemeral": MaxEphemeral, "max-oaep-label": MaxOAEPLabel, "max-ukm": MaxUKM, "max-short": MaxShort,
 		"max-signature": MaxSignature, "max-secret": MaxSecret, "max-text": MaxText, "max-faults": MaxFaults, "max-parts": MaxParts,
-		"max-message": hsm.MaxMessage, "max-info": hsm.MaxInfo, "max-label": hsm.MaxLabel,
+		"max-message": hsm.MaxMessage, "max-info": hsm.MaxInfo, "max-label": hsm.MaxLabel, "max-origin": hsm.MaxOrigin,
 	}
 	seen := 0
 	for _, row := range table(t, page, "Limits") {
@@ -135,12 +135,15 @@ func testWrappedPage(t *testing.T, rows [][]string, limits map[string]int) {
 		Ciphertext: full(MaxCiphertext, 9), Ephemeral: full(MaxEphemeral, 10), Fingerprint: full(MaxShort, 11), CurveOID: full(MaxShort, 12),
 		Label: full(MaxOAEPLabel, 13), WrapAlgorithm: full(MaxShort, 14), UKM: full(MaxUKM, 16)}
 	want := []byte{1, 1, 3, 4, 5, 6, 7, 6, 9, 10, 11, 12, 13, 14, 1, 16}
-	b, err := Unwrap{Wrapped: w}.Encode()
+	b, err := Unwrap{Origin: strings.Repeat("o", hsm.MaxOrigin), Wrapped: w}.Encode()
 	if err != nil {
 		t.Fatal(err)
 	}
 	r := reader{b: b}
 	r.id()
+	if got := r.short(hsm.MaxOrigin); !bytes.Equal(got, full(hsm.MaxOrigin, 'o')) {
+		t.Errorf("origin behind the id: got %q", got)
+	}
 	for i, row := range rows {
 		form, limit, _ := strings.Cut(row[1], ", ")
 		n := limits[strings.Trim(limit, "`")]
@@ -188,6 +191,38 @@ func TestUKM(t *testing.T) {
 		if got, err := DecodeUnwrap(b); len(ukm) > 0 && !errors.Is(err, ErrFrame) {
 			t.Errorf("%x without its flag: got %#v, %v, want %v", ukm, got.Wrapped.UKM, err, ErrFrame)
 		}
+	}
+}
+
+// TestOrigin (R3): it comes as it went, and a frame with another than printable
+// ASCII is none.
+func TestOrigin(t *testing.T) {
+	for _, origin := range []string{"", "192.0.2.7", strings.Repeat("o", hsm.MaxOrigin)} {
+		b, err := Unwrap{Origin: origin}.Encode()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, err := DecodeUnwrap(b); err != nil || got.Origin != origin {
+			t.Errorf("got %q, %v, want %q", got.Origin, err, origin)
+		}
+		for _, v := range []byte{0, ' ', '\n', 0x7f, 0xff} {
+			if origin == "" {
+				break
+			}
+			b[len(hsm.KeyID{})+len(origin)] = v
+			if got, err := DecodeUnwrap(b); !errors.Is(err, ErrFrame) {
+				t.Errorf("origin with byte %#x: got %q, %v, want %v", v, got.Origin, err, ErrFrame)
+			}
+		}
+	}
+	b, err := Unwrap{}.Encode()
+	if err != nil {
+		t.Fatal(err)
+	}
+	at := len(hsm.KeyID{})
+	long := slices.Concat(b[:at], []byte{hsm.MaxOrigin + 1}, bytes.Repeat([]byte("o"), hsm.MaxOrigin+1), b[at+1:])
+	if got, err := DecodeUnwrap(long); !errors.Is(err, ErrFrame) {
+		t.Errorf("long origin: got %q, %v, want %v", got.Origin, err, ErrFrame)
 	}
 }
 
@@ -390,13 +425,15 @@ func TestMessages(t *testing.T) {
 		"key wrap": func() ([]byte, error) {
 			return Unwrap{Wrapped: hsm.Wrapped{WrapAlgorithm: make([]byte, MaxShort+1)}}.Encode()
 		},
-		"UKM":         func() ([]byte, error) { return Unwrap{Wrapped: hsm.Wrapped{UKM: make([]byte, MaxUKM+1)}}.Encode() },
-		"hash":        func() ([]byte, error) { return Unwrap{Wrapped: hsm.Wrapped{Hash: crypto.MD5}}.Encode() },
-		"size":        func() ([]byte, error) { return Unwrap{Wrapped: hsm.Wrapped{Size: -1}}.Encode() },
-		"signature":   func() ([]byte, error) { return EncodeSignature(make([]byte, MaxSignature+1)) },
-		"session key": func() ([]byte, error) { return EncodeSessionKey(hsm.SessionKey{Key: make([]byte, 65)}) },
-		"PIN":         func() ([]byte, error) { return EncodeUnlock(strings.Repeat("1", 256)) },
-		"label":       func() ([]byte, error) { return EncodeSpec(hsm.KeySpec{Label: strings.Repeat("l", 129)}) },
+		"origin":              func() ([]byte, error) { return Unwrap{Origin: strings.Repeat("o", hsm.MaxOrigin+1)}.Encode() },
+		"origin of two words": func() ([]byte, error) { return Unwrap{Origin: "a b"}.Encode() },
+		"UKM":                 func() ([]byte, error) { return Unwrap{Wrapped: hsm.Wrapped{UKM: make([]byte, MaxUKM+1)}}.Encode() },
+		"hash":                func() ([]byte, error) { return Unwrap{Wrapped: hsm.Wrapped{Hash: crypto.MD5}}.Encode() },
+		"size":                func() ([]byte, error) { return Unwrap{Wrapped: hsm.Wrapped{Size: -1}}.Encode() },
+		"signature":           func() ([]byte, error) { return EncodeSignature(make([]byte, MaxSignature+1)) },
+		"session key":         func() ([]byte, error) { return EncodeSessionKey(hsm.SessionKey{Key: make([]byte, 65)}) },
+		"PIN":                 func() ([]byte, error) { return EncodeUnlock(strings.Repeat("1", 256)) },
+		"label":               func() ([]byte, error) { return EncodeSpec(hsm.KeySpec{Label: strings.Repeat("l", 129)}) },
 	} {
 		if _, err := encode(); !errors.Is(err, hsm.ErrInvalid) {
 			t.Errorf("%s beyond its limit: got %v, want %v", name, err, hsm.ErrInvalid)
@@ -438,11 +475,11 @@ func TestList(t *testing.T) {
 
 func FuzzUnwrap(f *testing.F) {
 	aes := []byte{0x30, 0x0b, 0x06, 0x09, 0x60, 0x86, 0x48, 0x01, 0x65, 0x03, 0x04, 0x01, 0x2d}
-	f.Add([]byte("id"), uint8(1), true, uint8(9), uint8(8), uint8(7), uint16(32), uint8(3), uint8(1), []byte("ct"), []byte("eph"), []byte("fp"), []byte("oid"), []byte("label"), []byte(nil), false, []byte(nil))
-	f.Add([]byte("id"), uint8(hsm.CMSX963), false, uint8(0), uint8(0), uint8(0), uint16(0), uint8(3), uint8(0), make([]byte, 40), make([]byte, 65), []byte(nil), []byte(nil), []byte(nil), aes, true, []byte("ukm"))
-	f.Add([]byte("id"), uint8(hsm.CMSHKDF), false, uint8(0), uint8(0), uint8(0), uint16(32), uint8(5), uint8(0), make([]byte, 40), make([]byte, 32), []byte(nil), []byte(nil), []byte(nil), aes, true, []byte(nil))
-	f.Fuzz(func(t *testing.T, id []byte, scheme uint8, v6 bool, cipher, kh, kc uint8, size uint16, h, mgf uint8, ct, eph, fp, oid, label, wrap []byte, ukm bool, material []byte) {
-		m := Unwrap{Wrapped: hsm.Wrapped{Scheme: hsm.Scheme(scheme), V6: v6, Cipher: cipher, KDFHash: kh, KDFCipher: kc, Size: int(size),
+	f.Add([]byte("id"), "192.0.2.7", uint8(1), true, uint8(9), uint8(8), uint8(7), uint16(32), uint8(3), uint8(1), []byte("ct"), []byte("eph"), []byte("fp"), []byte("oid"), []byte("label"), []byte(nil), false, []byte(nil))
+	f.Add([]byte("id"), "2001:db8:1:2::/64", uint8(hsm.CMSX963), false, uint8(0), uint8(0), uint8(0), uint16(0), uint8(3), uint8(0), make([]byte, 40), make([]byte, 65), []byte(nil), []byte(nil), []byte(nil), aes, true, []byte("ukm"))
+	f.Add([]byte("id"), "", uint8(hsm.CMSHKDF), false, uint8(0), uint8(0), uint8(0), uint16(32), uint8(5), uint8(0), make([]byte, 40), make([]byte, 32), []byte(nil), []byte(nil), []byte(nil), aes, true, []byte(nil))
+	f.Fuzz(func(t *testing.T, id []byte, origin string, scheme uint8, v6 bool, cipher, kh, kc uint8, size uint16, h, mgf uint8, ct, eph, fp, oid, label, wrap []byte, ukm bool, material []byte) {
+		m := Unwrap{Origin: origin, Wrapped: hsm.Wrapped{Scheme: hsm.Scheme(scheme), V6: v6, Cipher: cipher, KDFHash: kh, KDFCipher: kc, Size: int(size),
 			Hash: hashes[int(h)%len(hashes)], MGFHash: hashes[int(mgf)%len(hashes)], Ciphertext: ct, Ephemeral: eph, Fingerprint: fp, CurveOID: oid, Label: label, WrapAlgorithm: wrap}}
 		if ukm {
 			m.Wrapped.UKM = append([]byte{}, material...)
@@ -480,7 +517,7 @@ func FuzzUnwrap(f *testing.F) {
 // Whatever arrives: no panic, and what was understood prints as it came.
 func FuzzDecode(f *testing.F) {
 	for _, ukm := range [][]byte{nil, {}, []byte("ukm")} {
-		b, _ := Unwrap{Wrapped: hsm.Wrapped{Scheme: hsm.CMSHKDF, Hash: crypto.SHA256, Ciphertext: make([]byte, 40), Ephemeral: make([]byte, 32), UKM: ukm}}.Encode()
+		b, _ := Unwrap{Origin: "192.0.2.7", Wrapped: hsm.Wrapped{Scheme: hsm.CMSHKDF, Hash: crypto.SHA256, Ciphertext: make([]byte, 40), Ephemeral: make([]byte, 32), UKM: ukm}}.Encode()
 		f.Add(b)
 	}
 	for _, k := range testKeys(f) {
