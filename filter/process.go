@@ -70,7 +70,7 @@ func (g *Gateway) Process(ctx context.Context, r Request) *Outcome {
 		env.Recipients = append(env.Recipients, transport.Recipient{Address: a})
 	}
 	p := &passage{listener: Listener{Name: "process", Direction: r.Direction}, env: env, at: r.At, body: r.Mail}
-	err := g.guarded(traced(ctx, env), judged, p)
+	err := g.guarded(traced(ctx, p.listener, env), judged, p)
 	answer := reply(250, [3]int{2, 0, 0}, "would be relayed "+env.Trace)
 	if err != nil {
 		answer = replyTo(err, env.Trace)

@@ -36,7 +36,7 @@ type handler struct {
 func (h handler) Recipient(ctx context.Context, e *transport.Envelope, to transport.Recipient) error {
 	env := *e
 	env.Recipients = []transport.Recipient{to}
-	err := h.g.guarded(traced(ctx, e), greeted, &passage{listener: h.l, env: &env, at: h.g.Now()})
+	err := h.g.guarded(traced(ctx, h.l, e), greeted, &passage{listener: h.l, env: &env, at: h.g.Now()})
 	if err == nil {
 		return nil
 	}
@@ -50,7 +50,7 @@ func (h handler) Recipient(ctx context.Context, e *transport.Envelope, to transp
 func (h handler) Data(ctx context.Context, e *transport.Envelope, body io.Reader) transport.Reply {
 	p := &passage{listener: h.l, env: e, at: h.g.Now(), body: body}
 	defer p.close()
-	ctx = traced(ctx, e)
+	ctx = traced(ctx, h.l, e)
 	err := h.g.guarded(ctx, received, p)
 	if err == nil {
 		err = h.g.slot(func() error { return h.g.guarded(ctx, worked, p) })

@@ -51,7 +51,13 @@ type world struct {
 
 func newWorld(t testing.TB) *world {
 	t.Helper()
-	w := &world{t: t, token: &token{Keeper: hsmtest.Memory(t)}, ring: &ring{}, hop: &hop{}, log: &bytes.Buffer{}, people: map[string]keyring.Identity{}}
+	return newWorldOn(t, hsmtest.Memory(t))
+}
+
+// newWorldOn is newWorld on a token of the test's own.
+func newWorldOn(t testing.TB, keeper hsm.Keeper) *world {
+	t.Helper()
+	w := &world{t: t, token: &token{Keeper: keeper}, ring: &ring{}, hop: &hop{}, log: &bytes.Buffer{}, people: map[string]keyring.Identity{}}
 	w.guard = &hooked{Protector: openpgp.New(openpgp.Config{Token: w.token})}
 	for _, who := range []string{"company1.example", "alice@company1.example", "bob@partner.example", "dave@freemail.example", "mallory@evil.example"} {
 		w.people[who] = w.person(who)
