@@ -39,7 +39,7 @@ type Listener struct {
 	Name           string      `toml:"name" need:"yes" form:"name" doc:"Name in the log. A socket of this name that systemd hands over is taken in place of the address."`
 	Address        string      `toml:"address" need:"yes" form:"listen" doc:"IP address and port; without an address, every one of this machine. Port 0 takes a free one."`
 	Direction      string      `toml:"direction" need:"yes" enum:"inbound|outbound" doc:"inbound: from outside to our domains, is opened and verified. outbound: from our users to anybody, is signed and sealed."`
-	Allow          []Network   `toml:"allow" doc:"Networks that may connect. Default: everybody on an inbound listener, this machine only on an outbound one, which must not be an open relay."`
+	Allow          []Network   `toml:"allow" doc:"Networks that may connect. Default: everybody on an inbound listener, this machine only on an outbound one, which must not be an open relay. What named networks bring inbound is taken for mail of everybody: its failures are counted for no single sender (origin-failures of keyd)."`
 	MaxConnections int         `toml:"max-connections" min:"1" max:"100000" doc:"Connections at once. Default: connections in [limits]."`
 	TLS            ListenerTLS `toml:"tls" doc:"TLS towards the clients."`
 	Auth           string      `toml:"auth" default:"none" enum:"none|required" later:"required" doc:"Whether clients have to log in."`

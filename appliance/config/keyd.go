@@ -41,11 +41,12 @@ type Socket struct {
 
 // Budget is the table [budget].
 type Budget struct {
-	Failures int      `toml:"failures" default:"2000" min:"1" doc:"Unwraps that may fail in a window before further ones are refused; signing goes on."`
-	Window   Duration `toml:"window" default:"1h" min:"1m" max:"168h" doc:"How long a failure counts."`
-	Trickle  Duration `toml:"trickle" default:"1s" min:"10ms" max:"1h" doc:"One unwrap in this time is let through although the failures are used up, so that good mail gets its turn."`
-	Rate     int      `toml:"rate" default:"1000" min:"1" doc:"Operations per second."`
-	Burst    int      `toml:"burst" default:"5000" min:"1" doc:"Operations at once above the rate."`
+	Failures       int      `toml:"failures" default:"2000" min:"1" doc:"Unwraps that may fail in a window before further ones are refused; signing goes on."`
+	OriginFailures int      `toml:"origin-failures" default:"50" min:"1" doc:"Unwraps for mail of one sending network that may fail in a window, with one key. Beyond, mail from there is not opened and delivered as it came, the token is not asked, and the log warns once. Mail of servers that a listener's allow names, and of this machine, counts for the key alone."`
+	Window         Duration `toml:"window" default:"1h" min:"1m" max:"168h" doc:"How long a failure counts."`
+	Trickle        Duration `toml:"trickle" default:"1s" min:"10ms" max:"1h" doc:"One unwrap in this time is let through although the failures are used up, so that good mail gets its turn."`
+	Rate           int      `toml:"rate" default:"1000" min:"1" doc:"Operations per second."`
+	Burst          int      `toml:"burst" default:"5000" min:"1" doc:"Operations at once above the rate."`
 }
 
 // Rule is a table of [[rule]].

@@ -69,7 +69,7 @@ func assemble(c *config.Keyd, device keyd.Device, log *slog.Logger, stderr io.Wr
 		UseListener: listeners["use"], KeepListener: listeners["keep"], Use: peers["use"], Keep: peers["keep"],
 		Rules: rules, Workers: c.Workers,
 		Budget: keyd.Budget{
-			Failures: c.Budget.Failures, Window: time.Duration(c.Budget.Window), Trickle: time.Duration(c.Budget.Trickle),
+			Failures: c.Budget.Failures, OriginFailures: c.Budget.OriginFailures, Window: time.Duration(c.Budget.Window), Trickle: time.Duration(c.Budget.Trickle),
 			Rate: c.Budget.Rate, Burst: c.Budget.Burst,
 		},
 		// No level of the messages drops a record of what was done with a key.
