@@ -46,7 +46,7 @@ func vectorDaemon(t *testing.T, keys map[string]crypto.PrivateKey) (*hsmtest.Dae
 	return d, byName
 }
 
-// TestWycheproofRSA: PKCS#1 and OAEP. A bare key has 1 to 64 bytes, so that
+// TestWycheproofRSA (R43): PKCS#1 and OAEP. A bare key has 1 to 64 bytes, so that
 // honest messages of other lengths are rejected like the rest.
 func TestWycheproofRSA(t *testing.T) {
 	for file, scheme := range map[string]hsm.Scheme{
@@ -111,7 +111,7 @@ func TestWycheproofRSA(t *testing.T) {
 	}
 }
 
-// TestWycheproofAgree wraps a session key with the secret that each vector
+// TestWycheproofAgree (R43) wraps a session key with the secret that each vector
 // says, for the owner of its point, with both key derivations in turn.
 func TestWycheproofAgree(t *testing.T) {
 	secret := hsm.SessionKey{Key: bytes.Repeat([]byte{0x5a}, 32)}

@@ -97,7 +97,7 @@ func same(t *testing.T, tok *Token, a agreement) {
 	}
 }
 
-// TestWycheproofECDH: all points, and the points of all keys that X.509 reads.
+// TestWycheproofECDH (R43): all points, and the points of all keys that X.509 reads.
 func TestWycheproofECDH(t *testing.T) {
 	for file, point := range map[string]func(hsmtest.Vector) []byte{
 		"ecdh_secp256r1_ecpoint_test.json": func(v hsmtest.Vector) []byte { return v.Public },
@@ -126,7 +126,7 @@ func TestWycheproofECDH(t *testing.T) {
 	}
 }
 
-// TestWycheproofX25519: twists, points that are not canonical, points of low
+// TestWycheproofX25519 (R43): twists, points that are not canonical, points of low
 // order, shared secrets at the edges.
 func TestWycheproofX25519(t *testing.T) {
 	tok, all := agreements(t, ecdh.X25519(), "x25519_test.json", func(v hsmtest.Vector) []byte { return v.Public })
