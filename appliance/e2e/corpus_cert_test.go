@@ -11,7 +11,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"syscall"
 	"testing"
 )
 
@@ -85,16 +84,12 @@ func (w *world) judgeCert(t testing.TB, s *sample, file string) (words []string,
 // greater cost than a mail.
 func (w *world) survives(t testing.TB, file string) (words []string) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
-	defer cancel()
-	cmd := exec.CommandContext(ctx, filepath.Join(w.Bin, "postern"), "cert", "import", "-n", "--domain", "holder.example", file, "--config", w.Path("filterd.toml"))
-	out, err := cmd.CombinedOutput()
-	state := cmd.ProcessState
-	if state == nil || state.ExitCode() != 0 && state.ExitCode() != 1 || bytes.Contains(out, []byte("goroutine ")) {
-		t.Logf("cert import %s: %v: %s", file, err, out)
+	m := measured(t, filepath.Join(w.Bin, "postern"), "cert", "import", "-n", "--domain", "holder.example", file, "--config", w.Path("filterd.toml"))
+	if m.Exit != 0 && m.Exit != 1 || bytes.Contains(m.Out, []byte("goroutine ")) {
+		t.Logf("cert import %s: exit %d: %s", file, m.Exit, m.Out)
 		return []string{"crash"}
 	}
-	if use, ok := state.SysUsage().(*syscall.Rusage); state.UserTime()+state.SystemTime() > costTime || ok && use.Maxrss<<10 > 2*costMemory { // a process of its own begins with some
+	if m.CPU > costTime || m.Peak > 2*costMemory { // a process of its own begins with some
 		words = append(words, "cost")
 	}
 	return words
