@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 )
 
@@ -76,6 +77,9 @@ type frame struct {
 	closed   bool // the last boundary was seen: what stands now is the epilogue
 }
 
+// waits reports whether a boundary of the entity may come.
+func (f frame) waits() bool { return f.boundary != "" && !f.closed }
+
 // match tells which open multipart has the boundary in l, and whether it is
 // its last one. It is -1 for other lines.
 func (p *parser) match(l line) (i int, last bool) {
@@ -87,7 +91,7 @@ func (p *parser) match(l line) (i int, last bool) {
 	ends, closes := bytes.CutSuffix(t, []byte("--"))
 	for i := len(p.open) - 1; i >= 0; i-- {
 		f := &p.open[i]
-		if f.boundary == "" || f.closed {
+		if !f.waits() {
 			continue
 		}
 		if string(t) == f.boundary {
@@ -147,9 +151,13 @@ func isBoundary(b string) bool {
 	return b != "" && len(b) <= 70 && b[len(b)-1] != ' '
 }
 
-// body reads lines until the end, and opens and ends parts at boundaries.
+// body reads lines while a boundary may come, and opens and ends parts there.
 func (p *parser) body() error {
 	for {
+		if !slices.ContainsFunc(p.open, frame.waits) {
+			p.end(0, p.src.Size())
+			return nil
+		}
 		l, ok, err := p.lines.next(lineHead)
 		if err != nil {
 			return err
