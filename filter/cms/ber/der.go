@@ -100,15 +100,19 @@ func (p *printer) close() {
 // some write the type of the whole), and those of a BIT STRING are bit strings,
 // of which only the last may have unused bits (§8.6.4).
 func (p *printer) piece(h header) error {
-	whole := p.stack[p.joined-1]
-	if h.tag.Class != Universal || h.tag.Number != whole.tag.Number && (h.tag.Number != OctetString || whole.tag.Number == BitString) {
+	whole, around := p.stack[p.joined-1], p.stack[p.depth-1].tag.Number
+	if h.tag.Class != Universal || h.tag.Number != around && (h.tag.Number != OctetString || around == BitString) {
 		return p.fail(syntax("piece of a string is none"))
 	}
 	if whole.tag.Number == BitString && p.out[whole.head] != 0 {
 		return p.fail(syntax("piece behind unused bits"))
 	}
 	if h.tag.Constructed {
-		return p.push(h)
+		if err := p.push(h); err != nil {
+			return err
+		}
+		p.stack[p.depth-1].tag = h.tag
+		return nil
 	}
 	if whole.tag.Number == BitString {
 		if h.length == 0 {
