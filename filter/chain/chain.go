@@ -102,8 +102,8 @@ type Config struct {
 	CRLs, OCSP [][]byte
 	// Fetcher asks distribution points and responders; nil: nobody is asked.
 	Fetcher Fetcher
-	// Budget is the time that fetching may take for one judgement, or for one
-	// mail (Judge.Mail); 0 means 5 s.
+	// Budget is the time that fetching may take for one judgement, where Mail
+	// has given none for all of a mail; 0 means 5 s.
 	Budget time.Duration
 }
 

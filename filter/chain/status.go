@@ -85,10 +85,10 @@ func (a *allowance) take() (left time.Duration, used func()) {
 
 type allowanceKey struct{}
 
-// Mail gives a context for all judgements of one mail: they share the budget,
-// where each would have it for itself.
-func (j *Judge) Mail(ctx context.Context) context.Context {
-	return context.WithValue(ctx, allowanceKey{}, &allowance{left: j.config.Budget})
+// Mail gives a context for all judgements of one mail, whoever judges: they
+// share the budget, where each would have that of its Judge for itself.
+func Mail(ctx context.Context, budget time.Duration) context.Context {
+	return context.WithValue(ctx, allowanceKey{}, &allowance{left: budget})
 }
 
 // inquire begins an inquiry.

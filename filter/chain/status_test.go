@@ -518,7 +518,7 @@ func TestFetch(t *testing.T) {
 		net := &web{wait: true}
 		c.Fetcher, c.Budget, c.Mode = net, 50*time.Millisecond, chain.Hard
 		j := newJudge(t, c)
-		ctx := j.Mail(t.Context())
+		ctx := chain.Mail(t.Context(), c.Budget)
 		for range 3 {
 			if _, err := j.Judge(ctx, w.request()); !errors.Is(err, chain.ErrStatus) {
 				t.Errorf("got %v, want %v", err, chain.ErrStatus)

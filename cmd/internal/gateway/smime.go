@@ -215,11 +215,7 @@ func (s *SMIME) Path(ctx context.Context, c keyring.Cert, use chain.Use, at time
 
 // Begin lets all judgements of one mail share one budget.
 func (s *SMIME) Begin(ctx context.Context) context.Context {
-	now, err := s.now(ctx)
-	if err != nil {
-		return ctx // whoever needs a judgement meets the error himself
-	}
-	return now.judge.Mail(ctx)
+	return chain.Mail(ctx, s.chain.Budget)
 }
 
 // Fit is nil for a certificate that names the address itself and whose path is
