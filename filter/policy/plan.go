@@ -19,7 +19,8 @@ type Plan struct {
 	Escrow     []keyring.Cert // of ours, who read along
 	Sign       bool
 	Encrypt    bool
-	Opened     bool // inbound: the opened mail, not the one that came
+	Opened     bool  // inbound: the opened mail, not the one that came
+	Floor      Level // of the way to the recipients, where the mail asks for more than their domains' own; "" where not
 }
 
 // readAlong adds those of our own who must be able to read the copy; not ok

@@ -44,6 +44,8 @@ type Policy struct {
 	Recipients    map[string]Protect // by address
 	Partners      map[string]Protect // by domain
 	Default       Protect
+	Ways          map[string]Way // by domain, as Partners
+	DefaultWay    Way
 	Forms         map[string]Form   // by domain, as Partners
 	Formats       []keyring.Format  // where the form of a domain names none
 	Escrow        map[string]Escrow // by our own domain

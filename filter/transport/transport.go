@@ -43,6 +43,7 @@ type Envelope struct {
 	Return     string // RET=
 	ID         string // ENVID=, as received
 	RequireTLS bool
+	Floor      string // lowest level of TLS towards the recipients' servers, where this mail asks for more than their domains' own; "" where not
 }
 
 // Recipient is one RCPT.

@@ -1,0 +1,51 @@
+package policy
+
+import "strings"
+
+// Level is how safe the way between two mail servers must be. The words are
+// those of the configuration.
+type Level string
+
+const (
+	NextHop  Level = "next-hop"  // whatever the next hop does by itself
+	May      Level = "may"       // TLS where it is offered
+	Encrypt  Level = "encrypt"   // TLS, with any certificate
+	Verify   Level = "verify"    // TLS with a certificate that is trusted and names the server, as MTA-STS wants it
+	DANE     Level = "dane"      // as the partner's TLSA records say; encrypt where there are none
+	DANEOnly Level = "dane-only" // as the partner's TLSA records say, or not at all
+	Pin      Level = "pin"       // TLS with one of the public keys agreed on
+)
+
+// Way is what is asked of the transport to and from one domain.
+type Way struct {
+	Level   Level
+	Pins    [][32]byte // of SubjectPublicKeyInfo, SHA-256; only of the level pin
+	Min     uint16     // lowest TLS version, as crypto/tls writes it; 0: the default
+	PFS     bool       // forward secrecy only
+	Inbound Demand
+}
+
+// Demand is what is asked of a client that brings mail of a domain.
+type Demand struct {
+	TLS  bool       // nothing of a mail is taken in clear
+	Pins [][32]byte // the client shows a certificate with one of these public keys
+}
+
+// Way is the rule for the transport to and from domain, and its name: that of
+// the domain, then that of the nearest "*.domain", then the default.
+func (p *Policy) Way(domain string) (Way, string) {
+	domain = strings.ToLower(domain)
+	if w, ok := p.Ways[domain]; ok {
+		return w, `partner."` + domain + `"`
+	}
+	for rest := domain; ; {
+		_, above, ok := strings.Cut(rest, ".")
+		if !ok {
+			return p.DefaultWay, "default"
+		}
+		if w, ok := p.Ways["*."+above]; ok {
+			return w, `partner."*.` + above + `"`
+		}
+		rest = above
+	}
+}
