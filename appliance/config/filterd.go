@@ -79,10 +79,11 @@ type Domain struct {
 // Partner is a table of [partner].
 type Partner struct {
 	Protect   string   `toml:"protect" enum:"none|optional|require" doc:"End-to-end encryption. none: never. optional: where a usable certificate is known. require: always, or the mail is refused. Default: protect in [default]."`
-	Transport string   `toml:"transport" enum:"next-hop|may|encrypt|verify|dane|dane-only|pin" later:"may|encrypt|verify|dane|dane-only|pin" doc:"Security of the way to the partner. next-hop: left to the next hop. Default: transport in [default]."`
-	Pins      []string `toml:"pins" form:"pin" later:"*" doc:"SHA-256 of the partner's public keys, as sha256: and 64 hexadecimal digits."`
-	Min       string   `toml:"min" form:"tls-version" later:"*" doc:"Lowest TLS version, 1.2 or 1.3."`
-	PFS       bool     `toml:"pfs" later:"*" doc:"Forward secrecy only."`
+	Transport string   `toml:"transport" enum:"next-hop|may|encrypt|verify|dane|dane-only|pin" doc:"Security of the way to the partner. next-hop: left to the next hop. may: TLS where it is offered. encrypt: TLS with any certificate. verify: TLS with a certificate that is trusted and names the partner. dane: as the partner's TLSA records say (RFC 7672), encrypt where there are none. dane-only: as they say, or not at all. pin: TLS with one of pins. What is not met makes the mail wait. Default: transport in [default]."`
+	Names     []string `toml:"names" form:"host" doc:"Mail servers outside the partner's own domain whose certificates verify takes, as mx.provider.example, or *.provider.example for every name below it."`
+	Pins      []string `toml:"pins" form:"pin" doc:"SHA-256 of the partner's public keys (SubjectPublicKeyInfo), as sha256: and 64 hexadecimal digits."`
+	Min       string   `toml:"min" form:"tls-version" doc:"Lowest TLS version on the way to the partner, 1.2 or 1.3. Default: min in [default]."`
+	PFS       bool     `toml:"pfs" doc:"Whether the way to the partner has forward secrecy, or is not used. Also where [default] says so."`
 	Inbound   string   `toml:"inbound" default:"any" enum:"any|force" later:"force" doc:"Security of the way from the partner. any: as it comes."`
 	Format    []string `toml:"format" enum:"openpgp|smime" doc:"Formats for mail to the partner, the preferred one first; one that is missing is not used. Default: format in [default]."`
 	SMIME     Agreed   `toml:"smime" doc:"Algorithms of S/MIME that were agreed on with the partner. The profile of EDI@Energy wants oaep and pss, and aes-128-gcm or aes-128-cbc."`
@@ -103,7 +104,9 @@ type Recipient struct {
 // Default is the table [default].
 type Default struct {
 	Protect    string `toml:"protect" default:"optional" enum:"none|optional|require" doc:"End-to-end encryption, with the words of [partner]."`
-	Transport  string `toml:"transport" default:"next-hop" enum:"next-hop|may|encrypt|verify|dane|dane-only|pin" later:"may|encrypt|verify|dane|dane-only|pin" doc:"Security of the way to partners. next-hop: left to the next hop."`
+	Transport  string `toml:"transport" default:"next-hop" enum:"next-hop|may|encrypt|verify|dane|dane-only" doc:"Security of the way to partners, with the words of [partner]."`
+	Min        string `toml:"min" form:"tls-version" doc:"Lowest TLS version on the way to partners, 1.2 or 1.3; not below encrypt, where clear text would be worse. Default: 1.2."`
+	PFS        bool   `toml:"pfs" doc:"Whether the way to partners has forward secrecy, or is not used; not below encrypt."`
 	NoKey      string `toml:"no-key" default:"reject" enum:"reject" doc:"What becomes of mail that must be protected and cannot be. reject: it is refused with 550 5.7.3."`
 	Headers    string `toml:"header-confidentiality" default:"baseline" enum:"baseline|shy|none" doc:"What of an encrypted mail's header nobody on the way reads; the recipient does (RFC 9788 §3.2). baseline: subject, comments and keywords. shy: also display names and the sender's time zone. none: nothing."`
 	OldCiphers bool   `toml:"old-ciphers" doc:"Whether mail is opened that is sealed with CAST5, 3DES, Blowfish or Twofish, or in LibrePGP's OCB packet (RFC 9580 §9.3 wants none of them). What is opened so is never called verified. Of S/MIME see triple-des in [smime]."`
@@ -184,7 +187,7 @@ func (c *Filterd) check(r *reading) {
 			r.wrong(r.line("partner", d), fmt.Sprintf("partner.%s: is one of our own domains", quote(d)), "a rule for one address of ours goes to [recipient]")
 		}
 		set(&p.Protect, c.Default.Protect)
-		set(&p.Transport, c.Default.Transport)
+		c.checkWay(r, d, &p)
 		if p.Format == nil {
 			p.Format = c.Default.Format
 		}

@@ -48,6 +48,10 @@ func form(name, s string) string {
 		if !isDomain(strings.TrimPrefix(s, "*.")) {
 			return "want a domain such as partner.example, or *.partner.example for every name below it"
 		}
+	case "host":
+		if !isDomain(strings.TrimPrefix(s, "*.")) || !strings.Contains(s, ".") {
+			return "want a name such as mx.provider.example, or *.provider.example for every name below it"
+		}
 	case "address":
 		local, domain, ok := cutLast(s, "@")
 		if !ok || local == "" || len(local) > 64 || !isDomain(domain) || strings.ContainsFunc(local, func(r rune) bool {

@@ -10,7 +10,7 @@ const (
 	NextHop  Level = "next-hop"  // whatever the next hop does by itself
 	May      Level = "may"       // TLS where it is offered
 	Encrypt  Level = "encrypt"   // TLS, with any certificate
-	Verify   Level = "verify"    // TLS with a certificate that is trusted and names the server, as MTA-STS wants it
+	Verify   Level = "verify"    // TLS with a certificate that is trusted and names the domain, or a server that is surely its own
 	DANE     Level = "dane"      // as the partner's TLSA records say; encrypt where there are none
 	DANEOnly Level = "dane-only" // as the partner's TLSA records say, or not at all
 	Pin      Level = "pin"       // TLS with one of the public keys agreed on
@@ -19,6 +19,7 @@ const (
 // Way is what is asked of the transport to and from one domain.
 type Way struct {
 	Level   Level
+	Names   []string   // servers beside those of the domain, or "*.name", whose certificates are taken; only of the level verify
 	Pins    [][32]byte // of SubjectPublicKeyInfo, SHA-256; only of the level pin
 	Min     uint16     // lowest TLS version, as crypto/tls writes it; 0: the default
 	PFS     bool       // forward secrecy only

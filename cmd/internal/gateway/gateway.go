@@ -3,10 +3,13 @@
 package gateway
 
 import (
+	"crypto/tls"
 	"crypto/x509"
+	"encoding/hex"
 	"fmt"
 	"log/slog"
 	"os"
+	"strings"
 
 	"postern/appliance/config"
 	"postern/filter"
@@ -25,6 +28,7 @@ func Policy(c *config.Filterd) (*policy.Policy, error) {
 	p := &policy.Policy{
 		Domains: map[string]policy.Sign{}, Partners: map[string]policy.Protect{}, Recipients: map[string]policy.Protect{},
 		Default: policy.Protect(c.Default.Protect), Undecryptable: policy.Undecryptable(c.Default.Undecryptable),
+		Ways: map[string]policy.Way{}, DefaultWay: way(c.Default.Transport, c.Default.Min, c.Default.PFS),
 		Forms: map[string]policy.Form{}, Formats: formats(c.Default.Format), Escrow: map[string]policy.Escrow{},
 	}
 	for d, v := range c.Domains {
@@ -35,6 +39,9 @@ func Policy(c *config.Filterd) (*policy.Policy, error) {
 	}
 	for d, v := range c.Partners {
 		p.Partners[d] = policy.Protect(v.Protect)
+		w := way(v.Transport, v.Min, v.PFS)
+		w.Names, w.Pins = v.Names, pins(v.Pins)
+		p.Ways[d] = w
 		style := protect.Style{Cipher: v.SMIME.Cipher, OAEP: v.SMIME.OAEP, PSS: v.SMIME.PSS}
 		if style.Cipher == "auto" {
 			style.Cipher = ""
@@ -49,6 +56,31 @@ func Policy(c *config.Filterd) (*policy.Policy, error) {
 		p.Recipients[a.Key()] = policy.Protect(v.Protect)
 	}
 	return p, nil
+}
+
+// way reads the way to a partner, all but what only one partner can have.
+// Below the level encrypt an old version is better than clear text.
+func way(level, min string, pfs bool) policy.Way {
+	w := policy.Way{Level: policy.Level(level)}
+	if w.Level == policy.NextHop || w.Level == policy.May {
+		return w
+	}
+	w.PFS = pfs
+	if min != "" {
+		w.Min = map[string]uint16{"1.2": tls.VersionTLS12, "1.3": tls.VersionTLS13}[min]
+	}
+	return w
+}
+
+// pins reads public keys whose form was checked.
+func pins(words []string) (list [][32]byte) {
+	for _, w := range words {
+		var pin [32]byte
+		if n, err := hex.Decode(pin[:], []byte(strings.TrimPrefix(w, "sha256:"))); err == nil && n == len(pin) {
+			list = append(list, pin)
+		}
+	}
+	return list
 }
 
 func formats(words []string) (list []keyring.Format) {
