@@ -14,21 +14,6 @@ import (
 	"time"
 )
 
-// corpora is the folder of mails, keys and verdicts that others wrote; the
-// repository holds none of it. $POSTERN_CORPORA names it, or it lies beside
-// the checkout.
-func corpora(t testing.TB) string {
-	t.Helper()
-	dir := os.Getenv("POSTERN_CORPORA")
-	if dir == "" {
-		dir = "../../../shared/corpora"
-	}
-	if _, err := os.Stat(filepath.Join(dir, "manifest.tsv")); err != nil {
-		t.Skipf("no corpus of third-party mails: %v (set POSTERN_CORPORA to its folder)", err)
-	}
-	return dir
-}
-
 // sample is one line of the manifest.
 type sample struct {
 	path, kind, sender, recipient, verdict, basis, digest string

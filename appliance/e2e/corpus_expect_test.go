@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"postern/hsm/hsmtest"
 )
 
 // The runner reads verdicts as they are meant.
@@ -61,7 +63,7 @@ func TestReadVerdict(t *testing.T) {
 // What is run beside is run indeed: a test of one of the packages names the
 // sample, or the whole kind.
 func TestBeside(t *testing.T) {
-	for _, s := range readManifest(t, corpora(t)) {
+	for _, s := range readManifest(t, hsmtest.Corpora(t)) {
 		if s.work() != workBeside {
 			continue
 		}

@@ -9,6 +9,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"postern/hsm/hsmtest"
 )
 
 // fate is how a sample fared.
@@ -29,7 +31,7 @@ const (
 // entry there excuses a claim: where the verdict is verified=no, the mail
 // never says yes.
 func TestCorpus(t *testing.T) {
-	dir := corpora(t)
+	dir := hsmtest.Corpora(t)
 	samples, exceptions := readManifest(t, dir), readExceptions(t)
 	byWorld := map[string][]*sample{}
 	var order []string

@@ -10,6 +10,7 @@ import (
 
 	"postern/filter/chain"
 	"postern/filter/message"
+	"postern/hsm/hsmtest"
 )
 
 var sentinels = []error{chain.ErrUntrusted, chain.ErrExpired, chain.ErrRevoked, chain.ErrPurpose, chain.ErrWeak, chain.ErrStatus, chain.ErrForm}
@@ -57,7 +58,8 @@ func FuzzJudge(f *testing.F) {
 	f.Add(newLeaf(f, root).cert.Raw, []byte{}, root.crl(nil), middle.answer(newLeaf(f, middle), leaf, nil))
 	f.Add(middle.cert.Raw, root.cert.Raw, root.crl(nil, middle), []byte{0x30, 3, 0x0a, 1, 3})
 	anchors := []chain.Anchor{{Cert: root.cert, Own: true}}
-	if dir := "../../../shared/corpora/keys/nist-pkits"; seeded(dir) {
+	if dir, ok := hsmtest.FindCorpora(); ok {
+		dir = filepath.Join(dir, "keys/nist-pkits")
 		certs, _ := filepath.Glob(filepath.Join(dir, "certs/*.crt"))
 		for _, name := range certs {
 			list, _ := os.ReadFile(filepath.Join(dir, "crls/GoodCACRL.crl"))
@@ -105,9 +107,4 @@ func FuzzJudge(f *testing.F) {
 			}
 		}
 	})
-}
-
-func seeded(dir string) bool {
-	_, err := os.Stat(dir)
-	return err == nil
 }

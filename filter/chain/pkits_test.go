@@ -10,21 +10,8 @@ import (
 	"time"
 
 	"postern/filter/chain"
+	"postern/hsm/hsmtest"
 )
-
-// corpora is the folder of what others wrote; the repository holds none of
-// it. $POSTERN_CORPORA names it, or it lies beside the checkout.
-func corpora(t testing.TB) string {
-	t.Helper()
-	dir := os.Getenv("POSTERN_CORPORA")
-	if dir == "" {
-		dir = "../../../shared/corpora"
-	}
-	if _, err := os.Stat(filepath.Join(dir, "manifest.tsv")); err != nil {
-		t.Skipf("no corpus of third-party certificates: %v (set POSTERN_CORPORA to its folder)", err)
-	}
-	return dir
-}
 
 // pkitsExceptions are cases whose verdict is not asked for, with the reason.
 var pkitsExceptions = map[string]string{}
@@ -32,7 +19,7 @@ var pkitsExceptions = map[string]string{}
 // TestPKITS holds R15: it runs the path cases of the corpus, which are of the
 // NIST suite, with revocation insisted on.
 func TestPKITS(t *testing.T) {
-	dir := corpora(t)
+	dir := hsmtest.Corpora(t)
 	manifest := read(t, filepath.Join(dir, "manifest.tsv"))
 	keys := filepath.Join(dir, "keys/nist-pkits")
 	certificate := func(t *testing.T, path string) *x509.Certificate {

@@ -15,6 +15,8 @@ import (
 	"testing"
 
 	"golang.org/x/crypto/chacha20poly1305"
+
+	"postern/hsm/hsmtest"
 )
 
 // random is n random bytes.
@@ -356,7 +358,7 @@ func TestParseCipher(t *testing.T) {
 
 // The vectors of Wycheproof, where they are: AES-CBC with every wrong padding.
 func TestWycheproofCBC(t *testing.T) {
-	data, err := os.ReadFile(filepath.Join(corpora(t), "msgs/wycheproof/aes_cbc_pkcs5_test.json"))
+	data, err := os.ReadFile(filepath.Join(hsmtest.Corpora(t), "msgs/wycheproof/aes_cbc_pkcs5_test.json"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -398,22 +400,4 @@ func TestWycheproofCBC(t *testing.T) {
 	if n < 200 {
 		t.Errorf("got %d vectors, want 200 or more", n)
 	}
-}
-
-// corpora is the folder of mails and vectors that others wrote. Without it a
-// test that asks is passed over.
-func corpora(t testing.TB) string {
-	t.Helper()
-	dir := corporaDir()
-	if _, err := os.Stat(filepath.Join(dir, "manifest.tsv")); err != nil {
-		t.Skipf("no corpus of third-party mails: %v (set POSTERN_CORPORA to its folder)", err)
-	}
-	return dir
-}
-
-func corporaDir() string {
-	if dir := os.Getenv("POSTERN_CORPORA"); dir != "" {
-		return dir
-	}
-	return "../../../shared/corpora"
 }

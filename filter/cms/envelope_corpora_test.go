@@ -14,6 +14,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"postern/hsm/hsmtest"
 )
 
 // bare is the contents of a file that may be PEM.
@@ -80,7 +82,7 @@ func rootCMS(t testing.TB, file string) []byte {
 
 // Enveloped mails of the corpora open, and what comes out is what others got.
 func TestCorpusEnvelopes(t *testing.T) {
-	dir := corpora(t)
+	dir := hsmtest.Corpora(t)
 	manifest, err := os.ReadFile(filepath.Join(dir, "manifest.tsv"))
 	if err != nil {
 		t.Fatal(err)
@@ -137,7 +139,7 @@ func TestCorpusEnvelopes(t *testing.T) {
 // Messages for a password alone, and those of other kinds, have no recipient
 // for us or are none.
 func TestCorpusOthers(t *testing.T) {
-	dir := filepath.Join(corpora(t), "msgs")
+	dir := filepath.Join(hsmtest.Corpora(t), "msgs")
 	for name, want := range map[string]Cipher{"pwri-sample.cbc.p7m": AES256CBC, "pwri-sample.cbc-2.p7m": AES192CBC, "pwri-sample.gcm.p7m": AES256GCM} {
 		e, err := ReadEnvelope(bytes.NewReader(bare(t, filepath.Join(dir, "gnupg-tests/cms", name))))
 		if err != nil || len(e.Recipients) != 0 || e.Cipher != want {

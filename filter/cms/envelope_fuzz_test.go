@@ -6,6 +6,8 @@ import (
 	"errors"
 	"path/filepath"
 	"testing"
+
+	"postern/hsm/hsmtest"
 )
 
 // Whatever comes in, reading and decrypting it end in content or in one of the
@@ -31,8 +33,9 @@ func FuzzReadEnvelope(f *testing.F) {
 	for _, cc := range []contentCipher{{AES128CBC, make([]byte, 16), 0}, {AES256GCM, make([]byte, 12), 16}} {
 		f.Add(sealedWith(f, cc, key[:cc.KeySize()], []byte("content")))
 	}
+	dir, _ := hsmtest.FindCorpora()
 	for _, pattern := range []string{"rfc4134/*.bin", "openssl-cms/*", "gnupg-tests/cms/*.p7m"} {
-		files, err := filepath.Glob(filepath.Join(corporaDir(), "msgs", pattern))
+		files, err := filepath.Glob(filepath.Join(dir, "msgs", pattern))
 		if err != nil {
 			f.Fatal(err)
 		}

@@ -289,8 +289,9 @@ func fuzzed(f *testing.F, detached bool) *x509.Certificate {
 	c.signers = -1
 	f.Add(c.bytes(f))
 	f.Add(signed(f, signWith(f, hsmtest.Memory(f), hsm.Ed25519), entity, detached))
+	dir, _ := hsmtest.FindCorpora()
 	for _, pattern := range []string{"rfc4134/*.bin", "openssl-cms/*.cms", "gnupg-tests/cms/*.cms"} {
-		names, err := filepath.Glob(filepath.Join("../../../shared/corpora/msgs", pattern))
+		names, err := filepath.Glob(filepath.Join(dir, "msgs", pattern))
 		if err != nil {
 			f.Fatal(err)
 		}

@@ -9,11 +9,13 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+
+	"postern/hsm/hsmtest"
 )
 
 // What the corpora have of signed messages outside of mails: none verifies.
 func TestCorpusSigned(t *testing.T) {
-	dir := filepath.Join(corpora(t), "msgs")
+	dir := filepath.Join(hsmtest.Corpora(t), "msgs")
 	for _, c := range []struct {
 		name    string
 		read    error // of the message

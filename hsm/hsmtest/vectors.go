@@ -40,25 +40,12 @@ func (h *Hex) UnmarshalText(text []byte) (err error) {
 	return err
 }
 
-// Wycheproof reads a file of vectors from the folder of third-party material:
-// $POSTERN_CORPORA, or the one beside the checkout. Without it the test is
-// skipped.
+// Wycheproof reads a file of vectors from the Corpora.
 func Wycheproof(t testing.TB, file string) []Vectors {
 	t.Helper()
-	dir := os.Getenv("POSTERN_CORPORA")
-	if dir == "" {
-		root, err := os.Getwd()
-		if err != nil {
-			t.Fatal(err)
-		}
-		for !exists(filepath.Join(root, "go.mod")) && root != filepath.Dir(root) {
-			root = filepath.Dir(root)
-		}
-		dir = filepath.Join(root, "../shared/corpora")
-	}
-	b, err := os.ReadFile(filepath.Join(dir, "msgs/wycheproof", file))
+	b, err := os.ReadFile(filepath.Join(Corpora(t), "msgs/wycheproof", file))
 	if err != nil {
-		t.Skipf("no vectors of Wycheproof: %v (set POSTERN_CORPORA to the folder of third-party material)", err)
+		t.Fatalf("read vectors of Wycheproof: %v", err)
 	}
 	var f struct {
 		NumberOfTests int
@@ -75,9 +62,4 @@ func Wycheproof(t testing.TB, file string) []Vectors {
 		t.Fatalf("%s: got %d vectors, want %d", file, n, f.NumberOfTests)
 	}
 	return f.TestGroups
-}
-
-func exists(path string) bool {
-	_, err := os.Stat(path)
-	return err == nil
 }
