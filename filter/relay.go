@@ -32,17 +32,28 @@ type handler struct {
 	l Listener
 }
 
+// Sender refuses a whole mail before it has any recipient.
+func (h handler) Sender(ctx context.Context, e *transport.Envelope) error {
+	return h.early(ctx, begun, e, slog.String("from", e.From.String()))
+}
+
 // Recipient refuses one recipient, and leaves the others be.
 func (h handler) Recipient(ctx context.Context, e *transport.Envelope, to transport.Recipient) error {
 	env := *e
 	env.Recipients = []transport.Recipient{to}
-	err := h.g.guarded(traced(ctx, h.l, e), greeted, &passage{listener: h.l, env: &env, at: h.g.Now()})
+	return h.early(ctx, greeted, &env, slog.String("to", to.Address.Key()))
+}
+
+// early walks the stages that come before the mail itself, and logs whom they refuse.
+func (h handler) early(ctx context.Context, stages []stage, e *transport.Envelope, who slog.Attr) error {
+	p := &passage{listener: h.l, env: e, at: h.g.Now()}
+	err := h.g.guarded(traced(ctx, h.l, e), stages, p)
 	if err == nil {
 		return nil
 	}
 	r := replyTo(err, e.Trace)
-	h.g.Log.LogAttrs(ctx, slog.LevelInfo, "recipient", slog.String("trace", e.Trace), slog.String("listener", h.l.Name),
-		slog.String("to", to.Address.Key()), slog.Int("reply", r.Code), slog.String("error", err.Error()))
+	h.g.Log.LogAttrs(ctx, slog.LevelInfo, "refused", slog.String("trace", e.Trace), slog.String("listener", h.l.Name),
+		slog.String("stage", p.stage), who, slog.Int("reply", r.Code), slog.String("error", err.Error()))
 	return r
 }
 

@@ -24,7 +24,8 @@ var (
 		{"mark", (*Gateway).mark},         // foreign marks off, ours on
 		{"relay", (*Gateway).relay},       // 250 only after the next hop's
 	}
-	greeted  = way[:2]          // at MAIL and RCPT
+	begun    = way[:1]          // at MAIL
+	greeted  = way[:2]          // at RCPT
 	received = way[:3]          // while the sender sends, at his pace
 	worked   = way[3:]          // what takes one of the places in flight
 	judged   = way[:len(way)-1] // what process and explain do

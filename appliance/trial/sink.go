@@ -46,6 +46,9 @@ func (s *Sink) Close() error {
 	return err
 }
 
+// Sender takes everybody.
+func (s *Sink) Sender(context.Context, *transport.Envelope) error { return nil }
+
 // Recipient takes everybody.
 func (s *Sink) Recipient(context.Context, *transport.Envelope, transport.Recipient) error { return nil }
 

@@ -43,6 +43,8 @@ type guard struct {
 	client   netip.AddrPort
 	hello    string
 	tls      *tls.ConnectionState
+	cert     ClientCert
+	shaking  bool // hands, for TLS
 	reader   *bufio.Reader
 	writer   *bufio.Writer
 	out      []byte // of the line for go-smtp
@@ -286,7 +288,7 @@ func (g *guard) current() *Envelope {
 	if g.env != nil {
 		return g.env
 	}
-	return &Envelope{Trace: NewTrace(), Client: g.client, Hello: g.hello, TLS: g.tls}
+	return &Envelope{Trace: NewTrace(), Client: g.client, Hello: g.hello, TLS: g.tls, Cert: g.cert}
 }
 
 // part says that nothing more will come.
@@ -356,6 +358,9 @@ func (g *guard) answered(code int, line string) {
 	}
 	switch {
 	case asked == "CONNECT" && code == 220:
+		if g.server.ImplicitTLS {
+			g.handshake()
+		}
 		g.print("220 " + g.server.Name + " ESMTP")
 	case asked == "EHLO" && code == 250:
 		g.print(g.extensions())
@@ -423,19 +428,52 @@ func (g *guard) startTLS() {
 	}
 	g.reader.Reset(peer{g})
 	g.env, g.hello = nil, ""
+	g.handshake()
+}
+
+// handshake brings TLS about, or ends the session: it never goes on in clear.
+func (g *guard) handshake() {
 	ctx, cancel := context.WithTimeout(g.server.ctx, g.server.Timeouts.Handshake)
 	defer cancel()
 	g.SetDeadline(time.Time{})
-	t := tls.Server(g.Conn, g.server.TLS)
-	if err := t.HandshakeContext(ctx); err != nil {
+	t := tls.Server(socket{g.Conn, g}, g.server.TLS)
+	g.shaking = true
+	err := t.HandshakeContext(ctx)
+	g.shaking = false
+	if err != nil {
 		g.log("TLS: " + err.Error())
 		g.ended = true
 		g.Conn.Close()
 		return
 	}
 	state := t.ConnectionState()
-	g.tls = &state
+	g.tls, g.cert = &state, g.server.Clients.know(&state)
 	g.mutex.Lock()
 	g.inner = t
 	g.mutex.Unlock()
+}
+
+// socket is what TLS reads from. Who is slow with his handshake can lose his
+// place like everybody who is waited for.
+type socket struct {
+	net.Conn
+	g *guard
+}
+
+func (s socket) Read(b []byte) (int, error) {
+	g := s.g
+	if !g.shaking {
+		return s.Conn.Read(b)
+	}
+	g.mutex.Lock()
+	g.waiting, g.mail = time.Now(), time.Time{}
+	if g.dismissed() {
+		g.SetReadDeadline(g.waiting)
+	}
+	g.mutex.Unlock()
+	n, err := s.Conn.Read(b)
+	g.mutex.Lock()
+	g.waiting = time.Time{}
+	g.mutex.Unlock()
+	return n, err
 }

@@ -24,6 +24,7 @@ import (
 
 // mailbox is a Handler that keeps what it gets.
 type mailbox struct {
+	sender    func(*Envelope) error
 	recipient func(Recipient) error
 	data      func(*Envelope, io.Reader) Reply
 
@@ -34,6 +35,13 @@ type mailbox struct {
 type mail struct {
 	env  Envelope
 	body string
+}
+
+func (m *mailbox) Sender(_ context.Context, e *Envelope) error {
+	if m.sender != nil {
+		return m.sender(e)
+	}
+	return nil
 }
 
 func (m *mailbox) Recipient(_ context.Context, e *Envelope, to Recipient) error {

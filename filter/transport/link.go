@@ -198,12 +198,9 @@ func (l *link) startTLS(within time.Duration) error {
 	ctx, cancel := context.WithTimeout(l.ctx, within)
 	defer cancel()
 	l.conn.SetDeadline(time.Time{})
-	c := tls.Client(l.conn, &tls.Config{
-		ServerName:         l.hop.serverName(),
-		RootCAs:            l.hop.RootCAs,
-		InsecureSkipVerify: l.hop.TLS != TLSVerify,
-		MinVersion:         tls.VersionTLS12,
-	})
+	config := Profile(0)
+	config.ServerName, config.RootCAs, config.InsecureSkipVerify = l.hop.serverName(), l.hop.RootCAs, l.hop.TLS != TLSVerify
+	c := tls.Client(l.conn, config)
 	if err := c.HandshakeContext(ctx); err != nil {
 		return tlsError{trouble("start TLS", err)}
 	}

@@ -24,8 +24,10 @@ type Server struct {
 	MaxRecipients   int         // of a mail: 1,000
 	MaxConns        int         // at once: 1,000
 	MaxPerClient    int         // at once from one IPv4 address or IPv6 /64: 50
-	TLS             *tls.Config // nil: STARTTLS is not offered
+	TLS             *tls.Config // made from a Profile; nil: STARTTLS is not offered
 	RequireTLS      bool        // MAIL only after STARTTLS
+	ImplicitTLS     bool        // TLS before the greeting (RFC 8314 §3.3)
+	Clients         Clients     // whose certificates are known; TLS asks for them
 	OfferRequireTLS bool        // REQUIRETLS (RFC 8689): only where the next hop is verified and takes it
 	Timeouts        Timeouts
 	Log             *slog.Logger // slog.DiscardHandler where nil
@@ -164,8 +166,10 @@ func (d door) Accept() (net.Conn, error) {
 		if d.s.admit(g) {
 			return g, nil
 		}
-		c.SetWriteDeadline(time.Now().Add(time.Second))
-		io.WriteString(c, crowded.String()+"\r\n")
+		if !d.s.ImplicitTLS {
+			c.SetWriteDeadline(time.Now().Add(time.Second))
+			io.WriteString(c, crowded.String()+"\r\n")
+		}
 		c.Close()
 	}
 }

@@ -110,7 +110,7 @@ func (g *guard) refuses(verb, arg, line string) *Reply {
 		if refused != nil {
 			return refused
 		}
-		e.Trace, e.Client, e.Hello, e.TLS = NewTrace(), g.client, g.hello, g.tls
+		e.Trace, e.Client, e.Hello, e.TLS, e.Cert = NewTrace(), g.client, g.hello, g.tls, g.cert
 		g.offer = e
 		path := ""
 		if !e.Null {
@@ -148,13 +148,16 @@ func (s session) Reset() { s.g.env = nil }
 // Logout has nothing to free.
 func (s session) Logout() error { return nil }
 
-// Mail begins a transaction.
+// Mail begins a transaction, where the handler has nothing against it.
 func (s session) Mail(string, *smtp.MailOptions) error {
-	e := s.g.offer
-	if e.Size > s.g.server.MaxSize {
-		return spoken(s.g.server.words(&e, message.ErrTooBig))
+	g, e := s.g, s.g.offer
+	if e.Size > g.server.MaxSize {
+		return spoken(g.server.words(&e, message.ErrTooBig))
 	}
-	s.g.env, s.g.whole = &e, time.Now().Add(s.g.server.Timeouts.Whole)
+	if err := g.server.sender(&e); err != nil {
+		return g.refusal(&e, err)
+	}
+	g.env, g.whole = &e, time.Now().Add(g.server.Timeouts.Whole)
 	return nil
 }
 
@@ -164,14 +167,18 @@ func (s session) Rcpt(string, *smtp.RcptOptions) error {
 	if len(g.env.Recipients) >= g.server.MaxRecipients {
 		return spoken(g.server.words(g.env, ErrTooMany))
 	}
-	err := g.server.recipient(g.env, g.offerTo)
-	if err == nil {
-		g.env.Recipients = append(g.env.Recipients, g.offerTo)
-		return nil
+	if err := g.server.recipient(g.env, g.offerTo); err != nil {
+		return g.refusal(g.env, err)
 	}
+	g.env.Recipients = append(g.env.Recipients, g.offerTo)
+	return nil
+}
+
+// refusal is what go-smtp says of an error of the handler.
+func (g *guard) refusal(e *Envelope, err error) error {
 	var r Reply
 	if !errors.As(err, &r) {
-		r = g.server.words(g.env, err)
+		r = g.server.words(e, err)
 	}
 	g.hangUp = g.hangUp || errors.Is(err, ErrPanic)
 	return spoken(r)
@@ -208,7 +215,13 @@ func spoken(r Reply) error {
 	return &smtp.SMTPError{Code: r.Code, EnhancedCode: code, Message: printable(r.Text, maxReply-20)}
 }
 
-// recipient calls the handler, and survives it.
+// sender calls the handler, and survives it.
+func (s *Server) sender(e *Envelope) (err error) {
+	defer s.survive(e, &err)
+	return s.Handler.Sender(s.ctx, e)
+}
+
+// recipient likewise.
 func (s *Server) recipient(e *Envelope, to Recipient) (err error) {
 	defer s.survive(e, &err)
 	return s.Handler.Recipient(s.ctx, e, to)

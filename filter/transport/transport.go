@@ -33,6 +33,7 @@ type Envelope struct {
 	Client     netip.AddrPort
 	Hello      string
 	TLS        *tls.ConnectionState // nil: in clear
+	Cert       ClientCert           // that the client showed
 	User       string               // after AUTH
 	From       message.Address
 	Null       bool // MAIL FROM:<>
@@ -55,6 +56,8 @@ type Recipient struct {
 
 // Handler is the mail path as the server sees it. It puts every error into words.
 type Handler interface {
+	// Sender says whether e may begin, before any recipient; nil, or a Reply.
+	Sender(ctx context.Context, e *Envelope) error
 	// Recipient says whether one recipient may follow those of e; nil, or a Reply.
 	Recipient(ctx context.Context, e *Envelope, to Recipient) error
 	// Data takes one mail. The answer is the sender's. A body that ends before
