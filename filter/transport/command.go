@@ -13,6 +13,7 @@ type terms struct {
 	domain     string // of <postmaster> (RFC 5321 §4.5.1)
 	utf8       bool   // RCPT: the transaction has SMTPUTF8
 	requireTLS bool   // REQUIRETLS was offered
+	login      bool   // AUTH was offered
 }
 
 // parseMail reads what stands behind "MAIL " (RFC 5321 §4.1.1.2). Every
@@ -48,6 +49,11 @@ func parseMail(arg string, t terms) (e Envelope, refused *Reply) {
 			good = e.Return == "FULL" || e.Return == "HDRS"
 		case "ENVID":
 			e.ID, good = value, len(value) <= 100 && xtext(value)
+		case "AUTH": // whoever says it, the next hop is told nothing (RFC 4954 §5)
+			if !t.login {
+				return e, &otherParameter
+			}
+			good = value == "<>" || xtext(value)
 		case "REQUIRETLS":
 			if !t.requireTLS {
 				return e, &otherParameter

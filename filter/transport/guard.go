@@ -44,7 +44,9 @@ type guard struct {
 	hello    string
 	tls      *tls.ConnectionState
 	cert     ClientCert
-	shaking  bool // hands, for TLS
+	shaking  bool     // hands, for TLS
+	account  *Account // that has logged in
+	logins   int      // that failed, one after the other
 	reader   *bufio.Reader
 	writer   *bufio.Writer
 	out      []byte // of the line for go-smtp
@@ -231,6 +233,21 @@ func (l letter) Read(p []byte) (n int, err error) {
 
 // readLine reads a command up to its CRLF, which it leaves out.
 func (g *guard) readLine() (string, error) {
+	return g.readUpTo(maxLine, func(line []byte) int {
+		verb := strings.ToUpper(string(line[:5]))
+		switch {
+		case verb == "MAIL " || verb == "RCPT ":
+			return maxPath
+		case verb == "AUTH " && g.offersLogin() && g.account == nil:
+			return maxSASL
+		}
+		return maxLine
+	})
+}
+
+// readUpTo reads a line of at most max bytes with its CRLF, or of as many as
+// longer says when it has come that far.
+func (g *guard) readUpTo(max int, longer func(line []byte) int) (string, error) {
 	g.deadline = time.Now().Add(g.server.Timeouts.Command)
 	var line []byte
 	for {
@@ -244,19 +261,16 @@ func (g *guard) readLine() (string, error) {
 			return string(line[:len(line)-1]), nil
 		}
 		line = append(line, c)
-		if len(line) >= maxPath || len(line) == maxLine && !long(line) {
+		if len(line) == max && longer != nil {
+			max, longer = longer(line), nil
+		}
+		if len(line) >= max {
 			return "", errTooLong
 		}
 	}
 }
 
 var errTooLong = errors.New("command line too long")
-
-// long tells the commands whose parameters let them be longer.
-func long(line []byte) bool {
-	verb := strings.ToUpper(string(line[:5]))
-	return verb == "MAIL " || verb == "RCPT "
-}
 
 // lost ends the session that can't be read any more.
 func (g *guard) lost(err error) {
@@ -405,6 +419,9 @@ func (g *guard) extensions() string {
 	words = append(words, "ENHANCEDSTATUSCODES", "8BITMIME", "SMTPUTF8", "DSN")
 	if g.offersRequireTLS() {
 		words = append(words, "REQUIRETLS")
+	}
+	if auth := g.mechanisms(); auth != "" {
+		words = append(words, auth)
 	}
 	last := len(words) - 1
 	return "250-" + strings.Join(words[:last], "\r\n250-") + "\r\n250 " + words[last]

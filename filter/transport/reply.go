@@ -98,5 +98,17 @@ var (
 	needMail       = Reply{503, [3]int{5, 5, 1}, "MAIL first"}
 	needRecipient  = Reply{503, [3]int{5, 5, 1}, "no valid recipients"}
 	nested         = Reply{503, [3]int{5, 5, 1}, "MAIL inside a transaction"}
+	loggedIn       = Reply{235, [3]int{2, 7, 0}, "logged in"}
+	needLogin      = Reply{530, [3]int{5, 7, 0}, "AUTH first"}
+	loginNeedsTLS  = Reply{538, [3]int{5, 7, 11}, "AUTH over TLS only"}
+	noMechanism    = Reply{504, [3]int{5, 5, 4}, "mechanism not offered"}
+	badLogin       = Reply{501, [3]int{5, 5, 2}, "login exchange not understood"}
+	loginCancelled = Reply{501, [3]int{5, 7, 0}, "login cancelled"}
+	loginRefused   = Reply{535, [3]int{5, 7, 8}, "login refused"}
+	loginAway      = Reply{454, [3]int{4, 7, 0}, "accounts not available, try again later"}
+	tooManyLogins  = Reply{454, [3]int{4, 7, 0}, "too many failed logins, try again later"}
+	secondLogin    = Reply{503, [3]int{5, 5, 1}, "already logged in"}
+	nestedLogin    = Reply{503, [3]int{5, 5, 1}, "AUTH inside a transaction"}
+	notYours       = Reply{553, [3]int{5, 7, 1}, "sender address is not of this account"}
 	secondTLS      = Reply{503, [3]int{5, 5, 1}, "TLS is active"}
 )

@@ -29,6 +29,8 @@ type Server struct {
 	ImplicitTLS     bool        // TLS before the greeting (RFC 8314 §3.3)
 	Clients         Clients     // whose certificates are known; TLS asks for them
 	OfferRequireTLS bool        // REQUIRETLS (RFC 8689): only where the next hop is verified and takes it
+	Login           Login       // nil: AUTH is not offered
+	RequireLogin    bool        // MAIL only after AUTH
 	Timeouts        Timeouts
 	Log             *slog.Logger // slog.DiscardHandler where nil
 

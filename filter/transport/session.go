@@ -42,16 +42,11 @@ func (g *guard) pass(verb, line string) *Reply {
 
 // refuses checks a command by itself, then in its order (RFC 5321 §4.1.4).
 func (g *guard) refuses(verb, arg, line string) *Reply {
-	for _, c := range []byte(line) {
-		if c < ' ' || c == 0x7f {
-			return &badCharacter
-		}
-	}
 	s := g.server
-	switch verb {
-	case "MAIL", "RCPT":
-	default:
-		if !ascii(line) {
+	mail := verb == "MAIL" || verb == "RCPT"
+	for _, c := range []byte(line) {
+		if c < ' ' || c == 0x7f || c >= 0x80 && !mail {
+			g.ended = verb == "AUTH" // what follows may be half of a secret
 			return &badCharacter
 		}
 	}
@@ -81,10 +76,12 @@ func (g *guard) refuses(verb, arg, line string) *Reply {
 		}
 		g.startTLS()
 		return nil
+	case "AUTH":
+		return g.login(arg)
 	}
 	known := verb == "MAIL" || verb == "RCPT" || verb == "DATA" || verb == "RSET" || verb == "VRFY"
 	switch {
-	case verb == "BDAT" || verb == "AUTH":
+	case verb == "BDAT":
 		g.ended = true // what follows may be no command
 		return &notOffered
 	case verb == "EXPN" || verb == "HELP" || verb == "LHLO" || verb == "ETRN" || verb == "TURN":
@@ -96,8 +93,10 @@ func (g *guard) refuses(verb, arg, line string) *Reply {
 		return &unknown
 	case s.RequireTLS && g.tls == nil:
 		return &needTLS
+	case s.RequireLogin && g.account == nil && verb != "RSET": // RFC 4954 §6
+		return &needLogin
 	}
-	t := terms{domain: s.Domain, requireTLS: g.offersRequireTLS(), utf8: g.env != nil && g.env.UTF8}
+	t := terms{domain: s.Domain, requireTLS: g.offersRequireTLS(), login: g.offersLogin(), utf8: g.env != nil && g.env.UTF8}
 	switch verb {
 	case "MAIL":
 		if g.hello == "" {
@@ -111,6 +110,12 @@ func (g *guard) refuses(verb, arg, line string) *Reply {
 			return refused
 		}
 		e.Trace, e.Client, e.Hello, e.TLS, e.Cert = NewTrace(), g.client, g.hello, g.tls, g.cert
+		if g.account != nil {
+			e.User, e.Senders = g.account.Name, g.account.Senders
+			if !e.Null && !e.Owns(e.From) {
+				return &notYours
+			}
+		}
 		g.offer = e
 		path := ""
 		if !e.Null {

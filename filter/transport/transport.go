@@ -4,7 +4,8 @@
 //
 // Where it departs from RFC 5321: source routes are refused rather than
 // ignored, lines that end otherwise than in CRLF end the connection, and so
-// does every error inside DATA. CHUNKING (RFC 3030) and AUTH are not offered.
+// does every error inside DATA. CHUNKING (RFC 3030) is not offered, and AUTH
+// (RFC 4954) over TLS only. AUTH= of MAIL is read, and believed of nobody.
 package transport
 
 import (
@@ -34,7 +35,8 @@ type Envelope struct {
 	Hello      string
 	TLS        *tls.ConnectionState // nil: in clear
 	Cert       ClientCert           // that the client showed
-	User       string               // after AUTH
+	User       string               // the account that has logged in
+	Senders    []string             // as whom it may write
 	From       message.Address
 	Null       bool // MAIL FROM:<>
 	Recipients []Recipient
