@@ -1,7 +1,6 @@
 package openpgp
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"crypto/rand"
@@ -47,25 +46,14 @@ func (p *Protector) Seal(ctx context.Context, r protect.SealRequest) (*message.M
 	if err != nil {
 		return nil, fmt.Errorf("seal: %w", err)
 	}
-	spool := r.NewSpool()
-	out := bufio.NewWriterSize(spool, 64<<10)
-	if _, err := out.Write(append(protected.Outer(), "MIME-Version: 1.0\r\n"...)); err != nil {
-		return nil, fmt.Errorf("seal: write header: %w", err)
-	}
-	if len(recipients) == 0 {
-		err = writeSigned(ctx, out, protected, r.At, by)
-	} else {
-		err = writeSealed(ctx, out, protected, r.At, by, recipients)
-	}
-	if err == nil {
-		err = out.Flush()
-	}
+	sealed, err := protected.Wrap(r.NewSpool(), func(w io.Writer) error {
+		if len(recipients) == 0 {
+			return writeSigned(ctx, w, protected, r.At, by)
+		}
+		return writeSealed(ctx, w, protected, r.At, by, recipients)
+	})
 	if err != nil {
 		return nil, fmt.Errorf("seal: %w", err)
-	}
-	sealed, err := message.Parse(spool, message.Limits{})
-	if err != nil {
-		return nil, fmt.Errorf("seal: read it back: %w", err)
 	}
 	return sealed, nil
 }

@@ -1,7 +1,6 @@
 package smime
 
 import (
-	"bufio"
 	"context"
 	"crypto"
 	"crypto/x509"
@@ -48,25 +47,14 @@ func (p *Protector) Seal(ctx context.Context, r protect.SealRequest) (*message.M
 	if err != nil {
 		return nil, fmt.Errorf("seal: %w", err)
 	}
-	spool := r.NewSpool()
-	out := bufio.NewWriterSize(spool, 64<<10)
-	if _, err := out.Write(append(protected.Outer(), "MIME-Version: 1.0\r\n"...)); err != nil {
-		return nil, fmt.Errorf("seal: write header: %w", err)
-	}
-	if to == nil {
-		err = writeSigned(ctx, out, protected, *by)
-	} else {
-		err = writeSealed(ctx, out, protected, by, *to)
-	}
-	if err == nil {
-		err = out.Flush()
-	}
+	sealed, err := protected.Wrap(r.NewSpool(), func(w io.Writer) error {
+		if to == nil {
+			return writeSigned(ctx, w, protected, *by)
+		}
+		return writeSealed(ctx, w, protected, by, *to)
+	})
 	if err != nil {
 		return nil, fmt.Errorf("seal: %w", err)
-	}
-	sealed, err := message.Parse(spool, message.Limits{})
-	if err != nil {
-		return nil, fmt.Errorf("seal: read it back: %w", err)
 	}
 	return sealed, nil
 }

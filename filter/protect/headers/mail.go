@@ -1,6 +1,7 @@
 package headers
 
 import (
+	"bufio"
 	"bytes"
 	"fmt"
 	"io"
@@ -136,8 +137,25 @@ func travels(field []byte) bool {
 	return !bytes.ContainsFunc(field, func(r rune) bool { return r >= 0x80 })
 }
 
-// Outer is the header that stands outside, but for the fields of MIME.
-func (m *Mail) Outer() []byte { return m.outer }
+// Wrap makes the mail that goes out: the header that stands outside, and below
+// it what write writes, from the Content-Type on. It is read back for its parts.
+func (m *Mail) Wrap(spool *message.Spool, write func(io.Writer) error) (*message.Message, error) {
+	out := bufio.NewWriterSize(spool, 64<<10)
+	out.Write(m.outer) // its errors stick until Flush
+	out.WriteString("MIME-Version: 1.0\r\n")
+	err := write(out)
+	if err == nil {
+		err = out.Flush()
+	}
+	if err != nil {
+		return nil, err
+	}
+	wrapped, err := message.Parse(spool, message.Limits{})
+	if err != nil {
+		return nil, fmt.Errorf("read it back: %w", err)
+	}
+	return wrapped, nil
+}
 
 // WriteEntity writes the payload in its canonical form, with the header that
 // it protects. See message.WriteCanonical.

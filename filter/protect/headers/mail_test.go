@@ -36,7 +36,7 @@ func out(t testing.TB, text string, p Policy, sealed bool) (outer, payload strin
 	if err := m.WriteEntity(&b); err != nil {
 		t.Fatal(err)
 	}
-	return string(m.Outer()), b.String()
+	return string(m.outer), b.String()
 }
 
 // letter is a mail in the words of the examples of RFC 9788 appendix C.
@@ -273,7 +273,7 @@ func FuzzProtect(f *testing.F) {
 		if isLayer(m.Root.Type) {
 			return
 		}
-		outer, payload := mail(t, string(protected.Outer())+"\r\n"), mail(t, b.String())
+		outer, payload := mail(t, string(protected.outer)+"\r\n"), mail(t, b.String())
 		if payload.Root.Params[parameter] != inCipher || payload.Root.Type != m.Root.Type || payload.Count("Content-Type") != 1 {
 			t.Fatalf("payload of %q:\n%s", text, b.String())
 		}
@@ -283,7 +283,7 @@ func FuzzProtect(f *testing.F) {
 			}
 		}
 		if outer.Count("Keywords") > 0 || payload.Count("Subject") != m.Count("Subject") || payload.Count("Bcc") > 0 {
-			t.Errorf("of %q: outside\n%s\ninside\n%s", text, protected.Outer(), b.String())
+			t.Errorf("of %q: outside\n%s\ninside\n%s", text, protected.outer, b.String())
 		}
 		if !travels(b.Bytes()[:payload.Root.Body.Start]) {
 			t.Errorf("payload of %q:\n%q", text, b.String())
@@ -295,7 +295,7 @@ func FuzzProtect(f *testing.F) {
 		if m.Count("Subject") != 1 || strings.Contains(m.Get("Subject"), "=?") || strings.ContainsFunc(m.Get("Subject"), unicode.IsControl) || slices.ContainsFunc(strings.Fields(want), func(w string) bool { return len(w) > 900 }) || !utf8.ValidString(want) || strings.ContainsFunc(want, func(r rune) bool { return !unicode.IsPrint(r) }) {
 			return // two readers may take it differently
 		}
-		if got := plainly(mail(t, shown(t, string(protected.Outer()), b.String()))); got != want {
+		if got := plainly(mail(t, shown(t, string(protected.outer), b.String()))); got != want {
 			t.Errorf("subject: got %q, want %q", got, want)
 		}
 	})
