@@ -17,6 +17,7 @@ import (
 	"postern/filter/message"
 	"postern/filter/policy"
 	"postern/filter/protect"
+	"postern/filter/record"
 	"postern/filter/transport"
 	"postern/hsm"
 )
@@ -45,6 +46,8 @@ type Config struct {
 	// Revoked tells whether its authority is known to have revoked a certificate
 	// that an operator trusts: then it is not sealed to. nil: nobody knows.
 	Revoked  func(ctx context.Context, c keyring.Cert, at time.Time) bool
+	// Record remembers what outlives a mail. nil: nothing is remembered.
+	Record   *record.Record
 	Limits   message.Limits
 	InFlight int              // mails between the end of DATA and the next hop's answer; more are deferred
 	Log      *slog.Logger     // one line for each mail
@@ -110,7 +113,7 @@ type passage struct {
 	decision  policy.Decision
 	copies    []Copy
 	result    transport.Reply
-	carried   string // TLS towards the next hop
+	onward    transport.Carriage
 }
 
 // opening is what one group of recipients gets to read. group names it, by the

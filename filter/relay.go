@@ -118,7 +118,7 @@ func (g *Gateway) log(ctx context.Context, p *passage, r transport.Reply, err er
 	}
 	v := p.verdict(r, err)
 	attrs = append(attrs, slog.String("action", v.Action), slog.String("rule", v.Rule), slog.String("reason", v.Reason),
-		slog.Any("opened", v.Opened), slog.Bool("verified", v.Verified), slog.String("onward", p.carried))
+		slog.Any("opened", v.Opened), slog.Bool("verified", v.Verified), slog.String("onward", p.onward.String()))
 	level := slog.LevelInfo
 	if err != nil {
 		level = slog.LevelWarn
@@ -150,7 +150,7 @@ func (g *Gateway) relay(ctx context.Context, p *passage) error {
 			continue
 		}
 		res := hop.Deliver(ctx, env, c.Message.Len(), c.Message)
-		p.carried = res.TLS
+		p.onward = res.Carriage
 		if p.listener.Direction == policy.Inbound && p.layer == protect.Sealed {
 			res = quiet(res)
 		}

@@ -340,7 +340,7 @@ func taken(e *transport.Envelope) transport.Result {
 // answer replies with the codes, 0 for 250.
 func answer(codes ...int) func(*transport.Envelope) transport.Result {
 	return func(*transport.Envelope) transport.Result {
-		res := transport.Result{TLS: "clear"}
+		res := transport.Result{Carriage: transport.Carriage{TLS: "clear"}}
 		for _, c := range codes {
 			r := transport.Reply{Code: 250, Enhanced: [3]int{2, 0, 0}, Text: "taken"}
 			if c != 0 {

@@ -32,19 +32,20 @@ const (
 // placed on purpose.
 var floors = map[string]int{
 	"hsm": ground, "hsm/wire": ground,
-	"filter/message": nouns, "filter/keyring": nouns, "filter/protect": nouns, "filter/protect/headers": nouns, "filter/protect/entity": nouns,
+	"filter/message": nouns, "filter/keyring": nouns, "filter/protect": nouns, "filter/database": nouns, "filter/protect/headers": nouns, "filter/protect/entity": nouns,
 	"filter/chain": crafts, "filter/chain/fetch": crafts, "filter/openpgp": crafts, "filter/smime": crafts, "filter/cms": crafts, "filter/cms/ber": crafts, "filter/policy": crafts, "filter/directory": crafts,
-	"filter/dkim": crafts, "filter/transport": crafts, "filter/authres": crafts, "hsm/internal/p11": crafts, "hsm/module": crafts, "hsm/client": crafts,
+	"filter/dkim": crafts, "filter/transport": crafts, "filter/record": crafts, "filter/authres": crafts, "hsm/internal/p11": crafts, "hsm/module": crafts, "hsm/client": crafts,
 	"filter": rooms, "hsm/keyd": rooms,
 }
 
 // neighbours are the imports allowed on one floor below the rooms.
 var neighbours = map[string][]string{
 	"hsm/wire":               {"hsm"},
-	"filter/keyring":         {"filter/message"},
+	"filter/keyring":         {"filter/message", "filter/database"},
 	"filter/protect":         {"filter/keyring", "filter/message"},
 	"filter/protect/headers": {"filter/message"},
 	"filter/protect/entity":  {"filter/protect", "filter/message"},
+	"filter/record":          {"filter/transport"},
 	"filter/openpgp":         {"hsm/client"},
 	"filter/cms":             {"filter/cms/ber"},
 	"filter/smime":           {"filter/chain", "filter/cms", "hsm/client"},

@@ -51,20 +51,40 @@ func (h *Hop) Deliver(ctx context.Context, e *Envelope, size int64, mail io.Writ
 	}
 	l, err := h.take(ctx)
 	if err != nil {
-		return Result{Err: err}
+		return Result{Err: err, Carriage: h.missed()}
 	}
 	res, stale := l.deliver(ctx, e, size, mail)
 	if stale { // the mail was not begun: a second try can't make two of it
 		l.close()
 		h.drop(false)
 		if l, err = h.connect(ctx); err != nil {
-			return Result{Err: err}
+			return Result{Err: err, Carriage: h.missed()}
 		}
 		res, _ = l.deliver(ctx, e, size, mail)
 	}
-	res.TLS = Carried(l.tls)
+	res.Carriage = h.carriage(l)
 	h.give(l)
 	return res
+}
+
+// carriage is how l carries mail: connect made sure of its level.
+func (h *Hop) carriage(l *link) Carriage {
+	c := CarriageOf(l.tls)
+	if h.TLS == TLSVerify {
+		c.Peer = "name:" + h.serverName()
+	}
+	c.Level, c.Result = h.level(), LevelMet
+	return c
+}
+
+// missed is the carriage of a mail that found no way as safe as it must be.
+func (h *Hop) missed() Carriage { return Carriage{Level: h.level(), Result: LevelMissed} }
+
+func (h *Hop) level() string {
+	if h.TLS == "" {
+		return TLSOff
+	}
+	return h.TLS
 }
 
 // Greet goes as far as a mail would before MAIL, TLS by its level included,

@@ -90,7 +90,7 @@ func TestDeliver(t *testing.T) {
 			for _, body := range []string{"", "x\r\n", ".\r\n", "..\r\n.x\r\n", "no end", strings.Repeat("x", 5000) + "\r\n"} {
 				res := deliver(t, h, envelope(t, "b@to.example", "c@to.example"), body)
 				want := []Reply{{250, [3]int{2, 6, 0}, "taken"}, {250, [3]int{2, 6, 0}, "taken"}}
-				if res.Err != nil || !reflect.DeepEqual(res.Replies, want) || res.TLS != "clear" {
+				if res.Err != nil || !reflect.DeepEqual(res.Replies, want) || res.Carriage.TLS != "clear" {
 					t.Fatalf("%.20q: got %+v", body, res)
 				}
 			}

@@ -91,9 +91,9 @@ func TestLevels(t *testing.T) {
 				res := deliver(t, h, envelope(t, "b@to.example"), "x\r\n")
 				got := ""
 				switch {
-				case res.Err == nil && strings.HasPrefix(res.TLS, "TLSv1.3:"):
+				case res.Err == nil && strings.HasPrefix(res.Carriage.TLS, "TLSv1.3:"):
 					got = "tls"
-				case res.Err == nil && res.TLS == "clear":
+				case res.Err == nil && res.Carriage.TLS == "clear":
 					got = "clear"
 				case !errors.Is(res.Err, ErrNextHop) || errors.As(res.Err, new(Reply)):
 					t.Errorf("got error %v, want ErrNextHop", res.Err)

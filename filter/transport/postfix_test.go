@@ -154,7 +154,7 @@ func TestPostfix(t *testing.T) {
 			e.Body, e.Return, e.ID = "8BITMIME", "HDRS", "id+2B"
 			e.Recipients[0].Notify, e.Recipients[0].Original = "NEVER", "rfc822;orig@x.example"
 			res := deliver(t, h, e, body)
-			if res.Err != nil || !res.Replies[0].ok() || res.Replies[1].Code != 554 || !res.Replies[2].ok() || (res.TLS == "clear") != (level == TLSOff) {
+			if res.Err != nil || !res.Replies[0].ok() || res.Replies[1].Code != 554 || !res.Replies[2].ok() || (res.Carriage.TLS == "clear") != (level == TLSOff) {
 				t.Fatalf("%s: got %+v", level, res)
 			}
 			eventually(t, "Postfix hands on", func() bool { return len(m.got()) > before })

@@ -73,7 +73,10 @@ type Handler interface {
 type Result struct {
 	Replies []Reply // one for each recipient of the envelope; nil when Err is set
 	Err     error   // nothing was accepted: a Reply, or trouble on the way
-	TLS     string  // as Carried
+	// Carriage is how it went. Where recipients went different ways it is Each's
+	// first, and Each has one for each of the Replies.
+	Carriage Carriage
+	Each     []Carriage
 }
 
 // Timeouts of a session (RFC 5321 §4.5.3.2). Zero fields mean the defaults.

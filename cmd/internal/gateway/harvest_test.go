@@ -35,7 +35,7 @@ func (s *sink) Deliver(_ context.Context, e *transport.Envelope, _ int64, mail i
 		return transport.Result{Err: err}
 	}
 	s.mails = append(s.mails, b.Bytes())
-	r := transport.Result{TLS: "clear"}
+	r := transport.Result{Carriage: transport.Carriage{TLS: "clear"}}
 	for range e.Recipients {
 		r.Replies = append(r.Replies, transport.Reply{Code: 250, Enhanced: [3]int{2, 0, 0}, Text: "taken"})
 	}
