@@ -366,18 +366,18 @@ func (p *passage) unopened(plan policy.Plan) protect.Finding {
 // traced hands the mail's trace id on to the audit record of the key daemon,
 // and where the mail came from to its count of failures.
 func traced(ctx context.Context, l Listener, e *transport.Envelope) context.Context {
-	return hsm.WithOrigin(hsm.WithTrace(ctx, e.Trace), origin(l, e.Client.Addr()))
+	return hsm.WithOrigin(hsm.WithTrace(ctx, e.Trace), origin(l, e))
 }
 
 // origin names the sender by the client's network: its IPv4 address, or the
 // first 64 bits of its IPv6 address, which one host may have whole. It is ""
-// where the client is a server of ours that brings mail of everybody, so that
-// one hostile sender behind it does not stand for all: on this machine, or on
-// a listener that only named networks may use.
-func origin(l Listener, client netip.Addr) string {
-	client = client.Unmap().WithZone("")
+// where the client is a server of ours that brings mail of everybody and does
+// not say whose, so that one hostile sender behind it does not stand for all: on
+// this machine, or on a listener that only named networks may use.
+func origin(l Listener, e *transport.Envelope) string {
+	client := e.Source().Addr().Unmap().WithZone("")
 	switch {
-	case !client.IsValid() || client.IsLoopback() || len(l.Allow) > 0:
+	case !client.IsValid() || client.IsLoopback() || len(l.Allow) > 0 && !e.Origin.IsValid():
 		return ""
 	case client.Is4():
 		return client.String()

@@ -92,8 +92,8 @@ func (g *Gateway) received(p *passage) []byte {
 		with += "A"
 	}
 	from := ""
-	if p.listener.Direction == policy.Inbound && p.env.Client.IsValid() {
-		from = "from [" + p.env.Client.Addr().Unmap().String() + "] "
+	if p.listener.Direction == policy.Inbound && p.env.Source().IsValid() {
+		from = "from [" + p.env.Source().Addr().Unmap().String() + "] "
 	}
 	return message.FoldField("Received", from+"by "+g.Name+" with "+with+" id "+p.env.Trace+"; "+p.at.UTC().Format("Mon, 2 Jan 2006 15:04:05 -0700"))
 }

@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"postern/filter/policy"
+	"postern/filter/transport"
 	"postern/hsm"
 	"postern/hsm/client"
 	"postern/hsm/hsmtest"
@@ -74,25 +75,32 @@ func TestManipulatedCopies(t *testing.T) {
 func TestOriginOfMail(t *testing.T) {
 	relays := Listener{Allow: []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")}}
 	for _, x := range []struct {
-		listener     Listener
-		client, want string
+		listener           Listener
+		client, told, want string
 	}{
-		{Listener{}, "192.0.2.7", "192.0.2.7"},
-		{Listener{}, "::ffff:192.0.2.7", "192.0.2.7"},
-		{Listener{}, "2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"},
-		{Listener{}, "fe80::1%eth0", "fe80::/64"},
-		{Listener{}, "2001:4860:4860:ffff:ffff:ffff:ffff:ffff", "2001:4860:4860:ffff::/64"},
-		{Listener{}, "127.0.0.1", ""},
-		{Listener{}, "::1", ""},
-		{Listener{}, "::ffff:127.0.0.1", ""},
-		{relays, "192.0.2.7", ""},
+		{Listener{}, "192.0.2.7", "", "192.0.2.7"},
+		{Listener{}, "::ffff:192.0.2.7", "", "192.0.2.7"},
+		{Listener{}, "2001:db8:1:2:3:4:5:6", "", "2001:db8:1:2::/64"},
+		{Listener{}, "fe80::1%eth0", "", "fe80::/64"},
+		{Listener{}, "2001:4860:4860:ffff:ffff:ffff:ffff:ffff", "", "2001:4860:4860:ffff::/64"},
+		{Listener{}, "127.0.0.1", "", ""},
+		{Listener{}, "::1", "", ""},
+		{Listener{}, "::ffff:127.0.0.1", "", ""},
+		{relays, "192.0.2.7", "", ""},
+		{relays, "192.0.2.7", "198.51.100.4", "198.51.100.4"}, // XFORWARD says whose it is
+		{Listener{}, "127.0.0.1", "198.51.100.4", "198.51.100.4"},
+		{Listener{}, "127.0.0.1", "127.0.0.1", ""},
 	} {
-		got := origin(x.listener, netip.MustParseAddr(x.client))
+		e := &transport.Envelope{Client: netip.AddrPortFrom(netip.MustParseAddr(x.client), 25)}
+		if x.told != "" {
+			e.Origin = netip.AddrPortFrom(netip.MustParseAddr(x.told), 25)
+		}
+		got := origin(x.listener, e)
 		if got != x.want || hsm.Origin(hsm.WithOrigin(t.Context(), got)) != got {
 			t.Errorf("client %s, %d networks: got %q, want %q", x.client, len(x.listener.Allow), got, x.want)
 		}
 	}
-	if got := origin(Listener{}, netip.Addr{}); got != "" {
+	if got := origin(Listener{}, &transport.Envelope{}); got != "" {
 		t.Errorf("no client: got %q, want none", got)
 	}
 }

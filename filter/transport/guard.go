@@ -38,32 +38,36 @@ const (
 // go-smtp answers a command before it reads the next one. So at every Read the
 // guard knows that the last one is done with.
 type guard struct {
-	net.Conn // the socket: addresses, deadlines
-	server   *Server
-	client   netip.AddrPort
-	hello    string
-	tls      *tls.ConnectionState
-	cert     ClientCert
-	shaking  bool     // hands, for TLS
-	account  *Account // that has logged in
-	logins   int      // that failed, one after the other
-	reader   *bufio.Reader
-	writer   *bufio.Writer
-	out      []byte // of the line for go-smtp
-	said     []byte // of the line from go-smtp
-	asked    string // command that go-smtp has to answer
-	env      *Envelope
-	offer    Envelope  // of the MAIL that go-smtp is asked
-	offerTo  Recipient // of the RCPT that go-smtp is asked
-	errors   int
-	idling   int
-	body     *scanner // inside DATA
-	dot      []byte   // the end of the mail, for go-smtp
-	began    time.Time
-	whole    time.Time // when the transaction must be over
-	failed   error     // ended DATA before its time
-	ended    bool      // nothing more is read or said
-	hangUp   bool      // after the reply
+	net.Conn  // the socket: addresses, deadlines
+	server    *Server
+	client    netip.AddrPort
+	hello     string
+	tls       *tls.ConnectionState
+	cert      ClientCert
+	shaking   bool         // hands, for TLS
+	account   *Account     // that has logged in
+	named     bool         // a host that may say for whom it speaks
+	forward   *told        // of the next mail
+	helloTold string       // by XCLIENT
+	place     netip.Prefix // where the session is counted, if at all
+	logins    int          // that failed, one after the other
+	reader    *bufio.Reader
+	writer    *bufio.Writer
+	out       []byte // of the line for go-smtp
+	said      []byte // of the line from go-smtp
+	asked     string // command that go-smtp has to answer
+	env       *Envelope
+	offer     Envelope  // of the MAIL that go-smtp is asked
+	offerTo   Recipient // of the RCPT that go-smtp is asked
+	errors    int
+	idling    int
+	body      *scanner // inside DATA
+	dot       []byte   // the end of the mail, for go-smtp
+	began     time.Time
+	whole     time.Time // when the transaction must be over
+	failed    error     // ended DATA before its time
+	ended     bool      // nothing more is read or said
+	hangUp    bool      // after the reply
 
 	deadline time.Time // of the command line
 
@@ -302,7 +306,9 @@ func (g *guard) current() *Envelope {
 	if g.env != nil {
 		return g.env
 	}
-	return &Envelope{Trace: NewTrace(), Client: g.client, Hello: g.hello, TLS: g.tls, Cert: g.cert}
+	e := &Envelope{Trace: NewTrace()}
+	g.identify(e)
+	return e
 }
 
 // part says that nothing more will come.
@@ -372,10 +378,14 @@ func (g *guard) answered(code int, line string) {
 	}
 	switch {
 	case asked == "CONNECT" && code == 220:
+		if within(g.server.ProxyFrom, g.client) && !g.proxied() {
+			return
+		}
+		g.named = within(g.server.XClientFrom, g.client)
 		if g.server.ImplicitTLS {
 			g.handshake()
 		}
-		g.print("220 " + g.server.Name + " ESMTP")
+		g.greet()
 	case asked == "EHLO" && code == 250:
 		g.print(g.extensions())
 	case asked == "HELO" && code == 250:
@@ -422,6 +432,9 @@ func (g *guard) extensions() string {
 	}
 	if auth := g.mechanisms(); auth != "" {
 		words = append(words, auth)
+	}
+	if g.named {
+		words = append(words, clientWords, forwardWords)
 	}
 	last := len(words) - 1
 	return "250-" + strings.Join(words[:last], "\r\n250-") + "\r\n250 " + words[last]

@@ -110,5 +110,9 @@ var (
 	secondLogin    = Reply{503, [3]int{5, 5, 1}, "already logged in"}
 	nestedLogin    = Reply{503, [3]int{5, 5, 1}, "AUTH inside a transaction"}
 	notYours       = Reply{553, [3]int{5, 7, 1}, "sender address is not of this account"}
+	tooOften       = Reply{450, [3]int{4, 7, 1}, "too many mails, try again later"}
+	notNamed       = Reply{550, [3]int{5, 7, 0}, "command not allowed for this host"}
+	badTold        = Reply{501, [3]int{5, 5, 4}, "attribute not understood"}
+	nestedTold     = Reply{503, [3]int{5, 5, 1}, "command inside a transaction"}
 	secondTLS      = Reply{503, [3]int{5, 5, 1}, "TLS is active"}
 )

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
@@ -20,17 +21,20 @@ type Server struct {
 	Name            string // greets, and answers EHLO
 	Domain          string // of <postmaster>; Name by default
 	Handler         Handler
-	MaxSize         int64       // bytes of a mail: 50 MiB
-	MaxRecipients   int         // of a mail: 1,000
-	MaxConns        int         // at once: 1,000
-	MaxPerClient    int         // at once from one IPv4 address or IPv6 /64: 50
-	TLS             *tls.Config // made from a Profile; nil: STARTTLS is not offered
-	RequireTLS      bool        // MAIL only after STARTTLS
-	ImplicitTLS     bool        // TLS before the greeting (RFC 8314 §3.3)
-	Clients         Clients     // whose certificates are known; TLS asks for them
-	OfferRequireTLS bool        // REQUIRETLS (RFC 8689): only where the next hop is verified and takes it
-	Login           Login       // nil: AUTH is not offered
-	RequireLogin    bool        // MAIL only after AUTH
+	MaxSize         int64          // bytes of a mail: 50 MiB
+	MaxRecipients   int            // of a mail: 1,000
+	MaxConns        int            // at once: 1,000
+	MaxPerClient    int            // at once from one IPv4 address or IPv6 /64: 50
+	TLS             *tls.Config    // made from a Profile; nil: STARTTLS is not offered
+	RequireTLS      bool           // MAIL only after STARTTLS
+	ImplicitTLS     bool           // TLS before the greeting (RFC 8314 §3.3)
+	Clients         Clients        // whose certificates are known; TLS asks for them
+	OfferRequireTLS bool           // REQUIRETLS (RFC 8689): only where the next hop is verified and takes it
+	Login           Login          // nil: AUTH is not offered
+	RequireLogin    bool           // MAIL only after AUTH
+	Rate            Rate           // of mails from one network, and of one account
+	ProxyFrom       []netip.Prefix // proxies, which say for whom they speak in the PROXY protocol, and must
+	XClientFrom     []netip.Prefix // hosts that may do so with XCLIENT and XFORWARD
 	Timeouts        Timeouts
 	Log             *slog.Logger // slog.DiscardHandler where nil
 
@@ -45,6 +49,7 @@ type Server struct {
 	guards    map[*guard]bool
 	clients   map[netip.Prefix]int
 	count     int
+	meter     Meter
 }
 
 func (s *Server) open() {
@@ -67,6 +72,7 @@ func (s *Server) open() {
 			s.Log = slog.New(slog.DiscardHandler)
 		}
 		s.Timeouts = s.Timeouts.filled()
+		s.meter.Rate = s.Rate
 		s.ctx, s.cancel = context.WithCancel(context.Background())
 		s.guards, s.clients = map[*guard]bool{}, map[netip.Prefix]int{}
 		// The guard holds every limit; those of go-smtp are off.
@@ -177,12 +183,15 @@ func (d door) Accept() (net.Conn, error) {
 }
 
 // admit gives g a place. In a full house whoever has idled longest loses his:
-// many slow clients keep nobody out.
+// many slow clients keep nobody out. A proxy is no client.
 func (s *Server) admit(g *guard) bool {
 	s.mutex.Lock()
 	defer s.mutex.Unlock()
-	from := network(g.client)
-	if s.closed || g.client.IsValid() && s.clients[from] >= s.MaxPerClient {
+	var from netip.Prefix
+	if !within(s.ProxyFrom, g.client) {
+		from = network(g.client)
+	}
+	if s.closed || from.IsValid() && s.clients[from] >= s.MaxPerClient {
 		return false
 	}
 	if s.count >= s.MaxConns {
@@ -195,9 +204,37 @@ func (s *Server) admit(g *guard) bool {
 	}
 	g.counted = true
 	s.count++
-	s.clients[from]++
 	s.guards[g] = true
+	s.seat(g, from)
 	return true
+}
+
+// move makes g the session of another client, unless that one has too many.
+func (s *Server) move(g *guard, client netip.AddrPort) bool {
+	s.mutex.Lock()
+	defer s.mutex.Unlock()
+	to := network(client)
+	if to.IsValid() && to != g.place && s.clients[to] >= s.MaxPerClient {
+		return false
+	}
+	if g.mutex.Lock(); g.counted {
+		s.seat(g, to)
+	}
+	g.mutex.Unlock()
+	g.client = client
+	return true
+}
+
+// seat counts g with the sessions of a network; s.mutex is held.
+func (s *Server) seat(g *guard, at netip.Prefix) {
+	if g.place.IsValid() {
+		if s.clients[g.place]--; s.clients[g.place] == 0 {
+			delete(s.clients, g.place)
+		}
+	}
+	if g.place = at; at.IsValid() {
+		s.clients[at]++
+	}
 }
 
 func (s *Server) idlest() (found *guard) {
@@ -221,10 +258,7 @@ func (s *Server) release(g *guard) {
 		return
 	}
 	s.count--
-	from := network(g.client)
-	if s.clients[from]--; s.clients[from] == 0 {
-		delete(s.clients, from)
-	}
+	s.seat(g, netip.Prefix{})
 }
 
 func (s *Server) gone(g *guard) {
@@ -243,4 +277,9 @@ func network(a netip.AddrPort) netip.Prefix {
 	}
 	p, _ := ip.Prefix(bits)
 	return p
+}
+
+// within reports whether the address is in one of the networks.
+func within(list []netip.Prefix, a netip.AddrPort) bool {
+	return slices.ContainsFunc(list, func(n netip.Prefix) bool { return n.Contains(a.Addr().Unmap()) })
 }

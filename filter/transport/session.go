@@ -78,6 +78,8 @@ func (g *guard) refuses(verb, arg, line string) *Reply {
 		return nil
 	case "AUTH":
 		return g.login(arg)
+	case "XCLIENT", "XFORWARD":
+		return g.speaksFor(verb, arg)
 	}
 	known := verb == "MAIL" || verb == "RCPT" || verb == "DATA" || verb == "RSET" || verb == "VRFY"
 	switch {
@@ -109,12 +111,16 @@ func (g *guard) refuses(verb, arg, line string) *Reply {
 		if refused != nil {
 			return refused
 		}
-		e.Trace, e.Client, e.Hello, e.TLS, e.Cert = NewTrace(), g.client, g.hello, g.tls, g.cert
+		e.Trace = NewTrace()
+		g.identify(&e)
 		if g.account != nil {
 			e.User, e.Senders = g.account.Name, g.account.Senders
 			if !e.Null && !e.Owns(e.From) {
 				return &notYours
 			}
+		}
+		if !s.meter.Take(network(e.Source()).String()) || e.User != "" && !s.meter.Take("account "+e.User) {
+			return &tooOften
 		}
 		g.offer = e
 		path := ""
@@ -148,7 +154,7 @@ func (g *guard) refuses(verb, arg, line string) *Reply {
 type session struct{ g *guard }
 
 // Reset forgets the transaction.
-func (s session) Reset() { s.g.env = nil }
+func (s session) Reset() { s.g.env, s.g.forward = nil, nil }
 
 // Logout has nothing to free.
 func (s session) Logout() error { return nil }

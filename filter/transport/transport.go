@@ -30,8 +30,9 @@ var (
 
 // Envelope is what MAIL and RCPT said, and who said it.
 type Envelope struct {
-	Trace      string // names the mail in every log and reply
-	Client     netip.AddrPort
+	Trace      string         // names the mail in every log and reply
+	Client     netip.AddrPort // who is connected, as far as proxies and XCLIENT say; not valid: not known
+	Origin     netip.AddrPort // who gave the mail to the client, where XFORWARD says so
 	Hello      string
 	TLS        *tls.ConnectionState // nil: in clear
 	Cert       ClientCert           // that the client showed
@@ -47,6 +48,14 @@ type Envelope struct {
 	ID         string // ENVID=, as received
 	RequireTLS bool
 	Floor      string // lowest level of TLS towards the recipients' servers, where this mail asks for more than their domains' own; "" where not
+}
+
+// Source is who gave the mail to us, or to the server of ours that is the client.
+func (e *Envelope) Source() netip.AddrPort {
+	if e.Origin.IsValid() {
+		return e.Origin
+	}
+	return e.Client
 }
 
 // Recipient is one RCPT.
