@@ -206,29 +206,3 @@ func arrived(t testing.TB, b *trial.Box) map[string][]string {
 	}
 	return all
 }
-
-// contents is a whole file.
-func contents(t testing.TB, path string) string {
-	t.Helper()
-	b, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return string(b)
-}
-
-// eventually waits until ok; what it had last is the complaint.
-func eventually(t testing.TB, limit time.Duration, ok func() (bool, string)) {
-	t.Helper()
-	tick := time.NewTicker(20 * time.Millisecond)
-	defer tick.Stop()
-	for end := time.Now().Add(limit); ; <-tick.C {
-		good, what := ok()
-		if good {
-			return
-		}
-		if time.Now().After(end) {
-			t.Fatalf("not within %v: %s", limit, what)
-		}
-	}
-}
