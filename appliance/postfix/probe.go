@@ -1,0 +1,68 @@
+package postfix
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"fmt"
+	"os/exec"
+	"strconv"
+	"strings"
+)
+
+// Installed is what the Postfix of this machine knows.
+type Installed struct {
+	Version    string // "3.7.11"
+	Parameters map[string]bool
+	Maps       []string // kinds of tables
+}
+
+// Probe asks postconf. The error wraps ErrMissing where there is none.
+func Probe(ctx context.Context) (Installed, error) {
+	var have Installed
+	path, err := exec.LookPath("postconf")
+	if err != nil {
+		return have, fmt.Errorf("%w (hint: apt-get install postfix)", ErrMissing)
+	}
+	ask := func(args ...string) ([]byte, error) {
+		cmd := exec.CommandContext(ctx, path, args...)
+		var stderr bytes.Buffer
+		cmd.Stderr = &stderr
+		out, err := cmd.Output()
+		if err != nil {
+			return nil, fmt.Errorf("ask postconf: %w: %s", err, bytes.TrimSpace(stderr.Bytes()))
+		}
+		return out, nil
+	}
+	out, err := ask("-d")
+	if err != nil {
+		return have, err
+	}
+	have.Parameters = map[string]bool{}
+	for lines := bufio.NewScanner(bytes.NewReader(out)); lines.Scan(); {
+		name, value, ok := strings.Cut(lines.Text(), "=")
+		if name = strings.TrimSpace(name); ok {
+			have.Parameters[name] = true
+		}
+		if name == "mail_version" {
+			have.Version = strings.TrimSpace(value)
+		}
+	}
+	if out, err = ask("-m"); err != nil {
+		return have, err
+	}
+	have.Maps = strings.Fields(string(out))
+	if have.Version == "" {
+		return have, fmt.Errorf("ask postconf: no version: %w", ErrMissing)
+	}
+	return have, nil
+}
+
+// least reports whether the version is major.minor or a later one.
+func (i Installed) least(major, minor int) bool {
+	a, rest, _ := strings.Cut(i.Version, ".")
+	b, _, _ := strings.Cut(rest, ".")
+	x, err1 := strconv.Atoi(a)
+	y, err2 := strconv.Atoi(b)
+	return err1 == nil && err2 == nil && (x > major || x == major && y >= minor)
+}
