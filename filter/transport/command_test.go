@@ -14,7 +14,7 @@ func FuzzCommand(f *testing.F) {
 	} {
 		f.Add(s)
 	}
-	l := &link{hop: &Hop{TLS: TLSVerify}, extensions: map[string]string{"SIZE": "", "8BITMIME": "", "SMTPUTF8": "", "DSN": ""}}
+	l := &link{hop: &Hop{Need: Need{TLS: TLSVerify}}, extensions: map[string]string{"SIZE": "", "8BITMIME": "", "SMTPUTF8": "", "DSN": ""}}
 	f.Fuzz(func(t *testing.T, arg string) {
 		for _, c := range []byte(arg) {
 			if c < ' ' || c == 0x7f {

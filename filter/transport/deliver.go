@@ -113,7 +113,7 @@ func (l *link) envelope(e *Envelope, size int64) ([]string, error) {
 		return nil, noUTF8
 	case e.Body == "8BITMIME" && !eight:
 		return nil, no8Bit
-	case e.RequireTLS && !(require && l.tls != nil && l.hop.TLS == TLSVerify):
+	case e.RequireTLS && !(require && l.tls != nil && l.hop.authenticates()):
 		return nil, noRequireTLS
 	}
 	if max, err := strconv.ParseInt(limit, 10, 64); sized && err == nil && max > 0 && size > max {

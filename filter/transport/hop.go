@@ -11,29 +11,19 @@ import (
 	"time"
 )
 
-// How safe the way to the next hop must be. Below the level nothing of a mail
-// is said.
-const (
-	TLSOff     = "off"
-	TLSMay     = "may"     // TLS where it works, without a look at the certificate; else clear
-	TLSEncrypt = "encrypt" // TLS, without a look at the certificate
-	TLSVerify  = "verify"  // TLS with a certificate for ServerName
-)
-
 // maxUses is how many mails one connection carries.
 const maxUses = 100
 
 // Hop is one next hop. Address and Name are needed; every other zero field
 // means its default. It must not be copied or changed once it is used.
 type Hop struct {
-	Address    string // host:port
-	Name       string // for EHLO
-	TLS        string // a level; off by default
-	ServerName string // host of Address by default
-	RootCAs    *x509.CertPool
-	LMTP       bool // RFC 2033: a reply for each recipient
-	MaxIdle    int  // connections kept for the next mail: 8; -1: none
-	Timeouts   Timeouts
+	Address string // host:port
+	Name    string // for EHLO
+	Need
+	RootCAs  *x509.CertPool // that TLSVerify trusts; those of the system by default
+	LMTP     bool           // RFC 2033: a reply for each recipient
+	MaxIdle  int            // connections kept for the next mail: 8; -1: none
+	Timeouts Timeouts
 
 	dial   func(ctx context.Context) (net.Conn, error)
 	mutex  sync.Mutex

@@ -87,7 +87,7 @@ func TestLevels(t *testing.T) {
 					l.mail()
 					l.say("250 in tls")
 				}))
-				h := &Hop{Address: f.addr, Name: "gw.example", TLS: level, ServerName: "mx.example", RootCAs: test.roots, MaxIdle: -1}
+				h := &Hop{Address: f.addr, Name: "gw.example", Need: Need{TLS: level, ServerName: "mx.example"}, RootCAs: test.roots, MaxIdle: -1}
 				res := deliver(t, h, envelope(t, "b@to.example"), "x\r\n")
 				got := ""
 				switch {
@@ -119,7 +119,7 @@ func TestRequireTLSKept(t *testing.T) {
 	e := envelope(t, "b@to.example")
 	e.RequireTLS = true
 	for level, want := range map[string]bool{TLSMay: false, TLSEncrypt: false, TLSVerify: true} {
-		h := &Hop{Address: addr, Name: "gw.example", TLS: level, ServerName: "mx.example", RootCAs: pool}
+		h := &Hop{Address: addr, Name: "gw.example", Need: Need{TLS: level, ServerName: "mx.example"}, RootCAs: pool}
 		res := deliver(t, h, e, "x\r\n")
 		if (res.Err == nil) != want {
 			t.Errorf("%s: got %v", level, res.Err)

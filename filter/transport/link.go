@@ -29,8 +29,9 @@ type link struct {
 	ctx        context.Context
 	extensions map[string]string
 	tls        *tls.ConnectionState
-	broken     bool // must not be used again
-	begun      bool // a mail was begun and not ended: RSET comes before the next one
+	peer       string // who that is, where the level asked
+	broken     bool   // must not be used again
+	begun      bool   // a mail was begun and not ended: RSET comes before the next one
 	uses       int
 	retire     *time.Timer
 }
@@ -51,10 +52,8 @@ type tlsError struct{ error }
 func (e tlsError) Unwrap() error { return e.error }
 
 func (h *Hop) open(ctx context.Context, secure bool) (*link, error) {
-	switch h.TLS {
-	case "", TLSOff, TLSMay, TLSEncrypt, TLSVerify:
-	default:
-		return nil, fmt.Errorf("reach next hop: unknown TLS level %q", h.TLS)
+	if err := h.Need.sound(); err != nil {
+		return nil, fmt.Errorf("reach next hop: %w", err)
 	}
 	t := h.timeouts()
 	dial := h.dial
@@ -198,8 +197,14 @@ func (l *link) startTLS(within time.Duration) error {
 	ctx, cancel := context.WithTimeout(l.ctx, within)
 	defer cancel()
 	l.conn.SetDeadline(time.Time{})
-	config := Profile(0)
-	config.ServerName, config.RootCAs, config.InsecureSkipVerify = l.hop.serverName(), l.hop.RootCAs, l.hop.TLS != TLSVerify
+	need := l.hop.Need
+	need.ServerName = l.hop.serverName()
+	config := Profile(need.Min)
+	config.ServerName, config.InsecureSkipVerify = need.ServerName, true // the certificate is judged below, by every level its own way
+	config.VerifyConnection = func(s tls.ConnectionState) (err error) {
+		l.peer, err = need.judge(&s, l.hop.RootCAs, time.Now())
+		return err
+	}
 	c := tls.Client(l.conn, config)
 	if err := c.HandshakeContext(ctx); err != nil {
 		return tlsError{trouble("start TLS", err)}

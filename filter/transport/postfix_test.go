@@ -139,7 +139,7 @@ func TestPostfix(t *testing.T) {
 	m := &mailbox{}
 	addr, roots := postfix(t, serve(t, &Server{Handler: m}))
 	for _, level := range []string{TLSOff, TLSMay, TLSVerify} {
-		h := &Hop{Address: addr, Name: "gw.example", TLS: level, ServerName: "postfix.example", RootCAs: roots}
+		h := &Hop{Address: addr, Name: "gw.example", Need: Need{TLS: level, ServerName: "postfix.example"}, RootCAs: roots}
 		defer h.Close()
 		if err := h.Greet(t.Context()); err != nil {
 			t.Fatalf("%s: Greet: got %v", level, err)

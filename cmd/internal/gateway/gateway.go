@@ -99,7 +99,7 @@ func Hop(h *config.Hop, name string) (*transport.Hop, error) {
 	if h == nil {
 		return nil, nil
 	}
-	hop := &transport.Hop{Address: h.Address, Name: name, TLS: h.TLS, ServerName: h.Name, LMTP: h.Protocol == "lmtp"}
+	hop := &transport.Hop{Address: h.Address, Name: name, Need: transport.Need{TLS: h.TLS, ServerName: h.Name}, LMTP: h.Protocol == "lmtp"}
 	if h.CAFile != "" {
 		pem, err := os.ReadFile(h.CAFile)
 		if err != nil {

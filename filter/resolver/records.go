@@ -1,0 +1,102 @@
+package resolver
+
+import (
+	"context"
+	"encoding/hex"
+	"net"
+	"net/netip"
+	"strings"
+
+	"github.com/miekg/dns"
+)
+
+// MX are the servers of a domain, as they stand there. The null MX of a domain
+// that takes no mail is one with no host.
+func (c *Client) MX(ctx context.Context, domain string) (Answer[MX], error) {
+	return ask(ctx, c, domain, dns.TypeMX, func(r dns.RR) (MX, bool) {
+		mx, ok := r.(*dns.MX)
+		if !ok {
+			return MX{}, false
+		}
+		return MX{canonical(mx.Mx), mx.Preference}, true
+	})
+}
+
+// Addresses are those of a host, both kinds. They are secure where both answers
+// are; where one of them fails, there is no answer (RFC 7672 §2.2.2).
+func (c *Client) Addresses(ctx context.Context, host string) (Answer[netip.Addr], error) {
+	six, err := ask(ctx, c, host, dns.TypeAAAA, func(r dns.RR) (netip.Addr, bool) {
+		a, ok := r.(*dns.AAAA)
+		if !ok {
+			return netip.Addr{}, false
+		}
+		return address(a.AAAA)
+	})
+	if err != nil {
+		return six, err
+	}
+	four, err := ask(ctx, c, host, dns.TypeA, func(r dns.RR) (netip.Addr, bool) {
+		a, ok := r.(*dns.A)
+		if !ok {
+			return netip.Addr{}, false
+		}
+		return address(a.A)
+	})
+	if err != nil {
+		return four, err
+	}
+	four.Found = append(six.Found, four.Found...)
+	four.Secure = four.Secure && six.Secure && four.Name == six.Name
+	four.Exists = four.Exists || six.Exists
+	return four, nil
+}
+
+func address(ip net.IP) (netip.Addr, bool) {
+	a, ok := netip.AddrFromSlice(ip)
+	return a.Unmap(), ok
+}
+
+// TLSA are the associations under a name such as _25._tcp.mx.partner.example.
+// One whose data is no octets has none, and fits nothing.
+func (c *Client) TLSA(ctx context.Context, name string) (Answer[TLSA], error) {
+	return ask(ctx, c, name, dns.TypeTLSA, func(r dns.RR) (TLSA, bool) {
+		t, ok := r.(*dns.TLSA)
+		if !ok {
+			return TLSA{}, false
+		}
+		data, err := hex.DecodeString(t.Certificate)
+		if err != nil {
+			data = nil
+		}
+		return TLSA{t.Usage, t.Selector, t.MatchingType, data}, true
+	})
+}
+
+// TXT are the texts under a name, each of its pieces together.
+func (c *Client) TXT(ctx context.Context, name string) (Answer[string], error) {
+	return ask(ctx, c, name, dns.TypeTXT, func(r dns.RR) (string, bool) {
+		t, ok := r.(*dns.TXT)
+		if !ok {
+			return "", false
+		}
+		return strings.Join(t.Txt, ""), true
+	})
+}
+
+// Alias is what a name is another name of, by itself and not to the end.
+func (c *Client) Alias(ctx context.Context, name string) (Answer[string], error) {
+	return ask(ctx, c, name, dns.TypeCNAME, func(r dns.RR) (string, bool) {
+		t, ok := r.(*dns.CNAME)
+		if !ok {
+			return "", false
+		}
+		return canonical(t.Target), true
+	})
+}
+
+// Validates asks for the root's keys: who answers, and says that the answer is
+// validated, is a validating resolver.
+func (c *Client) Validates(ctx context.Context) (bool, error) {
+	a, err := ask(ctx, c, ".", dns.TypeNS, func(dns.RR) (struct{}, bool) { return struct{}{}, true })
+	return a.Secure, err
+}
