@@ -5,6 +5,7 @@
 package units
 
 import (
+	"fmt"
 	"io/fs"
 	"os"
 	"os/exec"
@@ -14,6 +15,8 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+
+	"postern/appliance/trial"
 )
 
 // bars are the highest exposure levels allowed, of 10.
@@ -200,6 +203,7 @@ func TestDaemonsAre(t *testing.T) {
 		for directive, want := range map[string]string{
 			"Type": "notify", "Restart": "on-failure", "RestartPreventExitStatus": "78", "LimitCORE": "0",
 			"MemorySwapMax": "0", "MemoryDenyWriteExecute": "yes", "ProtectProc": "invisible", "NoExecPaths": "/",
+			"TimerSlackNSec": fmt.Sprintf("%dus", trial.TimerSlack.Microseconds()), // what is measured is what runs
 		} {
 			if got := values(t, unit, directive); !slices.Equal(got, []string{want}) {
 				t.Errorf("%s: got %s=%v, want %s", unit, directive, got, want)
