@@ -45,7 +45,7 @@ type Config struct {
 	Judge func(ctx context.Context, c keyring.Cert, a message.Address, at time.Time) error
 	// Revoked tells whether its authority is known to have revoked a certificate
 	// that an operator trusts: then it is not sealed to. nil: nobody knows.
-	Revoked  func(ctx context.Context, c keyring.Cert, at time.Time) bool
+	Revoked func(ctx context.Context, c keyring.Cert, at time.Time) bool
 	// Record remembers what outlives a mail. nil: nothing is remembered.
 	Record   *record.Record
 	Limits   message.Limits

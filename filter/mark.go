@@ -82,7 +82,12 @@ func (g *Gateway) takenOff(m *message.Message, i int, d policy.Direction) (bool,
 // the word after "with"). Outbound it does not say where inside the mail came from.
 func (g *Gateway) received(p *passage) []byte {
 	with := "ESMTP"
-	if p.env.UTF8 {
+	switch {
+	case p.env.LMTP && p.env.UTF8:
+		with = "UTF8LMTP"
+	case p.env.LMTP:
+		with = "LMTP"
+	case p.env.UTF8:
 		with = "UTF8SMTP"
 	}
 	if p.env.TLS != nil {

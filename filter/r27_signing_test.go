@@ -58,7 +58,7 @@ func TestSigningOracle(t *testing.T) {
 		e := w.envelope(c.from, c.to)
 		w.token.signs = 0 // those of the certificates
 		// Straight to DATA: what RCPT would have refused must not sign either.
-		reply := h.Data(t.Context(), e, strings.NewReader(mail(c.head)))
+		reply := h.Data(t.Context(), e, strings.NewReader(mail(c.head)))[0]
 		if w.token.signs != c.signs {
 			t.Errorf("%s: got %d signatures, want %d (%v)", c.name, w.token.signs, c.signs, reply)
 		}

@@ -58,7 +58,7 @@ func (h handler) early(ctx context.Context, stages []stage, e *transport.Envelop
 }
 
 // Data carries one mail to the next hop and gives the sender its answer.
-func (h handler) Data(ctx context.Context, e *transport.Envelope, body io.Reader) transport.Reply {
+func (h handler) Data(ctx context.Context, e *transport.Envelope, body io.Reader) []transport.Reply {
 	p := &passage{listener: h.l, env: e, at: h.g.Now(), body: body}
 	defer p.close()
 	ctx = traced(ctx, h.l, e)
@@ -71,7 +71,7 @@ func (h handler) Data(ctx context.Context, e *transport.Envelope, body io.Reader
 		r = replyTo(err, e.Trace)
 	}
 	h.g.log(ctx, p, r, err)
-	return r
+	return []transport.Reply{r}
 }
 
 // Refuse words an error that the server met by itself.

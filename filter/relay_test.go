@@ -216,7 +216,7 @@ func TestTooManyInFlight(t *testing.T) {
 	first := make(chan transport.Reply)
 	go func() {
 		e := w.envelope("alice@company1.example", "bob@partner.example")
-		first <- w.gate.Handler(Listener{Name: "test", Direction: policy.Outbound}).Data(t.Context(), e, strings.NewReader(out))
+		first <- w.gate.Handler(Listener{Name: "test", Direction: policy.Outbound}).Data(t.Context(), e, strings.NewReader(out))[0]
 	}()
 	<-busy
 	w.want("second", w.send(policy.Outbound, out, "alice@company1.example", "bob@partner.example"), "451 4.3.2")
@@ -234,7 +234,7 @@ func TestSlowSenderHoldsNoPlace(t *testing.T) {
 	slow := make(chan transport.Reply)
 	go func() {
 		e := w.envelope("alice@company1.example", "bob@partner.example")
-		slow <- w.gate.Handler(Listener{Name: "test", Direction: policy.Outbound}).Data(t.Context(), e, body)
+		slow <- w.gate.Handler(Listener{Name: "test", Direction: policy.Outbound}).Data(t.Context(), e, body)[0]
 	}()
 	if _, err := io.WriteString(sender, out[:10]); err != nil { // taken: the mail is being read
 		t.Fatal(err)
@@ -289,7 +289,7 @@ func TestRefusedRecipientAlone(t *testing.T) {
 	// Where it was taken at RCPT and the certificate went before DATA, nothing goes.
 	e := w.envelope("alice@company1.example", "bob@partner.example", "x@strict.example")
 	w.hop.got = nil
-	w.want("at DATA", w.gate.Handler(Listener{Direction: policy.Outbound}).Data(t.Context(), e, strings.NewReader(out)), "550 5.7.3")
+	w.want("at DATA", w.gate.Handler(Listener{Direction: policy.Outbound}).Data(t.Context(), e, strings.NewReader(out))[0], "550 5.7.3")
 	if len(w.hop.got) > 0 {
 		t.Errorf("the hop got %q, want nothing", w.hop.recipients())
 	}
@@ -320,7 +320,7 @@ func TestMissingParts(t *testing.T) {
 	w.ring.ours = nil
 	w.want("no identity", w.send(policy.Outbound, out, "alice@company1.example", "bob@partner.example"), "451 4.3.5")
 	w = newWorld(t)
-	w.want("no recipient", w.gate.Handler(Listener{Direction: policy.Outbound}).Data(t.Context(), w.envelope("alice@company1.example"), strings.NewReader(out)), "451 4.3.0")
+	w.want("no recipient", w.gate.Handler(Listener{Direction: policy.Outbound}).Data(t.Context(), w.envelope("alice@company1.example"), strings.NewReader(out))[0], "451 4.3.0")
 	w = newWorld(t)
 	broken := io.MultiReader(strings.NewReader(out), failing{})
 	w.want("sender gone", w.deliver(policy.Outbound, w.envelope("alice@company1.example", "bob@partner.example"), broken), "451 4.3.0")

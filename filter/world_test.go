@@ -142,7 +142,7 @@ func (w *world) deliver(d policy.Direction, e *transport.Envelope, mail io.Reade
 	if len(e.Recipients) == 0 {
 		return refused
 	}
-	return h.Data(w.t.Context(), e, mail)
+	return h.Data(w.t.Context(), e, mail)[0]
 }
 
 func (w *world) send(d policy.Direction, mail, from string, to ...string) transport.Reply {

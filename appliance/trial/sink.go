@@ -53,11 +53,11 @@ func (s *Sink) Sender(context.Context, *transport.Envelope) error { return nil }
 func (s *Sink) Recipient(context.Context, *transport.Envelope, transport.Recipient) error { return nil }
 
 // Data keeps one mail. It is on disk before the answer is given.
-func (s *Sink) Data(_ context.Context, e *transport.Envelope, body io.Reader) transport.Reply {
+func (s *Sink) Data(_ context.Context, e *transport.Envelope, body io.Reader) []transport.Reply {
 	if err := s.keep(e, body); err != nil {
-		return s.Refuse(e, err)
+		return []transport.Reply{s.Refuse(e, err)}
 	}
-	return transport.Reply{Code: 250, Enhanced: [3]int{2, 0, 0}, Text: "kept"}
+	return []transport.Reply{{Code: 250, Enhanced: [3]int{2, 0, 0}, Text: "kept"}}
 }
 
 // Refuse puts every trouble off.

@@ -65,6 +65,8 @@ type guard struct {
 	dot       []byte   // the end of the mail, for go-smtp
 	began     time.Time
 	whole     time.Time // when the transaction must be over
+	each      int       // answers that the mail gets
+	answers   []Reply   // with LMTP, those of the handler
 	failed    error     // ended DATA before its time
 	ended     bool      // nothing more is read or said
 	hangUp    bool      // after the reply
@@ -398,6 +400,12 @@ func (g *guard) answered(code int, line string) {
 		g.say(goAhead)
 		g.began = time.Now()
 		g.body, g.dot = &scanner{max: g.server.MaxSize}, []byte(".\r\n")
+		g.each, g.answers = len(g.env.Recipients), nil
+	case asked == "DATA" && g.server.LMTP && len(g.answers) == g.each:
+		for _, r := range g.answers {
+			g.say(r)
+		}
+		g.writer.Flush()
 	case asked == "DATA":
 		g.print(line)
 		g.writer.Flush()

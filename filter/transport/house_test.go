@@ -27,6 +27,7 @@ type mailbox struct {
 	sender    func(*Envelope) error
 	recipient func(Recipient) error
 	data      func(*Envelope, io.Reader) Reply
+	each      func(*Envelope) []Reply // after the mail was kept
 
 	mutex sync.Mutex
 	mails []mail
@@ -51,18 +52,21 @@ func (m *mailbox) Recipient(_ context.Context, e *Envelope, to Recipient) error 
 	return nil
 }
 
-func (m *mailbox) Data(_ context.Context, e *Envelope, body io.Reader) Reply {
+func (m *mailbox) Data(_ context.Context, e *Envelope, body io.Reader) []Reply {
 	if m.data != nil {
-		return m.data(e, body)
+		return []Reply{m.data(e, body)}
 	}
 	b, err := io.ReadAll(body)
 	if err != nil {
-		return m.Refuse(e, err)
+		return []Reply{m.Refuse(e, err)}
 	}
 	m.mutex.Lock()
 	defer m.mutex.Unlock()
 	m.mails = append(m.mails, mail{*e, string(b)})
-	return Reply{250, [3]int{2, 0, 0}, "kept"}
+	if m.each != nil {
+		return m.each(e)
+	}
+	return []Reply{{250, [3]int{2, 0, 0}, "kept"}}
 }
 
 func (m *mailbox) Refuse(_ *Envelope, err error) Reply {
@@ -117,6 +121,7 @@ type caller struct {
 	t    testing.TB
 	conn net.Conn
 	r    *bufio.Reader
+	lmtp bool
 }
 
 func call(t testing.TB, addr string) *caller {
@@ -127,7 +132,7 @@ func call(t testing.TB, addr string) *caller {
 	}
 	t.Cleanup(func() { c.Close() })
 	c.SetDeadline(time.Now().Add(20 * time.Second))
-	return &caller{t, c, bufio.NewReader(c)}
+	return &caller{t: t, conn: c, r: bufio.NewReader(c)}
 }
 
 func (c *caller) say(s string) {
@@ -177,7 +182,11 @@ func (c *caller) ask(line, prefix string) string {
 func (c *caller) upToData() {
 	c.t.Helper()
 	c.want("220 ")
-	c.ask("EHLO client.example", "250-")
+	if c.lmtp {
+		c.ask("LHLO client.example", "250-")
+	} else {
+		c.ask("EHLO client.example", "250-")
+	}
 	c.ask("MAIL FROM:<a@from.example>", "250 ")
 	c.ask("RCPT TO:<b@to.example>", "250 ")
 	c.ask("DATA", "354 ")

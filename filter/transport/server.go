@@ -29,6 +29,7 @@ type Server struct {
 	RequireTLS      bool           // MAIL only after STARTTLS
 	ImplicitTLS     bool           // TLS before the greeting (RFC 8314 §3.3)
 	Clients         Clients        // whose certificates are known; TLS asks for them
+	LMTP            bool           // RFC 2033 in place of SMTP: never on port 25
 	OfferRequireTLS bool           // REQUIRETLS (RFC 8689): only where the next hop is verified and takes it
 	Login           Login          // nil: AUTH is not offered
 	RequireLogin    bool           // MAIL only after AUTH
@@ -83,6 +84,14 @@ func (s *Server) open() {
 		s.smtp.MaxLineLength = 0
 		s.smtp.ErrorLog = slog.NewLogLogger(s.Log.Handler(), slog.LevelWarn)
 	})
+}
+
+// protocol is its name in the greeting.
+func (s *Server) protocol() string {
+	if s.LMTP {
+		return "LMTP"
+	}
+	return "ESMTP"
 }
 
 // Serve takes connections from l until Shutdown or Close, which it takes for nil.

@@ -6,6 +6,7 @@ import (
 	"io"
 	"log/slog"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"time"
 
@@ -59,9 +60,14 @@ func (g *guard) refuses(verb, arg, line string) *Reply {
 	switch verb {
 	case "QUIT", "NOOP":
 		return g.pass(verb, verb)
-	case "EHLO", "HELO":
-		if !hello(arg) {
+	case "EHLO", "HELO", "LHLO":
+		switch {
+		case s.LMTP != (verb == "LHLO"): // RFC 2033 §4.1
+			return &notOffered
+		case !hello(arg):
 			return &badHello
+		case s.LMTP:
+			verb = "EHLO" // as go-smtp says it
 		}
 		g.hello = arg
 		return g.pass(verb, verb+" "+arg)
@@ -86,7 +92,7 @@ func (g *guard) refuses(verb, arg, line string) *Reply {
 	case verb == "BDAT":
 		g.ended = true // what follows may be no command
 		return &notOffered
-	case verb == "EXPN" || verb == "HELP" || verb == "LHLO" || verb == "ETRN" || verb == "TURN":
+	case verb == "EXPN" || verb == "HELP" || verb == "ETRN" || verb == "TURN":
 		return &notOffered
 	case !known:
 		if g.hello == "" {
@@ -111,7 +117,7 @@ func (g *guard) refuses(verb, arg, line string) *Reply {
 		if refused != nil {
 			return refused
 		}
-		e.Trace = NewTrace()
+		e.Trace, e.LMTP = NewTrace(), s.LMTP
 		g.identify(&e)
 		if g.account != nil {
 			e.User, e.Senders = g.account.Name, g.account.Senders
@@ -196,34 +202,45 @@ func (g *guard) refusal(e *Envelope, err error) error {
 }
 
 // Data hands the mail to the handler. It says yes only to a mail that was read
-// to its end.
+// to its end. go-smtp knows of one answer; with LMTP the guard says all of them.
 func (s session) Data(io.Reader) error {
 	g := s.g
-	r, err := g.server.data(g.env, letter{g})
-	if r.ok() {
+	answers, err := g.server.data(g.env, letter{g})
+	if slices.ContainsFunc(answers, Reply.ok) {
 		if _, err := io.Copy(io.Discard, letter{g}); err != nil {
-			r = g.server.words(g.env, err)
+			answers = slices.Repeat([]Reply{g.server.words(g.env, err)}, len(answers))
+		} else {
+			g.errors, g.idling = 0, 0
 		}
-	}
-	if r.ok() {
-		g.errors, g.idling = 0, 0
 	}
 	if g.hangUp = g.hangUp || err != nil; g.failed != nil {
 		g.log(g.failed.Error())
 	}
-	return spoken(r)
+	if g.server.LMTP {
+		for _, r := range answers {
+			g.answers = append(g.answers, fit(own(r)))
+		}
+	}
+	return spoken(answers[0])
 }
 
-// spoken is r for go-smtp. What is no reply to a mail is a deferral.
-func spoken(r Reply) error {
+// fit is r as a reply to a mail. What is none is a deferral.
+func fit(r Reply) Reply {
 	if !r.ok() && !r.no() {
 		r = Reply{451, [3]int{4, 3, 0}, "internal trouble, try again later"}
 	}
+	r.Text = printable(r.Text, maxReply-20)
+	return r
+}
+
+// spoken is r for go-smtp.
+func spoken(r Reply) error {
+	r = fit(r)
 	code := smtp.NoEnhancedCode
 	if r.Enhanced != [3]int{} {
 		code = smtp.EnhancedCode(r.Enhanced)
 	}
-	return &smtp.SMTPError{Code: r.Code, EnhancedCode: code, Message: printable(r.Text, maxReply-20)}
+	return &smtp.SMTPError{Code: r.Code, EnhancedCode: code, Message: r.Text}
 }
 
 // sender calls the handler, and survives it.
@@ -239,10 +256,21 @@ func (s *Server) recipient(e *Envelope, to Recipient) (err error) {
 }
 
 // data calls the handler, and survives it. The error is that of a panic only.
-func (s *Server) data(e *Envelope, body io.Reader) (r Reply, err error) {
+// There are as many answers as the mail gets; any other number is a deferral.
+func (s *Server) data(e *Envelope, body io.Reader) (answers []Reply, err error) {
+	wanted := 1
+	if e.LMTP {
+		wanted = len(e.Recipients)
+	}
 	defer func() {
 		if err != nil {
-			r = s.words(e, err)
+			answers = []Reply{s.words(e, err)}
+		}
+		if len(answers) != 1 && len(answers) != wanted {
+			answers = []Reply{{}}
+		}
+		if len(answers) < wanted {
+			answers = slices.Repeat(answers, wanted)
 		}
 	}()
 	defer s.survive(e, &err)

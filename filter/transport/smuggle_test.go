@@ -20,11 +20,17 @@ var smuggling = []string{
 const second = "MAIL FROM:<evil@from.example>\r\nRCPT TO:<victim@to.example>\r\nDATA\r\nsmuggled\r\n.\r\nQUIT\r\n"
 
 func TestSmugglingIn(t *testing.T) {
+	t.Run("SMTP", func(t *testing.T) { smuggleIn(t, false) })
+	t.Run("LMTP", func(t *testing.T) { smuggleIn(t, true) })
+}
+
+func smuggleIn(t *testing.T, lmtp bool) {
 	m := &mailbox{}
-	addr := serve(t, &Server{Handler: m})
+	addr := serve(t, &Server{Handler: m, LMTP: lmtp})
 	for _, end := range smuggling {
 		for _, before := range []string{"x", "x\r\n", ""} {
 			c := call(t, addr)
+			c.lmtp = lmtp
 			c.upToData()
 			c.say(before + end + second)
 			c.want("554 5.6.0 line ends")
@@ -37,6 +43,7 @@ func TestSmugglingIn(t *testing.T) {
 	}
 	for _, harmless := range []string{"\r\n..\r\n", "\r\n .\r\n", "\r\n. \r\n", "\r\n.\t\r\n", ".\r\n"} {
 		c := call(t, addr)
+		c.lmtp = lmtp
 		c.upToData()
 		c.say("x" + harmless + second[:strings.Index(second, "QUIT")])
 		c.want("250 2.0.0 kept")

@@ -47,7 +47,7 @@ func piped(t *testing.T, s *Server) *caller {
 		s.Close()
 		<-done
 	})
-	return &caller{t, here, bufio.NewReader(here)}
+	return &caller{t: t, conn: here, r: bufio.NewReader(here)}
 }
 
 func elapsed(t *testing.T, f func()) time.Duration {
@@ -164,7 +164,7 @@ func TestFullHouseInData(t *testing.T) {
 		enter := func() *caller {
 			here, there := net.Pipe()
 			p.conns <- there
-			return &caller{t, here, bufio.NewReader(here)}
+			return &caller{t: t, conn: here, r: bufio.NewReader(here)}
 		}
 		fast, slow := enter(), enter()
 		fast.upToData()

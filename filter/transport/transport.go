@@ -1,4 +1,4 @@
-// Package transport is SMTP on both sides of the gateway: the server behind
+// Package transport is SMTP and LMTP (RFC 2033) on both sides of the gateway: the server behind
 // its guard, and the client towards the next hop. It knows envelopes and
 // replies, and nothing of what a mail says.
 //
@@ -34,6 +34,7 @@ type Envelope struct {
 	Client     netip.AddrPort // who is connected, as far as proxies and XCLIENT say; not valid: not known
 	Origin     netip.AddrPort // who gave the mail to the client, where XFORWARD says so
 	Hello      string
+	LMTP       bool                 // each recipient gets an answer of his own
 	TLS        *tls.ConnectionState // nil: in clear
 	Cert       ClientCert           // that the client showed
 	User       string               // the account that has logged in
@@ -71,9 +72,10 @@ type Handler interface {
 	Sender(ctx context.Context, e *Envelope) error
 	// Recipient says whether one recipient may follow those of e; nil, or a Reply.
 	Recipient(ctx context.Context, e *Envelope, to Recipient) error
-	// Data takes one mail. The answer is the sender's. A body that ends before
-	// its time ends in an error, never in io.EOF.
-	Data(ctx context.Context, e *Envelope, body io.Reader) Reply
+	// Data takes one mail. The answer is one for all, or where e.LMTP is set
+	// one for each of its recipients. A body that ends before its time ends in
+	// an error, never in io.EOF.
+	Data(ctx context.Context, e *Envelope, body io.Reader) []Reply
 	// Refuse words an error of the server itself.
 	Refuse(e *Envelope, err error) Reply
 }

@@ -141,7 +141,7 @@ func (g *guard) speaksFor(verb, arg string) *Reply {
 }
 
 // greet is the first word of a session.
-func (g *guard) greet() { g.print("220 " + g.server.Name + " ESMTP") }
+func (g *guard) greet() { g.print("220 " + g.server.Name + " " + g.server.protocol()) }
 
 // identify puts into e who sends it, as far as it is known.
 func (g *guard) identify(e *Envelope) {

@@ -123,7 +123,7 @@ func TestHarvest(t *testing.T) {
 				a, err := message.ParseAddress(to)
 				must(t, err)
 				e.Recipients = []transport.Recipient{{Address: a}}
-				if r := g.Handler(filter.Listener{Name: "test", Direction: d}).Data(t.Context(), e, bytes.NewReader(mail)); r.Code != 250 {
+				if r := g.Handler(filter.Listener{Name: "test", Direction: d}).Data(t.Context(), e, bytes.NewReader(mail))[0]; r.Code != 250 {
 					t.Fatalf("got %v\n%s", r, &log)
 				}
 				g.Idle()
