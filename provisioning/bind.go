@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"fmt"
 	"slices"
+	"strings"
 
 	"postern/filter/cms"
 	"postern/filter/keyring"
@@ -107,6 +108,16 @@ func holding(keys []hsm.Key, cert keyring.Cert) *hsm.Key {
 	return &keys[i]
 }
 
+// forMail says why a key of the token is not one for mail: its label says what
+// it is for, and what signs a handshake signs nothing else.
+func forMail(k hsm.Key) error {
+	use, _, _ := strings.Cut(k.Label, "/")
+	if _, ok := uses[use]; !ok || use == string(keyring.OpenPGP) || use == string(keyring.SMIME) {
+		return nil
+	}
+	return no("make one for mail: `postern identity create`", "bind key %s: it is for %s, and for nothing else: %w", k.Label, use, hsm.ErrRefused)
+}
+
 // bindable says why a certificate can't be one of ours, or what its key does.
 // Where the certificate allows more it goes by the key: many authorities allow
 // everything, and keys that were brought from elsewhere open old mail.
@@ -119,6 +130,9 @@ func (c *call) bindable(o owner, cert keyring.Cert, keys []hsm.Key) (hsm.Usage, 
 	if key == nil {
 		return 0, no("see `postern key list`; a certificate is bound by the public key in it, so it has to be made for a key of the token: `postern identity create --use smime`",
 			"add identity of %s: the key of certificate %s is not in the token", o, cert.Fingerprint)
+	}
+	if err := forMail(*key); err != nil {
+		return 0, err
 	}
 	if use := useOf(cert); use != key.Usage.String() && use != useBoth {
 		want := "digitalSignature alone"

@@ -2,8 +2,6 @@ package provisioning
 
 import (
 	"context"
-	"crypto/x509"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
@@ -17,9 +15,8 @@ import (
 )
 
 const (
-	soon        = 30 * 24 * time.Hour // a certificate that ends before that is a concern
-	askTimeout  = 10 * time.Second    // of each check that asks somebody
-	maxPEMBytes = 1 << 20             // of a file with an X.509 chain
+	soon       = 30 * 24 * time.Hour // a certificate that ends before that is a concern
+	askTimeout = 10 * time.Second    // of each check that asks somebody
 )
 
 // Verdicts of a check.
@@ -72,8 +69,7 @@ func doctor(ctx context.Context, c *call) (any, error) {
 	c.examineClock(ctx, e)
 	keys, keysKnown := c.examineKeys(ctx, e, site)
 	c.examineKeyring(ctx, e, site, keys, keysKnown)
-	examineNames(e, site, keys, keysKnown)
-	examineFiles(e, site, keys, keysKnown, c.now())
+	examineShown(e, site, keys, keysKnown, c.now())
 	c.examineHops(ctx, e, site)
 	e.Verdict = fine
 	for _, v := range []string{unknown, concern, broken} {
@@ -321,75 +317,6 @@ func (c *call) examineSeen(ctx context.Context, e *examined, site Site) {
 		return
 	}
 	e.say("seen certificates", fine, "", "%d; `postern cert list --seen`", len(list))
-}
-
-// examineNames looks for the keys of the listeners' TLS names.
-func examineNames(e *examined, site Site, keys []hsm.Key, keysKnown bool) {
-	for _, n := range site.Names {
-		name := "tls name " + n
-		base, err := label("tls", owner{domain: n}, hsm.Sign)
-		if err != nil {
-			e.broke(name, err)
-			continue
-		}
-		key, ok := newest(keys, base)
-		switch {
-		case !keysKnown:
-			e.say(name, unknown, "", "whether its key is in the token is not known")
-		case !ok:
-			e.say(name, broken, "`postern key generate --use tls --domain "+n+"`", "no key %s in the token", base)
-		default:
-			e.say(name, fine, "", "key %s, %s", key.Label, hsm.AlgorithmOf(key.Public))
-		}
-	}
-}
-
-// examineFiles reads the X.509 certificates that the configuration names.
-func examineFiles(e *examined, site Site, keys []hsm.Key, keysKnown bool, now time.Time) {
-	for _, f := range site.Certs {
-		name := "certificate " + f.Use
-		leaf, err := readLeaf(f.Path)
-		if err != nil {
-			e.broke(name, err)
-			continue
-		}
-		id, err := hsm.IDOf(leaf.PublicKey)
-		switch {
-		case err != nil:
-			e.broke(name, err)
-		case now.After(leaf.NotAfter):
-			e.say(name, broken, "renew it", "%s expired on %s", f.Path, day(stamp(leaf.NotAfter)))
-		case now.Before(leaf.NotBefore):
-			e.say(name, broken, "look at the clock", "%s is valid from %s only", f.Path, stamp(leaf.NotBefore))
-		case keysKnown && !slices.ContainsFunc(keys, func(k hsm.Key) bool { return k.ID == id }):
-			e.say(name, broken, "`postern key list` shows what the token holds", "%s: its key is not in the token", f.Path)
-		case now.Add(soon).After(leaf.NotAfter):
-			e.say(name, concern, "renew it", "%s expires on %s", f.Path, day(stamp(leaf.NotAfter)))
-		default:
-			e.say(name, fine, "", "%s, expires %s", f.Path, day(stamp(leaf.NotAfter)))
-		}
-	}
-}
-
-func readLeaf(path string) (*x509.Certificate, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	b, err := io.ReadAll(io.LimitReader(f, maxPEMBytes))
-	if err != nil {
-		return nil, err
-	}
-	block, _ := pem.Decode(b)
-	if block == nil || block.Type != "CERTIFICATE" {
-		return nil, fmt.Errorf("read %s: no PEM certificate at its start", path)
-	}
-	leaf, err := x509.ParseCertificate(block.Bytes)
-	if err != nil {
-		return nil, fmt.Errorf("read %s: %w", path, err)
-	}
-	return leaf, nil
 }
 
 func (c *call) examineHops(ctx context.Context, e *examined, site Site) {

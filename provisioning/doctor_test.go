@@ -57,7 +57,8 @@ func TestDoctorLooksAtTheClock(t *testing.T) {
 	SystemClock(t.Context()) // whatever it says here
 }
 
-func TestDoctorLooksAtCertificateFiles(t *testing.T) {
+func TestDoctorLooksAtWhatListenersShow(t *testing.T) {
+	const mx = "mx.company1.example"
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		t.Fatal(err)
@@ -66,22 +67,28 @@ func TestDoctorLooksAtCertificateFiles(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	held := []hsm.Key{{ID: id, Public: &key.PublicKey, Usage: hsm.Sign}}
+	held := func(label string, retired bool) []hsm.Key {
+		return []hsm.Key{{ID: id, Public: &key.PublicKey, Usage: hsm.Sign, Label: label, Retired: retired}}
+	}
+	ours := held("tls/"+mx+"/sign", false)
 	for _, c := range []struct {
-		name     string
-		from, to time.Time
-		keys     []hsm.Key
-		known    bool
-		want     string
+		name, server string
+		from, to     time.Time
+		keys         []hsm.Key
+		known        bool
+		want         string
 	}{
-		{"good", today.AddDate(0, -1, 0), today.AddDate(1, 0, 0), held, true, fine},
-		{"keys not known", today.AddDate(0, -1, 0), today.AddDate(1, 0, 0), nil, false, fine},
-		{"ends soon", today.AddDate(0, -1, 0), today.AddDate(0, 0, 20), held, true, concern},
-		{"ended", today.AddDate(-1, 0, 0), today.AddDate(0, 0, -1), held, true, broken},
-		{"not yet", today.AddDate(0, 0, 1), today.AddDate(1, 0, 0), held, true, broken},
-		{"key elsewhere", today.AddDate(0, -1, 0), today.AddDate(1, 0, 0), nil, true, broken},
+		{"good", mx, today.AddDate(0, -1, 0), today.AddDate(1, 0, 0), ours, true, fine},
+		{"keys not known", mx, today.AddDate(0, -1, 0), today.AddDate(1, 0, 0), nil, false, unknown},
+		{"ends soon", mx, today.AddDate(0, -1, 0), today.AddDate(0, 0, 20), ours, true, concern},
+		{"ended", mx, today.AddDate(-1, 0, 0), today.AddDate(0, 0, -1), ours, true, broken},
+		{"not yet", mx, today.AddDate(0, 0, 1), today.AddDate(1, 0, 0), ours, true, broken},
+		{"key elsewhere", mx, today.AddDate(0, -1, 0), today.AddDate(1, 0, 0), nil, true, broken},
+		{"key for mail", mx, today.AddDate(0, -1, 0), today.AddDate(1, 0, 0), held("smime/company1.example/sign", false), true, broken},
+		{"retired key", mx, today.AddDate(0, -1, 0), today.AddDate(1, 0, 0), held("tls/"+mx+"/sign", true), true, broken},
+		{"another name", "mail.company1.example", today.AddDate(0, -1, 0), today.AddDate(1, 0, 0), ours, true, broken},
 	} {
-		template := &x509.Certificate{SerialNumber: big.NewInt(1), NotBefore: c.from, NotAfter: c.to}
+		template := &x509.Certificate{SerialNumber: big.NewInt(1), NotBefore: c.from, NotAfter: c.to, DNSNames: []string{mx}}
 		der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
 		if err != nil {
 			t.Fatal(err)
@@ -91,9 +98,17 @@ func TestDoctorLooksAtCertificateFiles(t *testing.T) {
 			t.Fatal(err)
 		}
 		e := &examined{}
-		examineFiles(e, Site{Certs: []CertFile{{Use: "tls mx", Path: path}}}, c.keys, c.known, today)
+		list := []Shown{{Name: c.server, Files: []string{path, path + ".none"}, Some: true}, {Name: c.server, Files: []string{path}}}
+		examineShown(e, Site{Shown: list}, c.keys, c.known, today)
 		if got := verdictOf(t, e); got != c.want {
 			t.Errorf("%s: got %s (%s), want %s", c.name, got, e.Checks[0].Detail, c.want)
+		}
+	}
+	for _, some := range []bool{true, false} {
+		e := &examined{}
+		examineShown(e, Site{Shown: []Shown{{Name: mx, Files: []string{filepath.Join(t.TempDir(), "none.pem")}, Some: some}}}, ours, true, today)
+		if got := verdictOf(t, e); got != broken {
+			t.Errorf("no file: got %s, want %s", got, broken)
 		}
 	}
 }

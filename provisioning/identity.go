@@ -13,6 +13,7 @@ import (
 	"strings"
 	"time"
 
+	"postern/filter/credential"
 	"postern/filter/keyring"
 	"postern/filter/openpgp"
 	"postern/hsm"
@@ -88,7 +89,9 @@ func identities(ctx context.Context, c *call) (any, error) {
 	for _, i := range list {
 		result.Identities = append(result.Identities, identityLineOf(i))
 	}
-	return result, nil
+	shown, notes, err := c.listenerIdentities()
+	result.Identities, result.Notes = append(result.Identities, shown...), notes
+	return result, err
 }
 
 // parseLifetime reads "2y", "18m" (months), "90d" or "0" for ever, from the
@@ -122,6 +125,12 @@ func parseLifetime(s string, from time.Time) (time.Duration, error) {
 }
 
 func identityCreate(ctx context.Context, c *call) (any, error) {
+	if c.get("use") == useTLS {
+		return createTLS(ctx, c)
+	}
+	if c.on["self-signed"] {
+		return nil, misuse("mail certificates are certified by an authority (S/MIME), or by their own key anyway (OpenPGP)", "identity create: --self-signed is for --use tls")
+	}
 	format, err := c.format()
 	if err != nil {
 		return nil, err
@@ -251,6 +260,19 @@ func identityAdd(ctx context.Context, c *call) (any, error) {
 	if err != nil {
 		return nil, err
 	}
+	if chain, err := credential.Parse(path, data); err == nil {
+		k, err := c.keeper(ctx)
+		if err != nil {
+			return nil, err
+		}
+		keys, err := k.Keys(ctx)
+		if err != nil {
+			return nil, fmt.Errorf("list keys: %w", err)
+		}
+		if forTLS(keys, chain) {
+			return addTLS(c, o, path, data, chain, keys)
+		}
+	}
 	if certs[0].Format == keyring.SMIME {
 		return addSMIME(ctx, c, o, path, certs)
 	}
@@ -265,6 +287,11 @@ func identityAdd(ctx context.Context, c *call) (any, error) {
 	keys, err := k.Keys(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("list keys: %w", err)
+	}
+	if key := holding(keys, cert); key != nil {
+		if err := forMail(*key); err != nil {
+			return nil, err
+		}
 	}
 	missing := missingKeys(cert, keys)
 	if len(missing) == len(cert.KeyIDs) {

@@ -10,14 +10,16 @@ import (
 
 	"golang.org/x/net/idna"
 
+	"postern/filter/credential"
 	"postern/hsm"
 )
 
 // A label is use/owner/sign or use/owner/unwrap; successors of a retired key
-// end in -2, -3 and so on. Owner is in ASCII: domains as A-labels.
+// end in -2, -3 and so on. Owner is in ASCII: domains as A-labels. A listener
+// has two keys side by side: that of RSA is tls/owner/sign-rsa.
 
 // label names the key of an owner for a use.
-func label(use string, o owner, u hsm.Usage) (string, error) {
+func label(use string, o owner, u hsm.Usage, a hsm.Algorithm) (string, error) {
 	domain := o.domain
 	if domain == "" {
 		domain = o.address.Domain
@@ -34,6 +36,9 @@ func label(use string, o owner, u hsm.Usage) (string, error) {
 		name = local + "@" + name
 	}
 	s := use + "/" + name + "/" + u.String()
+	if use == useTLS && kindOf(a) == credential.RSA {
+		s += "-" + credential.RSA
+	}
 	if len(s)+3 > hsm.MaxLabel || strings.ContainsFunc(s, func(r rune) bool { return r <= ' ' || r > '~' }) {
 		return "", no("labels are printable ASCII without space, at most 128 bytes; use a key of the domain", "name key %.160q: does not fit a label", s)
 	}
@@ -72,11 +77,14 @@ func algorithmFor(name string, use string, u hsm.Usage) (hsm.Algorithm, error) {
 	case hsm.RSA3072, hsm.RSA4096:
 		return a, nil
 	case hsm.RSA2048:
-		if use == "openpgp" || use == "smime" {
-			return "", misuse("take rsa-3072", "rsa-2048 is too short for new mail keys")
+		if use == "openpgp" || use == "smime" || use == useTLS {
+			return "", misuse("take rsa-3072", "rsa-2048 is too short for new keys of mail and TLS")
 		}
 		return a, nil
 	case hsm.Ed25519, hsm.X25519:
+		if use == useTLS {
+			return "", misuse("take p-256 or rsa-3072", "%s: few mail servers know it in TLS", a)
+		}
 		if use == "smime" {
 			return "", misuse("take rsa-3072 or p-256", "%s: S/MIME programs do not know it", a)
 		}
@@ -160,7 +168,7 @@ func keyGenerate(ctx context.Context, c *call) (any, error) {
 		if s.Algorithm, err = algorithmFor(c.get("algorithm"), use, u); err != nil {
 			return nil, err
 		}
-		if s.Label, err = label(use, o, u); err != nil {
+		if s.Label, err = label(use, o, u, s.Algorithm); err != nil {
 			return nil, err
 		}
 		specs = append(specs, s)

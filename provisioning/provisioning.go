@@ -26,6 +26,7 @@ const (
 	DefaultConfig  = "/etc/postern/filterd.toml"
 	DefaultSocket  = "/run/postern/keep.sock"
 	DefaultKeyring = "/var/lib/postern/keyring.db"
+	DefaultTLS     = "/var/lib/postern/tls"
 )
 
 // App is the program with its surroundings handed in. Stdin, Stdout, Stderr,
@@ -67,15 +68,16 @@ type Site struct {
 	KeepSocket string
 	UseSocket  string
 	Hops       []Hop
-	Names      []string // TLS names of the listeners: each needs a key
 	Policy     *policy.Policy
-	Certs      []CertFile
+	TLSDir     string // folder of the certificates of listeners
+	Shown      []Shown
 }
 
-// CertFile is an X.509 certificate that the configuration names.
-type CertFile struct {
-	Use  string // "tls mx.company1.example"
-	Path string // PEM
+// Shown is what a listener shows its clients.
+type Shown struct {
+	Name  string   // of the server
+	Files []string // with a chain each, in PEM
+	Some  bool     // one of them is enough
 }
 
 // Hop is a next hop.

@@ -141,7 +141,7 @@ func (c *call) ownKeys(ctx context.Context, use string, o owner) (k hsm.Keeper, 
 		if s.Algorithm, err = algorithmFor(c.get("algorithm"), use, u); err != nil {
 			return nil, nil, nil, err
 		}
-		if s.Label, err = label(use, o, u); err != nil {
+		if s.Label, err = label(use, o, u, s.Algorithm); err != nil {
 			return nil, nil, nil, err
 		}
 		want[u] = s

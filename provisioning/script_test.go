@@ -423,7 +423,7 @@ func configDocStub(w io.Writer, daemon string) error {
 
 // config reads a Site as JSON; the default one is a small company.
 func (s *script) config(path string) (Site, error) {
-	site := Site{Keyring: filepath.Join(s.dir, "keyring.db"), Seen: filepath.Join(s.dir, "seen.db"), KeepSocket: "keep.sock", UseSocket: "use.sock",
+	site := Site{Keyring: filepath.Join(s.dir, "keyring.db"), Seen: filepath.Join(s.dir, "seen.db"), KeepSocket: "keep.sock", UseSocket: "use.sock", TLSDir: filepath.Join(s.dir, "tls"),
 		Hops:   []Hop{{"inbound", "mail.company1.example:25"}},
 		Policy: &policy.Policy{Domains: map[string]policy.Sign{"company1.example": policy.SignNever}, Default: policy.Optional, Undecryptable: policy.Mark}}
 	if path == DefaultConfig {

@@ -27,8 +27,8 @@ func sampleFilterd() *Filterd {
 	return &Filterd{
 		AuthservID: "gw.company1.example",
 		Listeners: []Listener{
-			{Name: "outside", Address: ":25", Direction: "inbound"},
-			{Name: "inside", Address: "10.0.0.2:10025", Direction: "outbound", Allow: []Network{{netip.MustParsePrefix("10.0.0.0/24")}}},
+			{Name: "outside", Address: ":25", Direction: "inbound", TLS: ListenerTLS{Mode: "offer", Identity: "mx.company1.example"}},
+			{Name: "inside", Address: "10.0.0.2:10025", Direction: "outbound", Allow: []Network{{netip.MustParsePrefix("10.0.0.0/24")}}, TLS: ListenerTLS{Mode: "force", Identity: "mx.company1.example"}},
 		},
 		NextHop: NextHops{
 			Inbound:  &Hop{Address: "mail.company1.example:25"},

@@ -45,14 +45,6 @@ type Listener struct {
 	Auth           string      `toml:"auth" default:"none" enum:"none|required" later:"required" doc:"Whether clients have to log in."`
 }
 
-// ListenerTLS is the table tls of a listener.
-type ListenerTLS struct {
-	Mode     string `toml:"mode" default:"off" enum:"off|offer|force" later:"offer|force" doc:"off: mail arrives in clear. TLS with a key in the token comes with a later version."`
-	Identity string `toml:"identity" form:"domain" later:"*" doc:"Name in the certificate; its key is in the token."`
-	Min      string `toml:"min" form:"tls-version" later:"*" doc:"Lowest TLS version, 1.2 or 1.3."`
-	CertFile string `toml:"cert-file" form:"path" later:"*" doc:"Certificate chain in PEM."`
-}
-
 // NextHops is the table [next-hop].
 type NextHops struct {
 	Inbound  *Hop `toml:"inbound" doc:"For inbound mail: the company's mail server."`
@@ -84,9 +76,11 @@ type Partner struct {
 	Pins      []string `toml:"pins" form:"pin" doc:"SHA-256 of the partner's public keys (SubjectPublicKeyInfo), as sha256: and 64 hexadecimal digits."`
 	Min       string   `toml:"min" form:"tls-version" doc:"Lowest TLS version on the way to the partner, 1.2 or 1.3. Default: min in [default]."`
 	PFS       bool     `toml:"pfs" doc:"Whether the way to the partner has forward secrecy, or is not used. Also where [default] says so."`
-	Inbound   string   `toml:"inbound" default:"any" enum:"any|force" later:"force" doc:"Security of the way from the partner. any: as it comes."`
-	Format    []string `toml:"format" enum:"openpgp|smime" doc:"Formats for mail to the partner, the preferred one first; one that is missing is not used. Default: format in [default]."`
-	SMIME     Agreed   `toml:"smime" doc:"Algorithms of S/MIME that were agreed on with the partner. The profile of EDI@Energy wants oaep and pss, and aes-128-gcm or aes-128-cbc."`
+	// What is asked of mail that comes from the partner.
+	Inbound     string   `toml:"inbound" default:"any" enum:"any|force|pin" doc:"Security of the way from the partner: of mail with a sender there, and of clients that call themselves, or have a certificate for, a name there or below it. any: as it comes. force: TLS, in min or later; in clear it is refused with 530 5.7.0. pin: TLS with a client certificate whose key is one of inbound-pins; otherwise it is refused with 550 5.7.1."`
+	InboundPins []string `toml:"inbound-pins" form:"pin" doc:"SHA-256 of the public keys (SubjectPublicKeyInfo) of the servers that bring the partner's mail."`
+	Format      []string `toml:"format" enum:"openpgp|smime" doc:"Formats for mail to the partner, the preferred one first; one that is missing is not used. Default: format in [default]."`
+	SMIME       Agreed   `toml:"smime" doc:"Algorithms of S/MIME that were agreed on with the partner. The profile of EDI@Energy wants oaep and pss, and aes-128-gcm or aes-128-cbc."`
 }
 
 // Agreed is the table smime of a partner.
@@ -183,6 +177,7 @@ func (c *Filterd) check(r *reading) {
 		}
 	}
 	for d, p := range c.Partners {
+		c.checkInbound(r, d, p)
 		if _, ours := c.Domains[d]; ours {
 			r.wrong(r.line("partner", d), fmt.Sprintf("partner.%s: is one of our own domains", quote(d)), "a rule for one address of ours goes to [recipient]")
 		}
@@ -291,6 +286,7 @@ func (c *Filterd) checkListeners(r *reading) {
 			r.wrong(line("address"), fmt.Sprintf("listener.address = %q: listener %q has it", l.Address, other), "")
 		}
 		addresses[l.Address] = l.Name
+		c.checkTLS(r, i)
 		if l.MaxConnections == 0 {
 			l.MaxConnections = c.Limits.Connections
 		}

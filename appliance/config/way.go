@@ -22,8 +22,8 @@ func (c *Filterd) checkWay(r *reading, d string, p *Partner) {
 		wrong("names", effect, `set transport = "verify"`)
 	}
 	if p.Transport == "next-hop" || p.Transport == "may" {
-		if p.Min != "" {
-			wrong("min", effect, "clear text would be worse than an old version: set transport to encrypt or more")
+		if p.Min != "" && p.Inbound == "any" {
+			wrong("min", effect, "clear text would be worse than an old version: set transport to encrypt or more, or inbound to force")
 		}
 		if p.PFS {
 			wrong("pfs", effect, "clear text would be worse than no forward secrecy: set transport to encrypt or more")

@@ -33,7 +33,7 @@ const (
 var floors = map[string]int{
 	"hsm": ground, "hsm/wire": ground,
 	"filter/message": nouns, "filter/keyring": nouns, "filter/protect": nouns, "filter/database": nouns, "filter/protect/headers": nouns, "filter/protect/entity": nouns,
-	"filter/chain": crafts, "filter/chain/fetch": crafts, "filter/openpgp": crafts, "filter/smime": crafts, "filter/cms": crafts, "filter/cms/ber": crafts, "filter/policy": crafts, "filter/directory": crafts,
+	"filter/credential": crafts, "filter/chain": crafts, "filter/chain/fetch": crafts, "filter/openpgp": crafts, "filter/smime": crafts, "filter/cms": crafts, "filter/cms/ber": crafts, "filter/policy": crafts, "filter/directory": crafts,
 	"filter/dkim": crafts, "filter/transport": crafts, "filter/socketmap": crafts, "filter/record": crafts, "filter/authres": crafts, "hsm/internal/p11": crafts, "hsm/module": crafts, "hsm/client": crafts,
 	"filter/resolver": crafts, "filter/mtasts": crafts, "filter/route": crafts,
 	"filter": rooms, "hsm/keyd": rooms,
@@ -49,6 +49,7 @@ var neighbours = map[string][]string{
 	"filter/record":          {"filter/transport"},
 	"filter/openpgp":         {"hsm/client"},
 	"filter/cms":             {"filter/cms/ber"},
+	"filter/credential":      {"hsm/client"},
 	"filter/smime":           {"filter/chain", "filter/cms", "hsm/client"},
 	"filter/dkim":            {"hsm/client"},
 	"filter/mtasts":          {"filter/resolver"},

@@ -18,9 +18,12 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"text/template"
 	"time"
+
+	"postern/filter/credential"
 )
 
 // Config says what box to open. Zero fields have the defaults named here.
@@ -37,6 +40,14 @@ type Config struct {
 
 	// Lines of configuration: fields without a table, and tables.
 	KeydFields, FilterdFields, FilterdTables string
+
+	// TLS is the mode of both listeners: offer, force or implicit; "" is off.
+	// Server names them; mx.company1.example. Where it has no certificates,
+	// new keys of both kinds certify themselves: Certificate is one of them.
+	TLS    string
+	Server string
+	// Further fields of their tls, each with a comma before it.
+	OutsideTLS, InsideTLS string
 
 	// Create are the arguments of `identity create`; --format openpgp --domain Domain.
 	Create []string
@@ -103,6 +114,7 @@ func (b *Box) defaults() error {
 		set(s, "127.0.0.1:0")
 	}
 	set(&b.Domain, "company1.example")
+	set(&b.Server, "mx."+b.Domain)
 	if b.Create == nil {
 		b.Create = []string{"--format", "openpgp", "--domain", b.Domain}
 	}
@@ -254,11 +266,24 @@ func (b *Box) provision(ctx context.Context) error {
 		}
 	}
 	ours, err := b.identities(ctx)
-	if err != nil || len(ours) > 0 {
+	if err != nil {
 		return err
 	}
-	_, err = b.Postern(ctx, nil, append([]string{"identity", "create"}, b.Create...)...)
+	if !slices.ContainsFunc(ours, func(i identity) bool { return i.Format != "tls" }) {
+		if _, err := b.Postern(ctx, nil, append([]string{"identity", "create"}, b.Create...)...); err != nil {
+			return err
+		}
+	}
+	if b.TLS == "" || slices.ContainsFunc(ours, func(i identity) bool { return i.Format == "tls" }) {
+		return nil
+	}
+	_, err = b.Postern(ctx, nil, "identity", "create", "--use", "tls", "--domain", b.Server, "--self-signed")
 	return err
+}
+
+// Certificate is the file of what the listeners show, of the kind ecdsa or rsa.
+func (b *Box) Certificate(kind string) string {
+	return credential.Place(b.Path("tls"), b.Server, kind)
 }
 
 // identity is one of `identity list`.

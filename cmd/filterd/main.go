@@ -27,6 +27,7 @@ import (
 	"postern/filter/message"
 	"postern/filter/policy"
 	"postern/filter/transport"
+	"postern/hsm"
 	"postern/hsm/client"
 )
 
@@ -43,6 +44,9 @@ const (
 
 // drain is how long mails under way may take to end after SIGTERM.
 const drain = 25 * time.Second
+
+// askKeys is how long a listener that starts looks for its keys in the token.
+const askKeys = 10 * time.Second
 
 func main() { os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) }
 
@@ -108,7 +112,7 @@ func serve(ctx context.Context, c *config.Filterd, stderr io.Writer) error {
 	var servers []*transport.Server
 	var doors []door
 	for _, l := range c.Listeners {
-		s, listeners, err := open(g, c, l, handed[l.Name], log)
+		s, listeners, err := open(ctx, g, c, l, keys, handed[l.Name], log)
 		if err != nil {
 			for _, d := range doors {
 				d.listener.Close()
@@ -160,11 +164,24 @@ type door struct {
 
 // open makes one listener: from all that systemd handed over under its name,
 // or by its address.
-func open(g *filter.Gateway, c *config.Filterd, l config.Listener, handed []net.Listener, log *slog.Logger) (*transport.Server, []net.Listener, error) {
+func open(ctx context.Context, g *filter.Gateway, c *config.Filterd, l config.Listener, keys hsm.Token, handed []net.Listener, log *slog.Logger) (*transport.Server, []net.Listener, error) {
+	log = log.With("listener", l.Name)
 	s := &transport.Server{
 		Name: c.AuthservID, Domain: slices.Min(slices.Collect(maps.Keys(c.Domains))), Handler: g.Handler(gateway.Listener(l)),
 		MaxSize: int64(c.Limits.MessageSize), MaxRecipients: c.Limits.Recipients, MaxConns: l.MaxConnections,
-		Log: log.With("listener", l.Name),
+		Log: log,
+	}
+	certs, err := gateway.Secure(s, c, l, keys, log)
+	if err == nil && certs != nil {
+		ctx, cancel := context.WithTimeout(ctx, askKeys)
+		err = certs.Check(ctx)
+		cancel()
+		if err != nil {
+			err = fmt.Errorf("listener %s: %w (hint: `postern identity create --use tls --domain %s` makes its keys and what an authority certifies, or with --self-signed all it needs)", l.Name, err, l.TLS.Identity)
+		}
+	}
+	if err != nil {
+		return nil, nil, err
 	}
 	if l.Direction == string(policy.Outbound) {
 		s.MaxPerClient = l.MaxConnections // one mail server is all the clients there are

@@ -82,6 +82,13 @@ func site(path string, hops map[string]*transport.Hop) (provisioning.Site, error
 	if c.Default.Learn != "off" {
 		s.Seen = c.Seen
 	}
+	s.TLSDir = gateway.TLSDir(c)
+	for _, l := range c.Listeners {
+		if l.TLS.Mode != "off" {
+			files, some := gateway.ChainFiles(c, l)
+			s.Shown = append(s.Shown, provisioning.Shown{Name: l.TLS.Identity, Files: files, Some: some})
+		}
+	}
 	if c.SMIME.Roots == "public" {
 		public, err := chain.Bundle()
 		if err != nil {

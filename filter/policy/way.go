@@ -29,6 +29,7 @@ type Way struct {
 // Demand is what is asked of a client that brings mail of a domain.
 type Demand struct {
 	TLS  bool       // nothing of a mail is taken in clear
+	Min  uint16     // lowest TLS version, as crypto/tls writes it; 0: the listener's
 	Pins [][32]byte // the client shows a certificate with one of these public keys
 }
 

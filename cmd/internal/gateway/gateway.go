@@ -3,8 +3,6 @@
 package gateway
 
 import (
-	"crypto/tls"
-	"crypto/x509"
 	"encoding/hex"
 	"fmt"
 	"log/slog"
@@ -40,7 +38,7 @@ func Policy(c *config.Filterd) (*policy.Policy, error) {
 	for d, v := range c.Partners {
 		p.Partners[d] = policy.Protect(v.Protect)
 		w := way(v.Transport, v.Min, v.PFS)
-		w.Names, w.Pins = v.Names, pins(v.Pins)
+		w.Names, w.Pins, w.Inbound = v.Names, pins(v.Pins), inbound(v)
 		p.Ways[d] = w
 		style := protect.Style{Cipher: v.SMIME.Cipher, OAEP: v.SMIME.OAEP, PSS: v.SMIME.PSS}
 		if style.Cipher == "auto" {
@@ -67,9 +65,17 @@ func way(level, min string, pfs bool) policy.Way {
 	}
 	w.PFS = pfs
 	if min != "" {
-		w.Min = map[string]uint16{"1.2": tls.VersionTLS12, "1.3": tls.VersionTLS13}[min]
+		w.Min = versions[min]
 	}
 	return w
+}
+
+// inbound reads what is asked of mail from a partner.
+func inbound(p config.Partner) policy.Demand {
+	if p.Inbound == "any" {
+		return policy.Demand{}
+	}
+	return policy.Demand{TLS: true, Min: versions[p.Min], Pins: pins(p.InboundPins)}
 }
 
 // pins reads public keys whose form was checked.
@@ -101,13 +107,9 @@ func Hop(h *config.Hop, name string) (*transport.Hop, error) {
 	}
 	hop := &transport.Hop{Address: h.Address, Name: name, Need: transport.Need{TLS: h.TLS, ServerName: h.Name}, LMTP: h.Protocol == "lmtp"}
 	if h.CAFile != "" {
-		pem, err := os.ReadFile(h.CAFile)
-		if err != nil {
-			return nil, fmt.Errorf("next hop %s: read ca-file: %w", h.Address, err)
-		}
-		hop.RootCAs = x509.NewCertPool()
-		if !hop.RootCAs.AppendCertsFromPEM(pem) {
-			return nil, fmt.Errorf("next hop %s: %s holds no certificate (hint: PEM is wanted)", h.Address, h.CAFile)
+		var err error
+		if hop.RootCAs, err = pool("ca-file", h.CAFile); err != nil {
+			return nil, fmt.Errorf("next hop %s: %w", h.Address, err)
 		}
 	}
 	return hop, nil
