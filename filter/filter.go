@@ -97,6 +97,7 @@ type passage struct {
 	at       time.Time
 	body     io.Reader
 	stage    string
+	supposed bool // nobody brings it
 
 	spools    []*message.Spool
 	msg       *message.Message
@@ -137,7 +138,7 @@ func (p *passage) close() {
 	}
 }
 
-// accept checks the listener's own door.
+// accept checks the listener's own door, and what partners' clients are asked.
 func (g *Gateway) accept(_ context.Context, p *passage) error {
 	if p.listener.Direction != policy.Inbound && p.listener.Direction != policy.Outbound {
 		return fmt.Errorf("listener %q has no direction: %w", p.listener.Name, ErrConfig)
@@ -145,7 +146,7 @@ func (g *Gateway) accept(_ context.Context, p *passage) error {
 	if len(p.listener.Allow) > 0 && !slices.ContainsFunc(p.listener.Allow, func(n netip.Prefix) bool { return n.Contains(p.env.Client.Addr().Unmap()) }) {
 		return fmt.Errorf("client %v not allowed on %q: %w", p.env.Client, p.listener.Name, ErrPolicy)
 	}
-	return nil
+	return g.asked(p)
 }
 
 // envelope judges each recipient before any byte of the mail is taken: a

@@ -69,7 +69,7 @@ func (g *Gateway) Process(ctx context.Context, r Request) *Outcome {
 	for _, a := range r.To {
 		env.Recipients = append(env.Recipients, transport.Recipient{Address: a})
 	}
-	p := &passage{listener: Listener{Name: "process", Direction: r.Direction}, env: env, at: r.At, body: r.Mail}
+	p := &passage{listener: Listener{Name: "process", Direction: r.Direction}, env: env, at: r.At, body: r.Mail, supposed: true}
 	err := g.guarded(traced(ctx, p.listener, env), judged, p)
 	answer := reply(250, [3]int{2, 0, 0}, "would be relayed "+env.Trace)
 	if err != nil {

@@ -18,6 +18,8 @@ var (
 	ErrUndecryptable = errors.New("mail does not open and policy refuses it")
 	ErrMustProtect   = errors.New("protection required and no usable certificate")
 	ErrPolicy        = errors.New("policy says no")
+	ErrClear         = errors.New("partner's mail in clear")
+	ErrClient        = errors.New("partner's client not as agreed")
 	ErrLoop          = errors.New("mail loop")
 )
 
@@ -80,6 +82,12 @@ var Replies = []Row{
 	{"must be protected, no usable certificate", "no-cert", reply(550, [3]int{5, 7, 3}, "no certificate to protect mail to this recipient"),
 		"`postern cert find ADDRESS`",
 		is(ErrMustProtect, protect.ErrNoCert)},
+	{"partner's mail in clear, and `inbound` asks for TLS", "clear", reply(530, [3]int{5, 7, 0}, "must issue a STARTTLS command first"),
+		"`inbound` of the partner; the partner's server must use STARTTLS",
+		is(ErrClear)},
+	{"partner's mail over TLS, and not from a client or in a version that was agreed on", "client", reply(550, [3]int{5, 7, 1}, "client certificate or TLS version not as agreed"),
+		"`min` and `inbound-pins` of the partner; the log names the key that was shown",
+		is(ErrClient)},
 	{"policy says no", "policy", reply(550, [3]int{5, 7, 1}, "refused by policy"),
 		"`postern explain` names the rule",
 		is(ErrPolicy)},

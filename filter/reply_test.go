@@ -2,6 +2,7 @@ package filter
 
 import (
 	"bytes"
+	"crypto/tls"
 	"errors"
 	"flag"
 	"fmt"
@@ -64,6 +65,16 @@ func TestEveryReplyCanBeReached(t *testing.T) {
 		},
 		"must be protected, no usable certificate": func(w *world) transport.Reply {
 			return w.send(policy.Outbound, out, "alice@company1.example", "x@strict.example")
+		},
+		"partner's mail in clear, and `inbound` asks for TLS": func(w *world) transport.Reply {
+			w.config.Policy.Ways = map[string]policy.Way{"partner.example": {Inbound: policy.Demand{TLS: true}}}
+			return w.send(policy.Inbound, in, "bob@partner.example", "alice@company1.example")
+		},
+		"partner's mail over TLS, and not from a client or in a version that was agreed on": func(w *world) transport.Reply {
+			w.config.Policy.Ways = map[string]policy.Way{"partner.example": {Inbound: policy.Demand{TLS: true, Pins: [][32]byte{{1}}}}}
+			e := w.envelope("bob@partner.example", "alice@company1.example")
+			e.TLS = &tls.ConnectionState{Version: tls.VersionTLS13}
+			return w.deliver(policy.Inbound, e, strings.NewReader(in))
 		},
 		"policy says no": func(w *world) transport.Reply {
 			return w.send(policy.Inbound, in, "bob@partner.example", "x@elsewhere.example")
