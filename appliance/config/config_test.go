@@ -275,7 +275,7 @@ func TestValuesPrintAsTheyRead(t *testing.T) {
 			t.Errorf("size %s: got %s, %v", text, s, err)
 		}
 	}
-	for _, text := range []string{"1h", "1h30m", "10m", "1s", "250ms", "1m30s", "1h0m5s"} {
+	for _, text := range []string{"1h", "1h30m", "10m", "1s", "250ms", "1m30s", "1h0m5s", "24h", "2d", "30d", "49h"} {
 		var d Duration
 		if err := d.UnmarshalText([]byte(text)); err != nil || d.String() != text {
 			t.Errorf("duration %s: got %s, %v", text, d, err)

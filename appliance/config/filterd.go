@@ -10,11 +10,13 @@ import (
 
 // Filterd is filterd.toml.
 type Filterd struct {
-	AuthservID string `toml:"authserv-id" need:"yes" form:"domain" doc:"The name of the gateway in Received, Authentication-Results (RFC 8601 §2.5) and its greeting. Results under this name that arrive from outside are removed."`
-	State      string `toml:"state" default:"/var/lib/postern" form:"path" doc:"Folder of what outlives a restart."`
-	Keyring    string `toml:"keyring" form:"path" doc:"File of the partners' certificates and our identities, public material only. Default: keyring.db in state."`
-	Seen       string `toml:"seen" form:"path" doc:"File of certificates that verified mail brought; the daemon writes it, and nothing in it is trusted. Default: seen/seen.db in state."`
-	SpoolDir   string `toml:"spool-dir" form:"path" doc:"Folder for mails that outgrow spool-memory. Each is a file without a name, encrypted with a key that lives in memory only. Default: spool in state."`
+	AuthservID string   `toml:"authserv-id" need:"yes" form:"domain" doc:"The name of the gateway in Received, Authentication-Results (RFC 8601 §2.5) and its greeting. Results under this name that arrive from outside are removed."`
+	State      string   `toml:"state" default:"/var/lib/postern" form:"path" doc:"Folder of what outlives a restart."`
+	Keyring    string   `toml:"keyring" form:"path" doc:"File of the partners' certificates and our identities, public material only. Default: keyring.db in state."`
+	Seen       string   `toml:"seen" form:"path" doc:"File of certificates that verified mail brought; the daemon writes it, and nothing in it is trusted. Default: seen/seen.db in state."`
+	Record     string   `toml:"record" form:"path" doc:"File of what outlives a mail: who has his copy already, with whom protection was once used, and how mails were carried. It holds addresses and Message-IDs, and nothing that a mail says. The daemon writes it. Default: record/record.db in state."`
+	RecordKeep Duration `toml:"record-keep" default:"30d" max:"3650d" doc:"How long it is kept how each mail was carried (postern trace). 0s: not at all."`
+	SpoolDir   string   `toml:"spool-dir" form:"path" doc:"Folder for mails that outgrow spool-memory. Each is a file without a name, encrypted with a key that lives in memory only. Default: spool in state."`
 
 	Key        Key                  `toml:"key" doc:"How to reach the key daemon."`
 	Listeners  []Listener           `toml:"listener" doc:"Where mail comes in, one table for each. Its direction decides what is done with a mail, never its content."`
@@ -38,6 +40,7 @@ type Key struct {
 type Listener struct {
 	Name           string      `toml:"name" need:"yes" form:"name" doc:"Name in the log. A socket of this name that systemd hands over is taken in place of the address."`
 	Address        string      `toml:"address" need:"yes" form:"listen" doc:"IP address and port; without an address, every one of this machine. Port 0 takes a free one."`
+	Protocol       string      `toml:"protocol" default:"smtp" enum:"smtp|lmtp" doc:"smtp (RFC 5321), or lmtp (RFC 2033), where each recipient gets an answer of his own: for a mail server of the site that hands its mail through the gateway, never on port 25."`
 	Direction      string      `toml:"direction" need:"yes" enum:"inbound|outbound" doc:"inbound: from outside to our domains, is opened and verified. outbound: from our users to anybody, is signed and sealed."`
 	Allow          []Network   `toml:"allow" doc:"Networks that may connect. Default: everybody on an inbound listener, this machine only on an outbound one, which must not be an open relay. What named networks bring inbound is taken for mail of everybody: its failures are counted for no single sender (origin-failures of keyd)."`
 	MaxConnections int         `toml:"max-connections" min:"1" max:"100000" doc:"Connections at once. Default: connections in [limits]."`
@@ -147,7 +150,11 @@ func (c *Filterd) check(r *reading) {
 	}
 	set(&c.Keyring, c.State+"/keyring.db")
 	set(&c.Seen, c.State+"/seen/seen.db")
+	set(&c.Record, c.State+"/record/record.db")
 	set(&c.SpoolDir, c.State+"/spool")
+	if c.Record == c.Keyring || c.Record == c.Seen {
+		r.wrong(r.line("record"), "record: is the path of keyring or seen too", "each is a file of its own")
+	}
 	if c.Seen == c.Keyring {
 		r.wrong(r.line("seen"), "seen: is the path of keyring too", "what mail brings must not reach the file that is trusted")
 	}
@@ -289,6 +296,9 @@ func (c *Filterd) checkListeners(r *reading) {
 		c.checkTLS(r, i)
 		if l.MaxConnections == 0 {
 			l.MaxConnections = c.Limits.Connections
+		}
+		if _, port, _ := net.SplitHostPort(l.Address); l.Protocol == "lmtp" && port == "25" { // RFC 2033 §5
+			r.wrong(line("protocol"), `listener.protocol = "lmtp": port 25 is that of SMTP`, "take another port")
 		}
 		switch l.Direction {
 		case "inbound":

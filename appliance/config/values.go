@@ -11,14 +11,22 @@ import (
 	"time"
 )
 
-// Duration is written "1h30m" or "250ms".
+// Duration is written "1h30m", "250ms" or "30d".
 type Duration time.Duration
 
-// UnmarshalText reads what time.ParseDuration reads.
+// day is one of 24 hours.
+const day = 24 * time.Hour
+
+// UnmarshalText reads what time.ParseDuration reads, or a whole number of days.
 func (d *Duration) UnmarshalText(b []byte) error {
 	v, err := time.ParseDuration(string(b))
+	if days, ok := strings.CutSuffix(string(b), "d"); ok {
+		var n uint64
+		n, err = strconv.ParseUint(days, 10, 16)
+		v = time.Duration(n) * day
+	}
 	if err != nil {
-		return fmt.Errorf("%s: want a duration such as 250ms, 10s or 1h30m", quote(string(b)))
+		return fmt.Errorf("%s: want a duration such as 250ms, 10s, 1h30m or 30d", quote(string(b)))
 	}
 	*d = Duration(v)
 	return nil
@@ -26,6 +34,9 @@ func (d *Duration) UnmarshalText(b []byte) error {
 
 // String prints it without empty parts: 1h, not 1h0m0s.
 func (d Duration) String() string {
+	if v := time.Duration(d); v >= 2*day && v%day == 0 {
+		return strconv.FormatInt(int64(v/day), 10) + "d"
+	}
 	s := time.Duration(d).String()
 	if strings.HasSuffix(s, "m0s") {
 		s = strings.TrimSuffix(s, "0s")

@@ -94,9 +94,14 @@ func serve(ctx context.Context, c *config.Filterd, stderr io.Writer) error {
 		return err
 	}
 	defer ring.Close()
+	rec, err := gateway.OpenRecord(c, log)
+	if err != nil {
+		return err
+	}
+	defer rec.Close()
 	keys := client.Dial(c.Key.Socket)
 	defer keys.Close()
-	g, err := gateway.New(c, keys, ring, log)
+	g, err := gateway.New(c, keys, ring, rec, log)
 	if err != nil {
 		return err
 	}
@@ -169,7 +174,7 @@ func open(ctx context.Context, g *filter.Gateway, c *config.Filterd, l config.Li
 	s := &transport.Server{
 		Name: c.AuthservID, Domain: slices.Min(slices.Collect(maps.Keys(c.Domains))), Handler: g.Handler(gateway.Listener(l)),
 		MaxSize: int64(c.Limits.MessageSize), MaxRecipients: c.Limits.Recipients, MaxConns: l.MaxConnections,
-		Log: log,
+		LMTP: l.Protocol == "lmtp", Log: log,
 	}
 	certs, err := gateway.Secure(s, c, l, keys, log)
 	if err == nil && certs != nil {

@@ -20,6 +20,7 @@ import (
 	"postern/filter/chain"
 	"postern/filter/message"
 	"postern/filter/policy"
+	"postern/filter/record"
 	"postern/filter/transport"
 	"postern/hsm"
 	"postern/hsm/client"
@@ -144,6 +145,7 @@ func judge(_ context.Context, path string) (provisioning.Judge, error) {
 type mailPath struct {
 	gateway *filter.Gateway
 	ring    *gateway.Ring
+	record  *record.Record
 	keys    *client.Client
 }
 
@@ -156,13 +158,17 @@ func pipeline(_ context.Context, path string) (provisioning.Pipeline, error) {
 	if err != nil {
 		return nil, err
 	}
-	// An operator's shell may not reach the use socket: keep answers as well.
-	keys := client.Dial(c.Key.Keep)
-	g, err := gateway.New(c, keys, ring, slog.New(slog.DiscardHandler))
+	rec, err := gateway.ReadRecord(c)
 	if err != nil {
 		return nil, err
 	}
-	return &mailPath{g, ring, keys}, nil
+	// An operator's shell may not reach the use socket: keep answers as well.
+	keys := client.Dial(c.Key.Keep)
+	g, err := gateway.New(c, keys, ring, rec, slog.New(slog.DiscardHandler))
+	if err != nil {
+		return nil, err
+	}
+	return &mailPath{g, ring, rec, keys}, nil
 }
 
 func (m *mailPath) Process(ctx context.Context, r provisioning.ProcessRequest, mail io.Reader) (provisioning.Processed, error) {
@@ -185,6 +191,7 @@ func (m *mailPath) Process(ctx context.Context, r provisioning.ProcessRequest, m
 		o.Close()
 		m.keys.Close()
 		m.ring.Close()
+		m.record.Close()
 	}}
 	for i, c := range o.Copies {
 		p.Copies = append(p.Copies, provisioning.Copy{Name: fmt.Sprintf("%d.eml", i+1), Message: c.Message})

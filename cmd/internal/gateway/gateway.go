@@ -17,6 +17,7 @@ import (
 	"postern/filter/policy"
 	"postern/filter/protect"
 	"postern/filter/protect/headers"
+	"postern/filter/record"
 	"postern/filter/transport"
 	"postern/hsm"
 )
@@ -116,7 +117,7 @@ func Hop(h *config.Hop, name string) (*transport.Hop, error) {
 }
 
 // New makes the mail path of c. The spool folder is made when it is not there.
-func New(c *config.Filterd, token hsm.Token, ring *Ring, log *slog.Logger) (*filter.Gateway, error) {
+func New(c *config.Filterd, token hsm.Token, ring *Ring, rec *record.Record, log *slog.Logger) (*filter.Gateway, error) {
 	rules, err := Policy(c)
 	if err != nil {
 		return nil, err
@@ -151,6 +152,7 @@ func New(c *config.Filterd, token hsm.Token, ring *Ring, log *slog.Logger) (*fil
 		Hops:    hops,
 		// A sealed copy is bigger than the mail: base64 inside armour.
 		Spools:   &message.Spools{Memory: int64(c.Limits.SpoolMemory), Max: 2*int64(c.Limits.MessageSize) + 1<<20, Dir: c.SpoolDir},
+		Record:   rec,
 		Limits:   limits(c),
 		InFlight: c.Limits.InFlight,
 		Log:      log,

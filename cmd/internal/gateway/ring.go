@@ -4,11 +4,14 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"os"
 	"path/filepath"
+	"time"
 
 	"postern/appliance/config"
 	"postern/filter/keyring"
+	"postern/filter/record"
 )
 
 // Ring is what the mail path looks certificates up in: the operators' keyring,
@@ -69,6 +72,24 @@ func OpenRing(c *config.Filterd, learn bool) (_ *Ring, err error) {
 	}
 	r.Joined = keyring.Join(operators, seen)
 	return r, nil
+}
+
+// OpenRecord opens the record of c, and makes it where there is none.
+func OpenRecord(c *config.Filterd, log *slog.Logger) (*record.Record, error) {
+	if err := os.MkdirAll(filepath.Dir(c.Record), 0o700); err != nil {
+		return nil, fmt.Errorf("make folder of the record: %w (hint: the user of filterd must own it)", err)
+	}
+	return record.Open(c.Record, record.Options{Keep: time.Duration(c.RecordKeep), Log: log})
+}
+
+// ReadRecord opens the record that filterd writes; nil where there is none, or
+// who asks may not read it.
+func ReadRecord(c *config.Filterd) (*record.Record, error) {
+	r, err := record.OpenForeign(c.Record)
+	if errors.Is(err, record.ErrNoRecord) || errors.Is(err, fs.ErrPermission) {
+		return nil, nil
+	}
+	return r, err
 }
 
 // Close frees the files.
