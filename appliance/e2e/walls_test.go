@@ -52,6 +52,7 @@ var neighbours = map[string][]string{
 	"filter/credential":      {"hsm/client"},
 	"filter/smime":           {"filter/chain", "filter/cms", "hsm/client"},
 	"filter/dkim":            {"hsm/client"},
+	"filter/chain/fetch":     {"filter/resolver"}, // one word for what the Internet routes
 	"filter/mtasts":          {"filter/resolver"},
 	"filter/route":           {"filter/policy", "filter/resolver", "filter/mtasts", "filter/transport"}, // who decides, out of what they know
 	"hsm/module":             {"hsm/internal/p11"},                                                      // the door for cmd/keyd: Go lets nothing outside of hsm import it

@@ -43,6 +43,7 @@ type Policy struct {
 	Mode    Mode
 	MX      []string // names of servers, or "*.name" for one label more; small letters
 	MaxAge  time.Duration
+	Fetched time.Time
 	Expires time.Time
 }
 

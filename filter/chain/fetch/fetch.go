@@ -18,6 +18,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"postern/filter/resolver"
 )
 
 var (
@@ -127,7 +129,7 @@ func New(c Config) (*Client, error) {
 		// lead anywhere, and elsewhere the second time.
 		dialer.Control = func(_, address string, _ syscall.RawConn) error {
 			to, err := netip.ParseAddrPort(address)
-			if err != nil || !public(to.Addr()) {
+			if err != nil || !resolver.Public(to.Addr()) {
 				return fmt.Errorf("dial %s: inside: %w", address, ErrURL)
 			}
 			return nil
@@ -149,33 +151,10 @@ func (f *Client) allowed(u *url.URL) error {
 	if u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "" || u.User != nil {
 		return fmt.Errorf("%.200q: %w", u.Redacted(), ErrURL)
 	}
-	if ip, err := netip.ParseAddr(u.Hostname()); err == nil && !f.config.Private && !public(ip) {
+	if ip, err := netip.ParseAddr(u.Hostname()); err == nil && !f.config.Private && !resolver.Public(ip) {
 		return fmt.Errorf("%.200q: inside: %w", u.Redacted(), ErrURL)
 	}
 	return nil
-}
-
-// inside are networks that netip has no word for.
-var inside = []netip.Prefix{
-	netip.MustParsePrefix("0.0.0.0/8"), netip.MustParsePrefix("100.64.0.0/10"), netip.MustParsePrefix("192.0.0.0/24"),
-	netip.MustParsePrefix("198.18.0.0/15"), netip.MustParsePrefix("240.0.0.0/4"),
-	// What carries an IPv4 address inside, which may be any.
-	netip.MustParsePrefix("::/96"), netip.MustParsePrefix("64:ff9b::/96"), netip.MustParsePrefix("64:ff9b:1::/48"),
-	netip.MustParsePrefix("2001::/32"), netip.MustParsePrefix("2002::/16"), netip.MustParsePrefix("fec0::/10"),
-}
-
-// public reports whether the Internet routes an address to one host.
-func public(a netip.Addr) bool {
-	a = a.Unmap()
-	if a.Zone() != "" || !a.IsGlobalUnicast() || a.IsPrivate() {
-		return false
-	}
-	for _, p := range inside {
-		if p.Contains(a) {
-			return false
-		}
-	}
-	return true
 }
 
 // Fetch gives what is at a URL, or what is answered to body there; until says
