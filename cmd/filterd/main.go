@@ -45,9 +45,6 @@ const (
 // drain is how long mails under way may take to end after SIGTERM.
 const drain = 25 * time.Second
 
-// askKeys is how long a listener that starts looks for its keys in the token.
-const askKeys = 10 * time.Second
-
 func main() { os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) }
 
 func run(args []string, stdout, stderr io.Writer) int {
@@ -117,7 +114,7 @@ func serve(ctx context.Context, c *config.Filterd, stderr io.Writer) error {
 	var servers []*transport.Server
 	var doors []door
 	for _, l := range c.Listeners {
-		s, listeners, err := open(ctx, g, c, l, keys, handed[l.Name], log)
+		s, listeners, err := open(g, c, l, keys, handed[l.Name], log)
 		if err != nil {
 			for _, d := range doors {
 				d.listener.Close()
@@ -169,7 +166,7 @@ type door struct {
 
 // open makes one listener: from all that systemd handed over under its name,
 // or by its address.
-func open(ctx context.Context, g *filter.Gateway, c *config.Filterd, l config.Listener, keys hsm.Token, handed []net.Listener, log *slog.Logger) (*transport.Server, []net.Listener, error) {
+func open(g *filter.Gateway, c *config.Filterd, l config.Listener, keys hsm.Token, handed []net.Listener, log *slog.Logger) (*transport.Server, []net.Listener, error) {
 	log = log.With("listener", l.Name)
 	s := &transport.Server{
 		Name: c.AuthservID, Domain: slices.Min(slices.Collect(maps.Keys(c.Domains))), Handler: g.Handler(gateway.Listener(l)),
@@ -178,10 +175,7 @@ func open(ctx context.Context, g *filter.Gateway, c *config.Filterd, l config.Li
 	}
 	certs, err := gateway.Secure(s, c, l, keys, log)
 	if err == nil && certs != nil {
-		ctx, cancel := context.WithTimeout(ctx, askKeys)
-		err = certs.Check(ctx)
-		cancel()
-		if err != nil {
+		if err = certs.Check(); err != nil {
 			err = fmt.Errorf("listener %s: %w (hint: `postern identity create --use tls --domain %s` makes its keys and what an authority certifies, or with --self-signed all it needs)", l.Name, err, l.TLS.Identity)
 		}
 	}

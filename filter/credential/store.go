@@ -22,6 +22,7 @@ import (
 const (
 	maxSigning = 16               // signatures at once, for all clients of a store; further ones wait
 	signFor    = 20 * time.Second // for a signature, its wait included
+	askFor     = 5 * time.Second  // for the keys of certificates that have changed
 )
 
 // Config says what a listener shows.
@@ -58,18 +59,10 @@ type stamp struct {
 func New(c Config) *Store { return &Store{Config: c, signing: make(chan struct{}, maxSigning)} }
 
 // Check reads the files and looks for their keys in the token. A token that is
-// away is no error: its keys are looked for again at the first handshake.
-func (s *Store) Check(ctx context.Context) error {
-	chains, err := s.current()
-	if err != nil {
-		return err
-	}
-	for _, c := range chains {
-		if _, err := c.PrivateKey.(*key).find(ctx); errors.Is(err, ErrKey) {
-			return fmt.Errorf("certificate for %s: %w", s.Name, err)
-		}
-	}
-	return nil
+// away is no error: they are looked for again when they are to sign.
+func (s *Store) Check() error {
+	_, err := s.current()
+	return err
 }
 
 // Get is GetCertificate of a tls.Config: the first chain that the client can
@@ -141,8 +134,14 @@ func (s *Store) load() (chains []*tls.Certificate, err error) {
 		return nil, fmt.Errorf("certificate for %s: none of %v is there: %w", s.Name, s.Files, ErrChain)
 	}
 	slices.SortStableFunc(list, func(a, b Chain) int { return slices.Index(Kinds, a.Kind) - slices.Index(Kinds, b.Kind) })
+	ctx, cancel := context.WithTimeout(context.Background(), askFor)
+	defer cancel()
 	for _, c := range list {
-		chains = append(chains, &tls.Certificate{Certificate: c.DER, Leaf: c.Leaf, PrivateKey: &key{store: s, chain: c}})
+		k := &key{store: s, chain: c}
+		if _, err := k.find(ctx); errors.Is(err, ErrKey) {
+			return nil, fmt.Errorf("certificate for %s: %w", s.Name, err)
+		}
+		chains = append(chains, &tls.Certificate{Certificate: c.DER, Leaf: c.Leaf, PrivateKey: k})
 	}
 	return chains, nil
 }

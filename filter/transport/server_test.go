@@ -358,6 +358,7 @@ func TestReplyOfHandlerIsTheSenders(t *testing.T) {
 	}
 }
 
+// R24: what was said before the handshake, and ahead of it, is forgotten.
 func TestSTARTTLSForgets(t *testing.T) {
 	config, pool := valid(t)
 	m := &mailbox{}
