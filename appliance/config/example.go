@@ -34,6 +34,7 @@ func sampleFilterd() *Filterd {
 			Inbound:  &Hop{Address: "mail.company1.example:25"},
 			Outbound: &Hop{Address: "127.0.0.1:10026"},
 		},
+		Postfix: &Postfix{},
 		Domains: map[string]Domain{"company1.example": {}},
 		Partners: map[string]Partner{
 			"partner.example":     {Protect: "require"},

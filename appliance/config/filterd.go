@@ -21,6 +21,7 @@ type Filterd struct {
 	Key        Key                  `toml:"key" doc:"How to reach the key daemon."`
 	Listeners  []Listener           `toml:"listener" doc:"Where mail comes in, one table for each. Its direction decides what is done with a mail, never its content."`
 	NextHop    NextHops             `toml:"next-hop" doc:"Where mail goes. A sender hears 250 only after the next hop has said it."`
+	Postfix    *Postfix             `toml:"postfix" doc:"The Postfix behind the gateway, which keeps the queue of outbound mail and brings it to the partners. postern postfix render writes its configuration from here. Without this table there is none of ours."`
 	Domains    map[string]Domain    `toml:"domain" form:"ours" doc:"Our own domains: inbound mail to any other is refused. Names below a domain are not part of it. An international name is written in its own letters."`
 	Partners   map[string]Partner   `toml:"partner" form:"partner" doc:"Rules for mail to one domain, or with *. to every name below it. The nearest name decides."`
 	Recipients map[string]Recipient `toml:"recipient" form:"address" doc:"Rules for mail to one address; they go before those of its domain."`
@@ -161,6 +162,7 @@ func (c *Filterd) check(r *reading) {
 	if c.Key.Socket == c.Key.Keep {
 		r.wrong(r.line("key", "keep"), "key.keep: is the path of key.socket too", "operators have a socket of their own")
 	}
+	c.checkPostfix(r)
 	c.checkHop(r, "inbound", c.NextHop.Inbound)
 	c.checkHop(r, "outbound", c.NextHop.Outbound)
 	c.checkListeners(r)

@@ -93,6 +93,10 @@ func form(name, s string) string {
 		if s == "" || len(s) > 32 || strings.Trim(s, "abcdefghijklmnopqrstuvwxyz0123456789_-") != "" || s[0] == '-' {
 			return "want the name or number of a group"
 		}
+	case "ip":
+		if a, err := netip.ParseAddr(s); err != nil || a.Zone() != "" {
+			return "want an address such as 192.0.2.1 or 2001:db8::1"
+		}
 	case "tls-version":
 		if s != "1.2" && s != "1.3" {
 			return "want 1.2 or 1.3"

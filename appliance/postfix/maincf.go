@@ -114,6 +114,7 @@ func (c *Config) main(have Installed) (string, error) {
 			{"", "smtp_host_lookup", "dns"},
 			{"Whom the level verify trusts; nobody else.", "smtp_tls_CAfile", c.CAFile},
 			{"", "tls_append_default_CA", "no"},
+			{"Servers hear whom we look for: some have a certificate for each name.", "smtp_tls_servername", "hostname"},
 			{"Pins are SHA-256 of public keys.", "smtp_tls_fingerprint_digest", "sha256"},
 			{"TLS 1.2 and later, everywhere.", "smtp_tls_protocols", ">=TLSv1.2"},
 			{"", "smtp_tls_mandatory_protocols", ">=TLSv1.2"},

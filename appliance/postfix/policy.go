@@ -6,11 +6,13 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"slices"
 	"strings"
 
-	"postern/filter/message"
 	"postern/filter/policy"
+	"postern/filter/route"
 	"postern/filter/socketmap"
+	"postern/filter/transport"
 )
 
 var (
@@ -22,143 +24,142 @@ var (
 // fit into what Postfix reads.
 const maxNames = 64
 
-// Servers is what is surely known of the mail servers of a domain.
-type Servers struct {
-	TLSA  bool     // they have TLSA records, and the resolver validated all that leads to them
-	Names []string // hosts that are surely the domain's own, or "*.name": by DNSSEC or by MTA-STS
-}
-
-// Policies answers Postfix how safe the way to a domain must be.
+// Policies answers Postfix how safe the way to a domain must be. Both fields
+// are needed; a route.Router has them.
 type Policies struct {
-	// Way is the rule of a domain, in its own letters.
+	// Route is the way to a domain, with what a mail asks for beyond its rule.
+	Route func(ctx context.Context, domain string, floor policy.Level) (*route.Route, error)
+	// Way is the rule for what is no domain: an address, or a host by its name.
 	Way func(domain string) (policy.Way, string)
-	// Servers looks them up, for the levels that depend on them. An error lets
-	// the mail wait.
-	Servers func(ctx context.Context, domain string) (Servers, error)
 }
 
 // Lookup is a socketmap.Lookup of the tables that main.cf asks.
 //
-// Every domain has an answer: a table that knew nothing would leave the
+// Every next hop has an answer: a table that knew nothing would leave the
 // decision to main.cf. Postfix looks for a parent domain only where it heard
-// that there is no entry, so such a question gets none.
+// that there is no entry, so such a question gets none. An error lets the mail
+// wait.
 func (p Policies) Lookup(ctx context.Context, table, key string) (string, error) {
-	if table != Table && table != TableFloor {
+	floor := policy.Level("")
+	switch table {
+	case Table:
+	case TableFloor:
+		floor = policy.Verify
+	default:
 		return "", fmt.Errorf("table %.40q: %w", table, errQuestion)
 	}
 	if strings.HasPrefix(key, ".") {
 		return "", socketmap.ErrNotFound
 	}
-	domain, err := domainOf(key)
+	if strings.ContainsAny(key, "[:") {
+		return p.host(key, floor)
+	}
+	r, err := p.Route(ctx, key, floor)
 	if err != nil {
 		return "", err
 	}
-	way, _ := p.Way(domain)
-	if table == TableFloor {
-		way = raise(way)
-	}
-	var known Servers
-	if way.Level == policy.DANE || way.Level == policy.Verify {
-		if known, err = p.Servers(ctx, domain); err != nil {
-			return "", fmt.Errorf("look up servers: %w", err)
-		}
-	}
-	return entry(way, known, table == TableFloor)
+	return entry(r)
 }
 
-// domainOf is the domain that a next hop speaks of: "domain", "[host]:port" and
-// what lies between.
-func domainOf(key string) (string, error) {
+// host is the entry of a next hop that is no domain: "[host]", "[host]:port" or
+// "host:port". Nothing is published about it.
+func (p Policies) host(key string, floor policy.Level) (string, error) {
 	host := key
 	if h, _, err := net.SplitHostPort(key); err == nil {
 		host = h
 	}
-	if inner, ok := strings.CutPrefix(host, "["); ok {
-		host = strings.TrimSuffix(inner, "]")
+	host = strings.TrimSuffix(strings.TrimPrefix(host, "["), "]")
+	way, _ := p.Way(host)
+	r := &route.Route{Domain: host, Way: way, Servers: []route.Server{{Host: host, Need: transport.Need{TLS: transport.TLSMay}}}}
+	need := &r.Servers[0].Need
+	switch way.Level {
+	case policy.NextHop, policy.May:
+	case policy.Encrypt, policy.DANE:
+		need.TLS = transport.TLSEncrypt
+	case policy.Verify:
+		need.TLS, need.Names = transport.TLSVerify, []string{host}
+	case policy.Pin:
+		need.TLS, need.Pins = transport.TLSPin, way.Pins
+	default:
+		return "", fmt.Errorf("next hop %.80q, level %.20q: %w", key, way.Level, errLevel)
 	}
-	if net.ParseIP(strings.TrimPrefix(strings.ToLower(host), "ipv6:")) != nil {
-		return host, nil // no rule but the default is about an address
+	if floor != "" && need.TLS != transport.TLSPin {
+		need.TLS, need.Names = transport.TLSVerify, []string{host}
 	}
-	a, err := message.ParseAddress("postmaster@" + host)
-	if err != nil {
-		return "", fmt.Errorf("next hop %.80q: %w", key, err)
-	}
-	return a.Domain, nil
+	return entry(r)
 }
 
-// raise is the way of mail that wants a server that proves its name, whatever
-// its domain's own way is.
-func raise(w policy.Way) policy.Way {
-	switch w.Level {
-	case policy.NextHop, policy.May, policy.Encrypt:
-		w.Level = policy.Verify
+// entry is a route in the words of smtp_tls_policy_maps (postconf(5)). There is
+// one for all servers of the domain, so it is one that none of them is served
+// below: where only some have TLSA records, those alone are used. What cannot
+// be put into such words is an error.
+func entry(r *route.Route) (string, error) {
+	levels, names := map[string]int{}, []string{}
+	servers := r.Usable()
+	if len(servers) == 0 {
+		return "", fmt.Errorf("%s: no server that may be used: %w", r.Domain, errLevel)
 	}
-	return w
-}
-
-// entry is the way in the words of smtp_tls_policy_maps (postconf(5)). A level
-// that nobody knows is an error: the mail waits.
-func entry(w policy.Way, known Servers, floor bool) (string, error) {
-	level := w.Level
-	if level == policy.DANE {
-		// Postfix's own "dane" falls to clear text where there are no records.
-		switch {
-		case known.TLSA:
-			level = policy.DANEOnly
-		case floor:
-			level = policy.Verify
-		default:
-			level = policy.Encrypt
+	for _, s := range servers {
+		levels[s.Need.TLS]++
+		if s.Need.TLS == transport.TLSVerify {
+			names = append(names, s.Need.Names...)
 		}
+	}
+	all := func(some ...string) bool {
+		n := 0
+		for _, level := range some {
+			n += levels[level]
+		}
+		return n == len(servers)
 	}
 	var words []string
-	switch level {
-	case policy.NextHop:
-		return "dane", nil // Postfix by itself: as the records say, TLS where there is some, or clear
-	case policy.May:
+	switch {
+	case r.Way.Level == policy.NextHop && all(transport.TLSMay, transport.TLSEncrypt, transport.TLSDANE):
+		return "dane", nil // as the records of each server say; else TLS where there is some, or clear
+	case all(transport.TLSMay):
 		return "may", nil
-	case policy.Encrypt:
-		words = []string{"encrypt"}
-	case policy.DANEOnly:
+	case levels[transport.TLSPin] > 0:
+		words = []string{"fingerprint", "match=" + strings.Join(fingerprints(r.Way.Pins), "|")}
+	case levels[transport.TLSDANE] > 0:
 		words = []string{"dane-only"}
-	case policy.Verify:
-		match := []string{"nexthop", "dot-nexthop"}
-		for _, n := range append(w.Names[:len(w.Names):len(w.Names)], known.Names...) {
-			names, err := spellings(strings.TrimPrefix(n, "*."))
-			if err != nil {
-				return "", err
-			}
-			name := names[len(names)-1]
-			if strings.HasPrefix(n, "*.") {
-				name = "." + name
-			}
-			match = append(match, name)
-		}
-		if len(match) > maxNames {
-			return "", fmt.Errorf("%d names: %w", len(match), errLevel)
-		}
-		words = []string{"secure", "match=" + strings.Join(match, ":")}
-	case policy.Pin:
-		if len(w.Pins) == 0 || len(w.Pins) > maxNames {
-			return "", fmt.Errorf("%d pins: %w", len(w.Pins), errLevel)
-		}
-		var pins []string
-		for _, pin := range w.Pins {
-			pins = append(pins, strings.ReplaceAll(fmt.Sprintf("% X", pin[:]), " ", ":"))
-		}
-		words = []string{"fingerprint", "match=" + strings.Join(pins, "|")}
+	case levels[transport.TLSVerify] > 0:
+		slices.Sort(names)
+		names = slices.Compact(names)
+		words = []string{"secure", "match=" + strings.Join(names, ":")}
+	case all(transport.TLSEncrypt, transport.TLSMay):
+		words = []string{"encrypt"}
 	default:
-		return "", fmt.Errorf("level %.20q: %w", level, errLevel)
+		return "", fmt.Errorf("%s: levels %v: %w", r.Domain, levels, errLevel)
 	}
-	switch w.Min {
+	if len(names) > maxNames || len(r.Way.Pins) > maxNames || strings.HasSuffix(words[len(words)-1], "match=") ||
+		slices.ContainsFunc(names, func(n string) bool { return !plain(n) }) {
+		return "", fmt.Errorf("%s: %d names, %d pins: %w", r.Domain, len(names), len(r.Way.Pins), errLevel)
+	}
+	switch r.Way.Min {
 	case 0, tls.VersionTLS12:
 	case tls.VersionTLS13:
 		words = append(words, "protocols=>=TLSv1.3")
 	default:
-		return "", fmt.Errorf("TLS version %#x: %w", w.Min, errLevel)
+		return "", fmt.Errorf("%s: TLS version %#x: %w", r.Domain, r.Way.Min, errLevel)
 	}
-	if w.PFS { // in place of the exclusions of main.cf
+	if r.Way.PFS { // in place of the exclusions of main.cf
 		words = append(words, "exclude="+strings.ReplaceAll(weak, ", ", ":")+":"+static)
 	}
 	return strings.Join(words, " "), nil
+}
+
+// plain holds for what stands in a list of names as one name, and no word that
+// Postfix has for others ("hostname"): they come from the DNS.
+func plain(name string) bool {
+	return strings.IndexByte(name, '.') > 0 && !strings.ContainsFunc(name, func(r rune) bool {
+		return r != '-' && r != '.' && r != '_' && (r < '0' || r > '9') && (r < 'a' || r > 'z')
+	})
+}
+
+// fingerprints are pins as Postfix writes them.
+func fingerprints(pins [][32]byte) (list []string) {
+	for _, pin := range pins {
+		list = append(list, strings.ReplaceAll(fmt.Sprintf("% X", pin[:]), " ", ":"))
+	}
+	return list
 }
