@@ -199,7 +199,7 @@ func (g *Gateway) envelopeFor(p *passage, c Copy, mark [sha256.Size]byte) (*tran
 	case env.Body != "": // a sealed copy of 8-bit mail is 7-bit, and must not be labelled otherwise: a hop would encode it again
 		env.Body = "7BIT"
 	}
-	env.Size = c.Message.Len()
+	env.Size, env.Floor = c.Message.Len(), string(c.Plan.Floor)
 	return &env, nil
 }
 

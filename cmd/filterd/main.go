@@ -107,6 +107,9 @@ func serve(ctx context.Context, c *config.Filterd, stderr io.Writer) error {
 		return err
 	}
 	for name := range handed {
+		if name == policySocket && c.Postfix != nil {
+			continue
+		}
 		if !slices.ContainsFunc(c.Listeners, func(l config.Listener) bool { return l.Name == name }) {
 			return fmt.Errorf("no listener is named %q, as the socket that was handed over (hint: FileDescriptorName= of the socket unit is the name of a [[listener]])", name)
 		}
@@ -127,7 +130,15 @@ func serve(ctx context.Context, c *config.Filterd, stderr io.Writer) error {
 			log.Info("listening", "listener", l.Name, "address", ln.Addr().String(), "direction", l.Direction)
 		}
 	}
-	failed := make(chan error, len(doors))
+	failed := make(chan error, len(doors)+len(handed)+1)
+	answering, silence := context.WithCancel(context.WithoutCancel(ctx)) // Postfix asks while mails end
+	defer silence()
+	if err := answer(answering, c, g.Policy, handed[policySocket], log, failed); err != nil {
+		for _, d := range doors {
+			d.listener.Close()
+		}
+		return err
+	}
 	for _, d := range doors {
 		go func() { failed <- d.server.Serve(d.listener) }()
 	}

@@ -132,7 +132,10 @@ func New(c *config.Filterd, token hsm.Token, ring *Ring, rec *record.Record, log
 		if err != nil {
 			return nil, err
 		}
-		if hop != nil {
+		switch {
+		case hop != nil && direction == policy.Outbound:
+			hops[direction] = onward{hop, strict(c)}
+		case hop != nil:
 			hops[direction] = hop
 		}
 	}
@@ -146,12 +149,11 @@ func New(c *config.Filterd, token hsm.Token, ring *Ring, rec *record.Record, log
 			openpgp.New(openpgp.Config{Token: token, Headers: headers.Policy(c.Default.Headers), Legacy: c.Default.OldCiphers}),
 			xs,
 		},
-		Policy:  rules,
-		Begin:   xs.Begin,
-		Revoked: xs.Revoked,
-		Hops:    hops,
-		// A sealed copy is bigger than the mail: base64 inside armour.
-		Spools:   &message.Spools{Memory: int64(c.Limits.SpoolMemory), Max: 2*int64(c.Limits.MessageSize) + 1<<20, Dir: c.SpoolDir},
+		Policy:   rules,
+		Begin:    xs.Begin,
+		Revoked:  xs.Revoked,
+		Hops:     hops,
+		Spools:   &message.Spools{Memory: int64(c.Limits.SpoolMemory), Max: maxMail(c), Dir: c.SpoolDir},
 		Record:   rec,
 		Limits:   limits(c),
 		InFlight: c.Limits.InFlight,
