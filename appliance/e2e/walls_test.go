@@ -36,7 +36,8 @@ var floors = map[string]int{
 	"filter/credential": crafts, "filter/chain": crafts, "filter/chain/fetch": crafts, "filter/openpgp": crafts, "filter/smime": crafts, "filter/cms": crafts, "filter/cms/ber": crafts, "filter/policy": crafts, "filter/directory": crafts,
 	"filter/dkim": crafts, "filter/transport": crafts, "filter/socketmap": crafts, "filter/record": crafts, "filter/authres": crafts, "hsm/internal/p11": crafts, "hsm/module": crafts, "hsm/client": crafts,
 	"filter/resolver": crafts, "filter/mtasts": crafts, "filter/route": crafts,
-	"filter": rooms, "hsm/keyd": rooms,
+	"filter/accounts": crafts,
+	"filter":          rooms, "hsm/keyd": rooms,
 }
 
 // neighbours are the imports allowed on one floor below the rooms.
@@ -52,6 +53,7 @@ var neighbours = map[string][]string{
 	"filter/credential":      {"hsm/client"},
 	"filter/smime":           {"filter/chain", "filter/cms", "hsm/client"},
 	"filter/dkim":            {"hsm/client"},
+	"filter/accounts":        {"filter/transport"},
 	"filter/chain/fetch":     {"filter/resolver"}, // one word for what the Internet routes
 	"filter/mtasts":          {"filter/resolver"},
 	"filter/route":           {"filter/policy", "filter/resolver", "filter/mtasts", "filter/transport"}, // who decides, out of what they know

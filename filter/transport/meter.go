@@ -40,19 +40,18 @@ func (m *Meter) Take(key string) bool {
 	return true
 }
 
-// Spent reports whether one more is too much.
-func (m *Meter) Spent(key string) bool {
+// Return takes back one that was taken.
+func (m *Meter) Return(key string) {
 	m.mutex.Lock()
 	defer m.mutex.Unlock()
-	return m.spent(key)
-}
-
-// Count counts one for key, even if it is too much.
-func (m *Meter) Count(key string) {
-	m.mutex.Lock()
-	defer m.mutex.Unlock()
-	if !m.spent(key) {
-		m.count(key)
+	at, known := m.clean[key]
+	if !known || m.Rate.Count <= 0 {
+		return
+	}
+	if at = at.Add(-m.step()); at.After(m.now()) {
+		m.clean[key] = at
+	} else {
+		delete(m.clean, key)
 	}
 }
 
@@ -66,13 +65,6 @@ func (m *Meter) Load(key string) int {
 	}
 	step := m.step()
 	return int((left + step - 1) / step)
-}
-
-// Forget lets key begin anew.
-func (m *Meter) Forget(key string) {
-	m.mutex.Lock()
-	defer m.mutex.Unlock()
-	delete(m.clean, key)
 }
 
 func (m *Meter) step() time.Duration { return m.Rate.Per / time.Duration(m.Rate.Count) }

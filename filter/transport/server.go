@@ -198,7 +198,7 @@ func (s *Server) admit(g *guard) bool {
 	defer s.mutex.Unlock()
 	var from netip.Prefix
 	if !within(s.ProxyFrom, g.client) {
-		from = network(g.client)
+		from = Network(g.client.Addr())
 	}
 	if s.closed || from.IsValid() && s.clients[from] >= s.MaxPerClient {
 		return false
@@ -222,7 +222,7 @@ func (s *Server) admit(g *guard) bool {
 func (s *Server) move(g *guard, client netip.AddrPort) bool {
 	s.mutex.Lock()
 	defer s.mutex.Unlock()
-	to := network(client)
+	to := Network(client.Addr())
 	if to.IsValid() && to != g.place && s.clients[to] >= s.MaxPerClient {
 		return false
 	}
@@ -277,9 +277,9 @@ func (s *Server) gone(g *guard) {
 	delete(s.guards, g)
 }
 
-// network is who counts as one client.
-func network(a netip.AddrPort) netip.Prefix {
-	ip := a.Addr().Unmap()
+// Network is who counts as one client: an IPv4 address, or an IPv6 /64.
+func Network(a netip.Addr) netip.Prefix {
+	ip := a.Unmap()
 	bits := ip.BitLen()
 	if bits == 128 {
 		bits = 64

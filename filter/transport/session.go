@@ -125,7 +125,7 @@ func (g *guard) refuses(verb, arg, line string) *Reply {
 				return &notYours
 			}
 		}
-		if !s.meter.Take(network(e.Source()).String()) || e.User != "" && !s.meter.Take("account "+e.User) {
+		if !s.meter.Take(Network(e.Source().Addr()).String()) || e.User != "" && !s.meter.Take("account "+e.User) {
 			return &tooOften
 		}
 		g.offer = e

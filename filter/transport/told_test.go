@@ -261,8 +261,8 @@ func TestMeter(t *testing.T) {
 			t.Errorf("%d at once: got %v, want %v", i+1, got, want)
 		}
 	}
-	if !m.Spent("a") || m.Load("a") != 4 || m.Spent("b") || m.Load("b") != 0 {
-		t.Errorf("got a %v %d, b %v %d", m.Spent("a"), m.Load("a"), m.Spent("b"), m.Load("b"))
+	if m.Load("a") != 4 || m.Load("b") != 0 {
+		t.Errorf("got a %d, b %d, want 4 and 0", m.Load("a"), m.Load("b"))
 	}
 	now = now.Add(15 * time.Second)
 	if !m.Take("a") || m.Take("a") {
@@ -272,13 +272,14 @@ func TestMeter(t *testing.T) {
 	if m.Load("a") != 0 || !m.Take("a") {
 		t.Error("an hour later: want all forgotten")
 	}
-	m.Forget("a")
+	m.Return("a")
 	if m.Load("a") != 0 {
-		t.Error("want a forgotten")
+		t.Errorf("given back: got %d, want 0", m.Load("a"))
 	}
+	m.Return("a")
 	// Memory is bounded, and who does most is remembered longest.
 	for range 3 {
-		m.Count("busy")
+		m.Take("busy")
 	}
 	for i := range 3 * maxMetered {
 		m.Take(string(binary.BigEndian.AppendUint32(nil, uint32(i))))

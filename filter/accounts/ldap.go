@@ -1,0 +1,268 @@
+package accounts
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"net/url"
+	"strings"
+	"time"
+
+	"github.com/go-ldap/ldap/v3"
+
+	"postern/filter/message"
+	"postern/filter/transport"
+)
+
+// What one login may cost at the directory.
+const (
+	ldapTime  = 10 * time.Second
+	ldapBytes = 1 << 20 // that it may answer, in all
+	maxBinds  = 64      // at once
+)
+
+var (
+	errLDAP       = errors.New("directory in trouble")
+	errLDAPUnsafe = errors.New("neither TLS nor on this machine")
+)
+
+// LDAP is a Source: a directory that knows passwords (RFC 4511). An account is
+// the entry that UserDN names, or the only one that a search finds; the password
+// is right where the directory lets it bind.
+type LDAP struct {
+	URL    string      // ldaps://host[:port]; ldap://, over StartTLS unless it is on this machine; ldapi://path
+	TLS    *tls.Config // whom to trust; ServerName is the host of URL where it is empty
+	UserDN string      // with {user}; or
+	Base   string      // of the search, and
+	Filter string      // with {user}
+	// Who searches; nobody where it is empty.
+	BindDN, BindPassword string
+	Senders              []string // attributes whose values the account may write as
+
+	turns chan struct{}
+}
+
+// NewLDAP gives a Source for l.
+func NewLDAP(l LDAP) (*LDAP, error) {
+	u, err := url.Parse(l.URL)
+	if err != nil {
+		return nil, errors.New("read url of directory: not understood")
+	}
+	switch u.Scheme {
+	case "ldaps", "ldap", "ldapi":
+	default:
+		return nil, fmt.Errorf("read url of directory: unknown scheme %q", u.Scheme)
+	}
+	if l.UserDN == "" && l.Filter == "" {
+		return nil, errors.New("read accounts of directory: neither a user DN nor a filter says which entry it is")
+	}
+	if l.UserDN == "" {
+		if _, err := ldap.CompileFilter(strings.ReplaceAll(l.Filter, user, "x")); err != nil {
+			return nil, errors.New("read filter of directory: not understood")
+		}
+	}
+	l.turns = make(chan struct{}, maxBinds)
+	return &l, nil
+}
+
+// user stands for the name in templates.
+const user = "{user}"
+
+// Check binds as the account.
+func (l *LDAP) Check(ctx context.Context, name, password string) (*transport.Account, error) {
+	if password == "" { // a bind without one is anonymous, and succeeds (RFC 4513 §5.1.2)
+		return nil, transport.ErrLoginRefused
+	}
+	ctx, cancel := context.WithTimeout(ctx, ldapTime)
+	defer cancel()
+	select {
+	case l.turns <- struct{}{}:
+		defer func() { <-l.turns }()
+	case <-ctx.Done():
+		return nil, fmt.Errorf("wait for the directory: %w", ctx.Err())
+	}
+	c, err := l.connect(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer c.Close()
+	defer context.AfterFunc(ctx, func() { c.Close() })()
+	a := &transport.Account{Name: name}
+	if l.UserDN != "" {
+		dn := strings.ReplaceAll(l.UserDN, user, ldap.EscapeDN(name))
+		if err := bind(c, dn, password); err != nil {
+			return nil, err
+		}
+		if len(l.Senders) > 0 {
+			entries, err := l.search(c, dn, ldap.ScopeBaseObject, "(objectClass=*)")
+			if err != nil {
+				return nil, err
+			}
+			for _, e := range entries {
+				a.Senders = l.senders(e)
+			}
+		}
+		return a, nil
+	}
+	if l.BindDN != "" {
+		if err := bind(c, l.BindDN, l.BindPassword); err != nil {
+			return nil, fmt.Errorf("bind to search: %w", errLDAP) // its no is not the client's
+		}
+	}
+	entries, err := l.search(c, l.Base, ldap.ScopeWholeSubtree, strings.ReplaceAll(l.Filter, user, ldap.EscapeFilter(name)))
+	if err != nil {
+		return nil, err
+	}
+	if len(entries) != 1 { // nobody, or nobody knows who; the directory works as hard as for somebody
+		err := bind(c, "cn="+ldap.EscapeDN(name)+","+l.Base, password)
+		if err == nil || errors.Is(err, transport.ErrLoginRefused) {
+			return nil, transport.ErrLoginRefused
+		}
+		return nil, err
+	}
+	if err := bind(c, entries[0].DN, password); err != nil {
+		return nil, err
+	}
+	a.Senders = l.senders(entries[0])
+	return a, nil
+}
+
+// connect reaches the directory, by TLS where it is not on this machine.
+func (l *LDAP) connect(ctx context.Context) (*ldap.Conn, error) {
+	u, err := url.Parse(l.URL)
+	if err != nil {
+		return nil, fmt.Errorf("reach directory: %w", errLDAP)
+	}
+	kind, host, address := "tcp", u.Hostname(), u.Host
+	switch {
+	case u.Scheme == "ldapi":
+		kind, host = "unix", "localhost"
+		if address, err = url.PathUnescape(u.Host); err != nil || address == "" {
+			address = u.Path
+		}
+	case u.Port() == "" && u.Scheme == "ldaps":
+		address = net.JoinHostPort(host, ldap.DefaultLdapsPort)
+	case u.Port() == "":
+		address = net.JoinHostPort(host, ldap.DefaultLdapPort)
+	}
+	raw, err := (&net.Dialer{}).DialContext(ctx, kind, address)
+	if err != nil {
+		return nil, fmt.Errorf("reach directory: %w", err)
+	}
+	if by, ok := ctx.Deadline(); ok {
+		raw.SetDeadline(by)
+	}
+	var conn net.Conn = &bounded{Conn: raw, left: ldapBytes}
+	config := l.TLS.Clone()
+	if config == nil {
+		config = &tls.Config{}
+	}
+	config.MinVersion = max(config.MinVersion, tls.VersionTLS12)
+	if config.ServerName == "" {
+		config.ServerName = host
+	}
+	if u.Scheme == "ldaps" {
+		t := tls.Client(conn, config)
+		if err := t.HandshakeContext(ctx); err != nil {
+			raw.Close()
+			return nil, fmt.Errorf("reach directory by TLS: %w", err)
+		}
+		conn = t
+	}
+	c := ldap.NewConn(conn, u.Scheme == "ldaps")
+	c.Start()
+	c.SetTimeout(ldapTime)
+	if u.Scheme == "ldap" && !local(host) {
+		if err := c.StartTLS(config); err != nil {
+			c.Close()
+			return nil, trouble("start TLS with directory", err)
+		}
+		if _, ok := c.TLSConnectionState(); !ok {
+			c.Close()
+			return nil, fmt.Errorf("reach directory: %w", errLDAPUnsafe)
+		}
+	}
+	return c, nil
+}
+
+// bounded ends a connection that brings more than it may.
+type bounded struct {
+	net.Conn
+	left int
+}
+
+func (b *bounded) Read(p []byte) (int, error) {
+	if b.left <= 0 {
+		return 0, errLDAP
+	}
+	n, err := b.Conn.Read(p[:min(len(p), b.left)])
+	b.left -= n
+	return n, err
+}
+
+// local reports whether the host is this machine.
+func local(host string) bool {
+	a, err := netip.ParseAddr(host)
+	return strings.EqualFold(host, "localhost") || err == nil && a.Unmap().IsLoopback()
+}
+
+// bind logs in. What says that name or password are wrong is a no, and only that.
+func bind(c *ldap.Conn, dn, password string) error {
+	if dn == "" || password == "" {
+		return transport.ErrLoginRefused
+	}
+	err := c.Bind(dn, password)
+	switch {
+	case err == nil:
+		return nil
+	case ldap.IsErrorAnyOf(err, ldap.LDAPResultInvalidCredentials, ldap.LDAPResultNoSuchObject, ldap.LDAPResultInvalidDNSyntax,
+		ldap.LDAPResultInappropriateAuthentication, ldap.LDAPResultInsufficientAccessRights, ldap.LDAPResultUnwillingToPerform, ldap.LDAPResultConstraintViolation):
+		return transport.ErrLoginRefused
+	}
+	return trouble("bind", err)
+}
+
+// search reads at most two entries. References to other servers are not followed.
+func (l *LDAP) search(c *ldap.Conn, base string, scope int, filter string) ([]*ldap.Entry, error) {
+	attributes := l.Senders
+	if len(attributes) == 0 {
+		attributes = []string{"1.1"} // none (RFC 4511 §4.5.1.8)
+	}
+	r, err := c.Search(ldap.NewSearchRequest(base, scope, ldap.NeverDerefAliases, 2, int(ldapTime/time.Second), false, filter, attributes, nil))
+	if err != nil && !ldap.IsErrorAnyOf(err, ldap.LDAPResultSizeLimitExceeded) {
+		if ldap.IsErrorAnyOf(err, ldap.LDAPResultNoSuchObject) {
+			return nil, nil
+		}
+		return nil, trouble("search", err)
+	}
+	return r.Entries, nil
+}
+
+// senders are the addresses in the attributes. Whoever may change his entry
+// can't make a pattern of one.
+func (l *LDAP) senders(e *ldap.Entry) (list []string) {
+	for _, name := range l.Senders {
+		for _, value := range e.GetEqualFoldAttributeValues(name) {
+			if kind, rest, ok := strings.Cut(value, ":"); ok && strings.EqualFold(kind, "smtp") { // as Active Directory has it in proxyAddresses
+				value = rest
+			}
+			if a, err := message.ParseAddress(value); err == nil && a.Local != "*" && len(list) < maxSenders {
+				list = append(list, a.String())
+			}
+		}
+	}
+	return list
+}
+
+// trouble names what the directory did by its code alone: its words may quote
+// what it was told.
+func trouble(what string, err error) error {
+	var e *ldap.Error
+	if errors.As(err, &e) {
+		return fmt.Errorf("%s: %w: result %d", what, errLDAP, e.ResultCode)
+	}
+	return fmt.Errorf("%s: %w", what, errLDAP)
+}
