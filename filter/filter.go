@@ -48,6 +48,8 @@ type Config struct {
 	Revoked func(ctx context.Context, c keyring.Cert, at time.Time) bool
 	// Record remembers what outlives a mail. nil: nothing is remembered.
 	Record   *record.Record
+	Triggers []Trigger // what senders can ask for
+	Texts    Texts
 	Limits   message.Limits
 	InFlight int              // mails between the end of DATA and the next hop's answer; more are deferred
 	Log      *slog.Logger     // one line for each mail
@@ -100,18 +102,24 @@ type passage struct {
 	supposed bool // nobody brings it
 
 	spools    []*message.Spool
-	msg       *message.Message
-	author    message.Address // zero unless one From field names one address
+	came      *message.Message // as it was received
+	msg       *message.Message // what is worked on: outbound without what the sender's program or his triggers added
+	author    message.Address  // zero unless one From field names one address
 	layer     protect.Layer
 	protector protect.Protector  // the one that saw layer
 	opened    map[string]opening // by recipient
 	finding   protect.Finding    // of the mail as it came, or of an opening
 	read      *message.Message   // the mail that finding speaks of
 	failed    bool
+	unsealed  bool        // the sender's own encryption was taken off
+	asks      policy.Asks // of the sender
 	facts     policy.Facts
 	own       []keyring.Identity // of the author
 	signers   map[keyring.Format]*keyring.Identity
+	unused    map[string][]unused // by recipient
+	idle      []unused            // identities of the author
 	decision  policy.Decision
+	shadow    *shadow // what would have been done
 	copies    []Copy
 	result    transport.Reply
 	onward    transport.Carriage
@@ -171,15 +179,24 @@ func (g *Gateway) recipient(ctx context.Context, p *passage, to message.Address)
 		}
 		return nil
 	}
-	if level, rule := g.Policy.Protection(to); level == policy.Require {
-		certs, err := g.usable(ctx, to, p.at)
-		if err != nil {
+	if g.Policy.Shadow { // what would become of the mail is seen when it is there
+		return nil
+	}
+	known := policy.Recipient{Address: to}
+	var err error
+	if known.Once, err = g.once(ctx, to); err != nil {
+		return err
+	}
+	d := g.Policy.Admit(known)
+	if d.Action != policy.Relay { // without a certificate
+		if known.Certs, _, err = g.usable(ctx, to, p.at); err != nil {
 			return err
 		}
-		if len(g.Policy.Fit(to, certs)) == 0 {
-			p.decision = policy.Decision{Action: policy.Refuse, Reason: policy.ReasonNoCert, Rule: rule}
-			return fmt.Errorf("recipient %s, rule %s: %w", to.Key(), rule, ErrMustProtect)
-		}
+		d = g.Policy.Admit(known)
+	}
+	if d.Action != policy.Relay {
+		p.decision = d
+		return fmt.Errorf("recipient %s: %w", to.Key(), faultOf(d))
 	}
 	return nil
 }
@@ -203,16 +220,23 @@ func (g *Gateway) parse(_ context.Context, p *passage) error {
 	if n := msg.Count("Received"); n > maxReceived {
 		return fmt.Errorf("%d Received fields: %w", n, ErrLoop)
 	}
+	p.came = msg
 	if a, err := msg.Author(); err == nil {
 		p.author = a
 	}
+	g.detect(p)
+	return nil
+}
+
+// detect finds the layer at the root of the mail, and who takes it off.
+func (g *Gateway) detect(p *passage) {
+	p.layer, p.protector = protect.None, nil
 	for _, pr := range g.Protectors {
-		if p.layer = pr.Detect(msg); p.layer != protect.None {
-			p.protector = pr
-			break
+		if l := pr.Detect(p.msg); l != protect.None {
+			p.layer, p.protector = l, pr
+			return
 		}
 	}
-	return nil
 }
 
 // open takes the protection off. Only the identities of a recipient open for
@@ -225,7 +249,10 @@ func (g *Gateway) parse(_ context.Context, p *passage) error {
 // that keyd calls malformed: that is the mail's fault, and would stay so.
 func (g *Gateway) open(ctx context.Context, p *passage) error {
 	p.finding, p.read = protect.Finding{Reason: protect.ReasonNone}, p.msg
-	if p.listener.Direction != policy.Inbound || p.layer == protect.None {
+	if p.listener.Direction == policy.Outbound {
+		return g.unseal(ctx, p)
+	}
+	if p.layer == protect.None {
 		return nil
 	}
 	var known []keyring.Cert
@@ -280,19 +307,10 @@ func (g *Gateway) open(ctx context.Context, p *passage) error {
 
 func (g *Gateway) decide(_ context.Context, p *passage) error {
 	p.decision = g.Policy.Decide(p.facts)
-	switch p.decision.Action {
-	case policy.Relay:
-		return p.covered()
-	case policy.Refuse:
-		switch p.decision.Reason {
-		case policy.ReasonNoCert:
-			return fmt.Errorf("rule %s: %w", p.decision.Rule, ErrMustProtect)
-		case policy.ReasonUndecryptable:
-			return ErrUndecryptable
-		}
-		return fmt.Errorf("rule %s: %s: %w", p.decision.Rule, p.decision.Reason, ErrPolicy)
+	if p.decision.Action != policy.Relay {
+		return faultOf(p.decision)
 	}
-	return fmt.Errorf("rule %s: %s: %w", p.decision.Rule, p.decision.Reason, ErrConfig)
+	return p.covered()
 }
 
 // covered holds that every recipient stands in exactly one plan: whom a

@@ -19,9 +19,19 @@ var ErrUnfit = errors.New("certificate not fit to be sealed to")
 
 // gather collects what the decision rests on.
 func (g *Gateway) gather(ctx context.Context, p *passage) error {
-	p.facts = policy.Facts{Direction: p.listener.Direction, Layer: p.layer, Failed: p.failed, Author: p.author}
+	if p.listener.Direction == policy.Outbound {
+		if err := g.triggered(p); err != nil {
+			return err
+		}
+	}
+	p.facts = policy.Facts{Direction: p.listener.Direction, Layer: p.layer, Failed: p.failed, Unsealed: p.unsealed, Asked: p.asks, Author: p.author}
+	p.unused = map[string][]unused{}
 	shown := map[string]bool{}
 	if p.listener.Direction == policy.Outbound {
+		var err error
+		if p.facts.Answer, err = g.answers(ctx, p.msg); err != nil {
+			return err
+		}
 		if err := g.identities(ctx, p); err != nil {
 			return err
 		}
@@ -48,7 +58,10 @@ func (g *Gateway) gather(ctx context.Context, p *passage) error {
 		}
 		if p.listener.Direction == policy.Outbound {
 			var err error
-			if known.Certs, err = g.usable(ctx, r.Address, p.at); err != nil {
+			if known.Once, err = g.once(ctx, r.Address); err != nil {
+				return err
+			}
+			if known.Certs, p.unused[r.Address.Key()], err = g.usable(ctx, r.Address, p.at); err != nil {
 				return err
 			}
 		}
@@ -68,12 +81,28 @@ func (g *Gateway) identities(ctx context.Context, p *passage) error {
 		return fmt.Errorf("look up author: %w", err)
 	}
 	p.own = ids
+	reasons := make([]string, len(ids))
 	for _, pr := range g.Protectors {
 		for i := range ids {
-			if id := &ids[i]; id.Format == pr.Format() && p.signers[id.Format] == nil && pr.Signs(*id, p.at) == nil {
-				p.signers[id.Format] = id
+			id := &ids[i]
+			if id.Format != pr.Format() {
+				continue
+			}
+			err := pr.Signs(*id, p.at)
+			switch {
+			case err != nil:
+				reasons[i] = err.Error()
+			case p.signers[id.Format] != nil:
+				reasons[i] = "another one goes before it"
+			default:
+				p.signers[id.Format], reasons[i] = id, ""
 				p.facts.Signing = append(p.facts.Signing, id.Format)
 			}
+		}
+	}
+	for i, why := range reasons {
+		if why != "" {
+			p.idle = append(p.idle, unused{ids[i].Cert, why})
 		}
 	}
 	return nil
@@ -92,7 +121,8 @@ func (g *Gateway) escrow(ctx context.Context, p *passage) error {
 				certs = append(certs, id.Cert)
 			}
 		}
-		p.facts.Escrow = append(p.facts.Escrow, g.sealable(certs, p.at))
+		fit, _ := g.sealable(certs, p.at)
+		p.facts.Escrow = append(p.facts.Escrow, fit)
 	}
 	return nil
 }
@@ -109,48 +139,94 @@ func (g *Gateway) named(ctx context.Context, name string) ([]keyring.Identity, e
 	return g.KeyRing.Identities(ctx, a)
 }
 
+// unused is a certificate that was not taken, and why, in words for operators.
+type unused struct {
+	keyring.Cert
+	why string
+}
+
 // sealable are those of the certificates that can be sealed to at the time, in
-// the order of the protectors.
-func (g *Gateway) sealable(certs []keyring.Cert, at time.Time) (list []policy.Sealable) {
+// the order of the protectors; and the others.
+func (g *Gateway) sealable(certs []keyring.Cert, at time.Time) (list []policy.Sealable, not []unused) {
 	for _, pr := range g.Protectors {
 		for _, c := range certs {
-			if c.Format == pr.Format() && pr.Usable(c, at) == nil {
-				list = append(list, policy.Sealable{Cert: c, Class: pr.Class(c)})
+			if c.Format != pr.Format() {
+				continue
 			}
+			if err := pr.Usable(c, at); err != nil {
+				not = append(not, unused{c, err.Error()})
+				continue
+			}
+			list = append(list, policy.Sealable{Cert: c, Class: pr.Class(c)})
 		}
 	}
-	return list
+	return list, not
+}
+
+// once tells whether mail to a was sealed before.
+func (g *Gateway) once(ctx context.Context, a message.Address) (bool, error) {
+	if g.Record == nil || g.Policy.Downgrade == policy.DowngradeOff {
+		return false, nil
+	}
+	_, ok, err := g.Record.Protected(ctx, a)
+	if err != nil {
+		return false, fmt.Errorf("ask whether mail to %s was sealed before: %w", a.Key(), err)
+	}
+	return ok, nil
 }
 
 // usable are the certificates that mail to a can be sealed to now: those that
-// an operator trusts, and that nobody has revoked. Where he has trusted none, not even one that has
-// expired, it is those that arrived by themselves and that the Judge lets
-// pass (R16: mail adds to nothing that a person has said).
-func (g *Gateway) usable(ctx context.Context, a message.Address, at time.Time) ([]policy.Sealable, error) {
+// an operator trusts, and that nobody has revoked. Where he has trusted none,
+// not even one that has expired, it is those that arrived by themselves and
+// that the Judge lets pass (R16: mail adds to nothing that a person has said).
+// The others come with the reason why they are not taken.
+func (g *Gateway) usable(ctx context.Context, a message.Address, at time.Time) ([]policy.Sealable, []unused, error) {
 	all, err := g.KeyRing.Certs(ctx, a)
 	if err != nil {
-		return nil, fmt.Errorf("look up certificates: %w", err)
+		return nil, nil, fmt.Errorf("look up certificates: %w", err)
 	}
 	var trusted, seen []keyring.Cert
+	var not []unused
 	for _, c := range all {
 		switch c.Trust {
 		case keyring.Trusted:
 			trusted = append(trusted, c)
 		case keyring.Seen:
 			seen = append(seen, c)
+		default:
+			not = append(not, unused{c, "an operator distrusts it"})
+		}
+	}
+	skip := func(list []keyring.Cert, why string) {
+		for _, c := range list {
+			not = append(not, unused{c, why})
 		}
 	}
 	if len(trusted) > 0 || g.Judge == nil {
-		return slices.DeleteFunc(g.sealable(trusted, at), func(c policy.Sealable) bool { return g.Revoked != nil && g.Revoked(ctx, c.Cert, at) }), nil
+		fit, out := g.sealable(trusted, at)
+		not = append(not, out...)
+		fit = slices.DeleteFunc(fit, func(c policy.Sealable) bool {
+			revoked := g.Revoked != nil && g.Revoked(ctx, c.Cert, at)
+			if revoked {
+				not = append(not, unused{c.Cert, "its authority has revoked it"})
+			}
+			return revoked
+		})
+		skip(seen, "it arrived by mail, and no operator has said that it is trusted")
+		return fit, not, nil
 	}
 	var fit []policy.Sealable
-	for _, c := range g.sealable(seen, at) {
+	able, out := g.sealable(seen, at)
+	not = append(not, out...)
+	for _, c := range able {
 		switch err := g.Judge(ctx, c.Cert, a, at); {
 		case err == nil:
 			fit = append(fit, c)
 		case !errors.Is(err, ErrUnfit):
-			return nil, fmt.Errorf("judge certificate %s: %w", c.Fingerprint, err)
+			return nil, nil, fmt.Errorf("judge certificate %s: %w", c.Fingerprint, err)
+		default:
+			not = append(not, unused{c.Cert, err.Error()})
 		}
 	}
-	return fit, nil
+	return fit, not, nil
 }

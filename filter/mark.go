@@ -37,7 +37,7 @@ func (g *Gateway) mark(_ context.Context, p *passage) error {
 		marked.Drop = slices.Compact(marked.Drop)
 		var top bytes.Buffer
 		top.Write(g.received(p))
-		if p.listener.Direction == policy.Inbound {
+		if p.listener.Direction == policy.Inbound && p.shadow == nil {
 			s, method, result := p.status(c)
 			top.Write(s.Fields(g.Name, method, result))
 		}

@@ -2,14 +2,11 @@ package filter
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"net/netip"
-	"strings"
 	"time"
 
-	"postern/filter/keyring"
 	"postern/filter/message"
 	"postern/filter/policy"
 	"postern/filter/protect"
@@ -28,6 +25,7 @@ type Verdict struct {
 	Rule      string        `json:"rule"`
 	Plans     []VerdictPlan `json:"plans"`
 	Trace     string        `json:"trace"`
+	Shadow    *Verdict      `json:"shadow,omitempty"` // what would be done with the mail, where rules are only tried
 }
 
 // VerdictPlan is one copy in a Verdict.
@@ -73,9 +71,19 @@ func (g *Gateway) Process(ctx context.Context, r Request) *Outcome {
 	err := g.guarded(traced(ctx, p.listener, env), judged, p)
 	answer := reply(250, [3]int{2, 0, 0}, "would be relayed "+env.Trace)
 	if err != nil {
-		answer = replyTo(err, env.Trace)
+		answer = g.Texts.replyTo(err, env.Trace)
 	}
-	return &Outcome{Verdict: p.verdict(answer, err), Copies: p.copies, Explain: p.explain(err), pass: p}
+	o := &Outcome{Verdict: p.verdict(answer, err), Copies: p.copies, pass: p}
+	if p.shadow == nil {
+		o.Explain = p.explain(g.Policy, err)
+		return o
+	}
+	o.Verdict.Shadow = &p.shadow.verdict
+	o.Explain = append([]string{"The gateway runs in shadow mode: the mail passes as it came. Without it:"}, p.shadow.explain...)
+	if err != nil {
+		o.Explain = append(o.Explain, fmt.Sprintf("In shadow mode too it would not be relayed: %v.", err))
+	}
+	return o
 }
 
 func (p *passage) verdict(answer transport.Reply, err error) Verdict {
@@ -109,94 +117,6 @@ func (p *passage) verdict(answer transport.Reply, err error) Verdict {
 		v.Plans = append(v.Plans, out)
 	}
 	return v
-}
-
-// explain says in sentences which rule decided, and with which keys.
-func (p *passage) explain(err error) []string {
-	var lines []string
-	say := func(format string, args ...any) { lines = append(lines, fmt.Sprintf(format, args...)) }
-	say("The mail is %s, from %s, to %d recipient(s).", p.listener.Direction, name(p.env.From), len(p.env.Recipients))
-	if p.msg != nil && p.msg.Root != nil {
-		if p.author.IsZero() {
-			say("Its From field does not name exactly one address: no signature can be claimed for it, or made in its name.")
-		} else {
-			say("Its author is %s.", p.author.Key())
-		}
-		switch p.layer {
-		case protect.Sealed:
-			say("It arrived encrypted (%s).", p.protector.Format())
-		case protect.Signed:
-			say("It arrived signed (%s).", p.protector.Format())
-		default:
-			say("It arrived without protection.")
-		}
-	}
-	switch {
-	case p.finding.Opened:
-		ok, reason := p.verified(p.read, p.finding)
-		say("It was opened. Verified: %v (%s).", ok, reason)
-	case p.failed:
-		say("It could not be opened with the keys of its recipients, and is delivered as it came unless policy refuses it.")
-	case p.finding.Signed:
-		ok, reason := p.verified(p.read, p.finding)
-		say("Its signature was checked. Verified: %v (%s).", ok, reason)
-	}
-	for _, r := range p.facts.Recipients {
-		if p.listener.Direction != policy.Outbound {
-			continue
-		}
-		var keys []string
-		for _, c := range r.Certs {
-			key := string(c.Format) + " " + c.Fingerprint
-			if c.Trust == keyring.Seen {
-				key += " (brought by mail, and good by its path)"
-			}
-			keys = append(keys, key)
-		}
-		if len(keys) == 0 {
-			keys = []string{"none that is trusted and valid now"}
-		}
-		say("Certificates for %s: %s.", r.Address.Key(), strings.Join(keys, ", "))
-	}
-	if p.listener.Direction == policy.Outbound {
-		for _, f := range p.facts.Signing {
-			say("It can be signed with the %s identity %s.", f, p.signers[f].Fingerprint)
-		}
-	}
-	for _, plan := range p.decision.Plans {
-		var to []string
-		for _, a := range plan.Recipients {
-			to = append(to, a.Key())
-		}
-		how := "as it came"
-		switch {
-		case plan.Opened:
-			how = "opened"
-		case plan.Sign && plan.Encrypt:
-			how = "signed and encrypted"
-		case plan.Sign:
-			how = "signed, not encrypted"
-		case plan.Encrypt:
-			how = "encrypted, not signed"
-		}
-		say("One copy, %s, goes to %s.", how, strings.Join(to, ", "))
-		for _, c := range plan.Escrow {
-			say("It can also be read by our own %s certificate %s.", c.Format, c.Fingerprint)
-		}
-	}
-	if p.decision.Rule != "" {
-		say("The rule that decided: %s.", p.decision.Rule)
-	}
-	if err != nil {
-		say("The mail would not be relayed now: %v.", err)
-		if p.decision.Reason == policy.ReasonNoEscrow {
-			say("Add an identity of that format and kind of key for an entry of escrow, or take the entry out.")
-		}
-		if errors.Is(err, ErrMustProtect) {
-			say("Import a certificate of the recipient with `postern cert import`, or change the rule.")
-		}
-	}
-	return lines
 }
 
 func name(a message.Address) string {

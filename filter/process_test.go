@@ -35,7 +35,7 @@ func TestVerdict(t *testing.T) {
 				`"plans":[{"format":"openpgp","recipients":["bob@partner.example"],"signed":true,"encrypted":true,"transport":"next-hop"},` +
 				`{"format":"openpgp","recipients":["carol@other.example"],"signed":true,"encrypted":false,"transport":"next-hop"}],"trace":"ID"}`},
 		{"required", func(*world) string { return out }, nil, policy.Outbound, []string{"x@strict.example"},
-			`{"action":"reject","reply":"550 5.7.3 no certificate to protect mail to this recipient ID","opened":[],"open_error":"","verified":false,"signer":"","reason":"no-cert","rule":"partner.\"strict.example\"","plans":[],"trace":"ID"}`},
+			`{"action":"reject","reply":"550 5.7.3 not sent: this mail must be encrypted, and no valid certificate of its recipient is known; ask your IT desk to import one ID","opened":[],"open_error":"","verified":false,"signer":"","reason":"no-cert","rule":"partner.\"strict.example\"","plans":[],"trace":"ID"}`},
 		{"not ours", func(*world) string { return in }, nil, policy.Inbound, []string{"x@elsewhere.example"},
 			`{"action":"reject","reply":"550 5.7.1 refused by policy ID","opened":[],"open_error":"","verified":false,"signer":"","reason":"not-ours","rule":"domain","plans":[],"trace":"ID"}`},
 		{"loop", func(*world) string { return strings.Repeat("Received: by x\r\n", 51) + in }, nil, policy.Inbound, []string{"alice@company1.example"},

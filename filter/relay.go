@@ -51,7 +51,7 @@ func (h handler) early(ctx context.Context, stages []stage, e *transport.Envelop
 	if err == nil {
 		return nil
 	}
-	r := replyTo(err, e.Trace)
+	r := h.g.Texts.replyTo(err, e.Trace)
 	h.g.Log.LogAttrs(ctx, slog.LevelInfo, "refused", slog.String("trace", e.Trace), slog.String("listener", h.l.Name),
 		slog.String("stage", p.stage), who, slog.Int("reply", r.Code), slog.String("error", err.Error()))
 	return r
@@ -68,7 +68,7 @@ func (h handler) Data(ctx context.Context, e *transport.Envelope, body io.Reader
 	}
 	r := p.result
 	if err != nil {
-		r = replyTo(err, e.Trace)
+		r = h.g.Texts.replyTo(err, e.Trace)
 	}
 	h.g.log(ctx, p, r, err)
 	return []transport.Reply{r}
@@ -76,7 +76,7 @@ func (h handler) Data(ctx context.Context, e *transport.Envelope, body io.Reader
 
 // Refuse words an error that the server met by itself.
 func (h handler) Refuse(e *transport.Envelope, err error) transport.Reply {
-	return replyTo(err, e.Trace)
+	return h.g.Texts.replyTo(err, e.Trace)
 }
 
 // slot runs f unless too many mails are in flight.
@@ -93,7 +93,11 @@ func (g *Gateway) slot(f func() error) error {
 // guarded turns a panic that hostile mail provoked into a deferral: the mail
 // stays with its sender, and the process with its other mails. Only what the
 // runtime says is logged: another value may hold bytes of the mail.
-func (g *Gateway) guarded(ctx context.Context, stages []stage, p *passage) (err error) {
+func (g *Gateway) guarded(ctx context.Context, stages []stage, p *passage) error {
+	return g.tried(ctx, p, func() error { return g.walk(ctx, stages, p) })
+}
+
+func (g *Gateway) tried(ctx context.Context, p *passage, walk func() error) (err error) {
 	defer func() {
 		if v := recover(); v != nil {
 			err = fmt.Errorf("stage %s panicked: %T", p.stage, v)
@@ -103,7 +107,7 @@ func (g *Gateway) guarded(ctx context.Context, stages []stage, p *passage) (err 
 			g.Log.ErrorContext(ctx, "panic", "trace", p.env.Trace, "stage", p.stage, "stack", string(debug.Stack()))
 		}
 	}()
-	return g.walk(ctx, stages, p)
+	return walk()
 }
 
 // log writes the one line of a mail.
@@ -119,6 +123,9 @@ func (g *Gateway) log(ctx context.Context, p *passage, r transport.Reply, err er
 	v := p.verdict(r, err)
 	attrs = append(attrs, slog.String("action", v.Action), slog.String("rule", v.Rule), slog.String("reason", v.Reason),
 		slog.Any("opened", v.Opened), slog.Bool("verified", v.Verified), slog.String("onward", p.onward.String()))
+	if p.shadow != nil {
+		attrs = append(attrs, p.shadow.attrs()...)
+	}
 	level := slog.LevelInfo
 	if err != nil {
 		level = slog.LevelWarn
@@ -137,6 +144,9 @@ func (g *Gateway) relay(ctx context.Context, p *passage) error {
 	}
 	mark, err := g.done.mark(p)
 	if err != nil {
+		return err
+	}
+	if err := g.noteOpened(ctx, p); err != nil {
 		return err
 	}
 	p.result = reply(250, [3]int{2, 0, 0}, "delivered earlier") // unless a recipient is left
@@ -164,6 +174,7 @@ func (g *Gateway) relay(ctx context.Context, p *passage) error {
 			switch {
 			case r.Code/100 == 2:
 				g.done.add(mark, env.Recipients[i].Address)
+				g.sealedTo(ctx, p, c, env.Recipients[i].Address)
 				p.result = r
 			case refused == nil, r.Code/100 != 5: // one who may come back decides for all
 				refused = r
@@ -183,7 +194,7 @@ func (g *Gateway) relay(ctx context.Context, p *passage) error {
 // those who have it already, and what its own bytes ask of the way.
 func (g *Gateway) envelopeFor(p *passage, c Copy, mark [sha256.Size]byte) (*transport.Envelope, error) {
 	env := *p.env
-	env.Recipients = nil
+	env.Recipients, env.Floor = nil, string(c.Plan.Floor)
 	seen := map[message.Address]bool{}
 	for _, r := range p.env.Recipients {
 		if a := r.Address; !seen[a] && slices.Contains(c.Plan.Recipients, a) && !g.done.has(mark, a) {
@@ -235,7 +246,7 @@ func (d *delivered) mark(p *passage) (m [sha256.Size]byte, err error) {
 	}
 	h := sha256.New()
 	fmt.Fprintf(h, "%s\n%s\n", p.listener.Direction, p.env.From.String())
-	if _, err := io.Copy(h, io.NewSectionReader(p.msg.Source, 0, p.msg.Source.Size())); err != nil {
+	if _, err := io.Copy(h, io.NewSectionReader(p.came.Source, 0, p.came.Source.Size())); err != nil {
 		return m, fmt.Errorf("read mail: %w", err)
 	}
 	h.Sum(m[:0])
@@ -291,7 +302,7 @@ func (d *delivered) shrink() {
 }
 
 // refusal tells a plain no from trouble.
-func refusal(err error) bool { return replyTo(err, "").Code/100 == 5 }
+func refusal(err error) bool { return Texts{}.replyTo(err, "").Code/100 == 5 }
 
 // action is the word of the decision object for how a mail ended.
 func action(err error) policy.Action {

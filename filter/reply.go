@@ -3,9 +3,11 @@ package filter
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 
 	"postern/filter/message"
+	"postern/filter/policy"
 	"postern/filter/protect"
 	"postern/filter/transport"
 	"postern/hsm"
@@ -16,7 +18,12 @@ var (
 	ErrConfig        = errors.New("own configuration broken")
 	ErrOverload      = errors.New("too much in flight")
 	ErrUndecryptable = errors.New("mail does not open and policy refuses it")
+	ErrNoCertYet     = errors.New("protection required and no usable certificate yet")
 	ErrMustProtect   = errors.New("protection required and no usable certificate")
+	ErrDowngrade     = errors.New("protected before, and no usable certificate any more")
+	ErrAnswer        = errors.New("answers sealed mail, and no usable certificate")
+	ErrForbidden     = errors.New("the sender asks for what the rule forbids")
+	ErrClientSealed  = errors.New("sealed by the sender's own program")
 	ErrPolicy        = errors.New("policy says no")
 	ErrClear         = errors.New("partner's mail in clear")
 	ErrClient        = errors.New("partner's client not as agreed")
@@ -27,11 +34,12 @@ var (
 // SMTP (RFC 5321 §4.2, RFC 3463). The text is fixed; the trace id is added.
 // The page appliance/docs/replies.md is printed from it.
 type Row struct {
-	When  string
-	Word  string // in the log and the decision object, where the decision has none
-	Reply transport.Reply
-	Look  string // where an operator looks first
-	is    func(error) bool
+	When   string
+	Word   string // in the log and the decision object, where the decision has none
+	Reply  transport.Reply
+	German string // for the text of Reply
+	Look   string // where an operator looks first
+	is     func(error) bool
 }
 
 func is(targets ...error) func(error) bool {
@@ -53,60 +61,121 @@ func reply(code int, enhanced [3]int, text string) transport.Reply {
 // was not foreseen, and defers.
 var Replies = []Row{
 	{"token or key daemon away", "token-away", reply(451, [3]int{4, 7, 5}, "cryptographic service not available, try again later"),
+		"der Dienst zum Verschlüsseln ist gerade nicht da; bitte später noch einmal",
 		"`postern token status`; the mail comes back by itself",
 		is(hsm.ErrAway, hsm.ErrLocked, hsm.ErrEmpty, hsm.ErrBudget, hsm.ErrBusy, hsm.ErrPIN, hsm.ErrOpaque)},
 	{"own configuration broken", "configuration", reply(451, [3]int{4, 3, 5}, "gateway not configured for this mail, try again later"),
+		"das Gateway ist für diese Mail nicht eingerichtet; bitte später noch einmal",
 		"`postern policy check` and `postern key audit`",
 		is(ErrConfig, hsm.ErrNoKey, hsm.ErrRefused, hsm.ErrInvalid)},
 	{"next hop away, or not as safe as it must be", "next-hop", reply(451, [3]int{4, 4, 1}, "next hop not reachable, try again later"),
+		"der nächste Mailserver ist nicht erreichbar, oder nicht sicher genug; bitte später noch einmal",
 		"`postern doctor`; whoever had his copy already does not get it again",
 		is(transport.ErrNextHop)},
 	{"too much in flight", "overload", reply(451, [3]int{4, 3, 2}, "gateway busy, try again later"),
+		"das Gateway ist ausgelastet; bitte später noch einmal",
 		"how long the next hop takes to answer",
 		is(ErrOverload, context.DeadlineExceeded)},
 	{"message too big", "too-big", reply(552, [3]int{5, 3, 4}, "message too big"),
+		"die Mail ist zu groß",
 		"the size limit in filterd.toml",
 		is(message.ErrTooBig)},
 	{"too many recipients", "too-many", reply(452, [3]int{4, 5, 3}, "too many recipients"),
+		"die Mail hat zu viele Empfänger",
 		"nothing: the sender splits the mail",
 		is(transport.ErrTooMany)},
 	{"bare CR or LF", "line-ends", reply(554, [3]int{5, 6, 0}, "line ends other than CRLF"),
+		"das Programm, das die Mail schickt, beendet Zeilen falsch",
 		"the program that sent it",
 		is(message.ErrLineEnds)},
 	{"hopeless MIME", "structure", reply(554, [3]int{5, 6, 0}, "message structure beyond limits"),
+		"der Aufbau der Mail ist zu verschachtelt oder fehlerhaft",
 		"the program that sent it",
 		is(message.ErrLimit, message.ErrHeaderLimit, message.ErrSigned8Bit)},
 	{"cannot be opened, and `undecryptable = \"reject\"`", "undecryptable", reply(554, [3]int{5, 7, 5}, "message cannot be accepted as protected"),
+		"die Mail kann so verschlüsselt nicht angenommen werden",
 		"the log has no cause either: whether a mail opens is told to nobody outside",
 		is(ErrUndecryptable)},
-	{"must be protected, no usable certificate", "no-cert", reply(550, [3]int{5, 7, 3}, "no certificate to protect mail to this recipient"),
+	{"must be protected, no usable certificate, and a rule lets it wait", "no-cert-yet", reply(451, [3]int{4, 7, 3}, "this mail must be encrypted and waits for a certificate of its recipient, try again later"),
+		"diese Mail muss verschlüsselt werden und wartet auf ein Zertifikat des Empfängers; bitte später noch einmal",
+		"`postern cert find ADDRESS`; `no-key` and `downgrade` in filterd.toml",
+		is(ErrNoCertYet)},
+	{"must be protected, no usable certificate", "no-cert", reply(550, [3]int{5, 7, 3}, "not sent: this mail must be encrypted, and no valid certificate of its recipient is known; ask your IT desk to import one"),
+		"nicht gesendet: diese Mail muss verschlüsselt werden, und es ist kein gültiges Zertifikat des Empfängers bekannt; Ihre IT kann es einspielen",
 		"`postern cert find ADDRESS`",
 		is(ErrMustProtect, protect.ErrNoCert)},
+	{"was protected before, no usable certificate any more", "downgrade", reply(550, [3]int{5, 7, 3}, "not sent: mail to this recipient was encrypted until now, and his certificate is missing or has expired; ask him for a new one"),
+		"nicht gesendet: Mails an diesen Empfänger wurden bisher verschlüsselt, und sein Zertifikat fehlt oder ist abgelaufen; bitten Sie ihn um ein neues",
+		"`postern cert find ADDRESS`; `postern policy forget ADDRESS` if his mail is to go without from now on",
+		is(ErrDowngrade)},
+	{"answers a mail that came encrypted, no usable certificate", "answer", reply(550, [3]int{5, 7, 3}, "not sent: this is an answer to an encrypted mail, and cannot be encrypted for everybody it goes to; ask your IT desk for a certificate, or write a new mail"),
+		"nicht gesendet: dies ist die Antwort auf eine verschlüsselte Mail und lässt sich nicht für alle Empfänger verschlüsseln; Ihre IT kann ein Zertifikat einspielen",
+		"`postern cert find ADDRESS`; `answers` in filterd.toml",
+		is(ErrAnswer)},
+	{"the sender's own program encrypted it, and the site does not have that", "client-sealed", reply(550, [3]int{5, 7, 1}, "not sent: your own program has encrypted this mail; send it without, the gateway encrypts it for you"),
+		"nicht gesendet: Ihr eigenes Programm hat diese Mail verschlüsselt; senden Sie sie unverschlüsselt, das Gateway verschlüsselt sie für Sie",
+		"`client-encryption` in filterd.toml",
+		is(ErrClientSealed)},
+	{"the sender asks for what the rule forbids", "forbidden", reply(550, [3]int{5, 7, 1}, "not sent: you asked to encrypt or sign this mail, and the rules of your company do not allow that for this recipient"),
+		"nicht gesendet: Sie wollten diese Mail verschlüsseln oder signieren, und die Regeln Ihrer Firma erlauben das für diesen Empfänger nicht",
+		"`postern explain` names the rule",
+		is(ErrForbidden)},
 	{"partner's mail in clear, and `inbound` asks for TLS", "clear", reply(530, [3]int{5, 7, 0}, "must issue a STARTTLS command first"),
+		"diese Mail muss über eine verschlüsselte Verbindung kommen (STARTTLS)",
 		"`inbound` of the partner; the partner's server must use STARTTLS",
 		is(ErrClear)},
 	{"partner's mail over TLS, and not from a client or in a version that was agreed on", "client", reply(550, [3]int{5, 7, 1}, "client certificate or TLS version not as agreed"),
+		"das Zertifikat des Mailservers oder die TLS-Version ist nicht die vereinbarte",
 		"`min` and `inbound-pins` of the partner; the log names the key that was shown",
 		is(ErrClient)},
 	{"policy says no", "policy", reply(550, [3]int{5, 7, 1}, "refused by policy"),
+		"von den Regeln dieser Firma abgelehnt",
 		"`postern explain` names the rule",
 		is(ErrPolicy)},
 	{"mail loop", "loop", reply(554, [3]int{5, 4, 6}, "mail loop"),
+		"die Mail läuft im Kreis",
 		"the Received fields of the mail",
 		is(ErrLoop)},
 	{"anything not foreseen", "unforeseen", reply(451, [3]int{4, 3, 0}, "internal trouble, try again later"),
+		"interne Störung; bitte später noch einmal",
 		"the log line with the trace id",
 		func(error) bool { return true }},
+}
+
+// faultOf is the error of a decision that does not relay.
+func faultOf(d policy.Decision) error {
+	cause := ErrConfig
+	waits := d.Action == policy.Defer
+	switch d.Reason {
+	case policy.ReasonNoCert, policy.ReasonDowngrade, policy.ReasonAnswer:
+		cause = map[string]error{policy.ReasonNoCert: ErrMustProtect, policy.ReasonDowngrade: ErrDowngrade, policy.ReasonAnswer: ErrAnswer}[d.Reason]
+		if waits {
+			cause = ErrNoCertYet
+		}
+	case policy.ReasonUndecryptable:
+		return ErrUndecryptable // and nothing of why
+	case policy.ReasonClientBanned:
+		cause = ErrClientSealed
+	case policy.ReasonForbidden:
+		cause = ErrForbidden
+	default:
+		if !waits {
+			cause = ErrPolicy
+		}
+	}
+	return fmt.Errorf("rule %s: %s: %w", d.Rule, d.Reason, cause)
 }
 
 // replyTo puts err into the words of SMTP. A next hop's own answer stays what
 // it is where it is a no: what is neither 4xx nor 5xx can't stand for an
 // error, and 421 would close a channel that is not the next hop's (RFC 5321
 // §3.8). Every other text is fixed, so that nothing of the cause gets out.
-func replyTo(err error, trace string) transport.Reply {
+func (t Texts) replyTo(err error, trace string) transport.Reply {
 	var r transport.Reply
 	if !errors.As(err, &r) || r.Code/100 != 4 && r.Code/100 != 5 {
-		r = rowOf(err).Reply
+		row := rowOf(err)
+		r = row.Reply
+		r.Text = t.of(row)
 	}
 	if r.Code == 421 {
 		r.Code = 451

@@ -66,6 +66,27 @@ func TestEveryReplyCanBeReached(t *testing.T) {
 		"must be protected, no usable certificate": func(w *world) transport.Reply {
 			return w.send(policy.Outbound, out, "alice@company1.example", "x@strict.example")
 		},
+		"must be protected, no usable certificate, and a rule lets it wait": func(w *world) transport.Reply {
+			w.gate.Policy.NoKey = policy.NoKeyDefer
+			return w.send(policy.Outbound, out, "alice@company1.example", "x@strict.example")
+		},
+		"was protected before, no usable certificate any more": func(w *world) transport.Reply {
+			w.remembers("carol@other.example", "")
+			return w.send(policy.Outbound, out, "alice@company1.example", "carol@other.example")
+		},
+		"answers a mail that came encrypted, no usable certificate": func(w *world) transport.Reply {
+			w.remembers("", "1@partner.example")
+			return w.send(policy.Outbound, "In-Reply-To: <1@partner.example>\r\n"+out, "alice@company1.example", "carol@other.example")
+		},
+		"the sender's own program encrypted it, and the site does not have that": func(w *world) transport.Reply {
+			w.gate.Policy.Client = policy.ClientRefuse
+			return w.send(policy.Outbound, w.sealed(out, "", "bob@partner.example"), "alice@company1.example", "bob@partner.example")
+		},
+		"the sender asks for what the rule forbids": func(w *world) transport.Reply {
+			w.gate.Triggers = []Trigger{{Tag: "[encrypt]", Asks: policy.Asks{Encrypt: true}}}
+			w.gate.Policy.Default = policy.None
+			return w.send(policy.Outbound, strings.Replace(out, "Subject: ", "Subject: [encrypt] ", 1), "alice@company1.example", "carol@other.example")
+		},
 		"partner's mail in clear, and `inbound` asks for TLS": func(w *world) transport.Reply {
 			w.config.Policy.Ways = map[string]policy.Way{"partner.example": {Inbound: policy.Demand{TLS: true}}}
 			return w.send(policy.Inbound, in, "bob@partner.example", "alice@company1.example")
@@ -131,12 +152,17 @@ func TestRepliesAreSound(t *testing.T) {
 		if slices.ContainsFunc(Replies[:i], func(r Row) bool { return r.When == row.When || r.Word == row.Word }) || row.Look == "" || row.Word == "" {
 			t.Errorf("%s: named twice, or without a word for operators", row.When)
 		}
+		for _, lang := range []string{"en", "de", "both"} {
+			if text := (Texts{Language: lang}).of(row); row.German == "" || len(text) > 350 || strings.ContainsAny(text, "?|") {
+				t.Errorf("%s: text %q in %s", row.When, text, lang)
+			}
+		}
 		if strings.ContainsFunc(row.Reply.Text, func(r rune) bool { return r < ' ' || r > '~' }) {
 			t.Errorf("%s: text %q", row.When, row.Reply.Text)
 		}
 	}
 	for _, err := range []error{hsm.ErrAway, hsm.ErrLocked, hsm.ErrEmpty, hsm.ErrNoKey, hsm.ErrRefused, hsm.ErrBudget, hsm.ErrBusy, hsm.ErrInvalid, hsm.ErrExists, hsm.ErrPIN, hsm.ErrOpaque} {
-		if r := replyTo(err, ""); r.Code/100 != 4 {
+		if r := (Texts{}).replyTo(err, ""); r.Code/100 != 4 {
 			t.Errorf("%v: got %v, want 4xx: our own trouble is no verdict on a mail", err, r)
 		}
 	}
@@ -151,17 +177,17 @@ func printReplies() []byte {
 
 What the gateway answers a mail or a recipient with. This page is printed from ` + "`filter.Replies`" + ` by ` + "`go test ./filter -run TestPage -update`" + `; a test fails when it is stale.
 
-Texts are fixed, and end in the trace id, which stands in the log line of the mail, in its Received and Postern-Status fields, and in the audit record of the key daemon. Details are in the log only; the reason stands there, and in the decision object of ` + "`postern process --json`" + `, where the decision gives none. 4xx is trouble of ours, which passes: the sender keeps the mail and comes back. 5xx is a verdict on the mail. Nothing is ever passed on unprotected because something is missing. The first row that fits is taken.
+Texts are fixed, in English, German or both as ` + "`[texts]`" + ` of filterd.toml says, or the site's own by their reason; on the wire they are ASCII, with umlauts as two letters. They end in the trace id, which stands in the log line of the mail, in its Received and Postern-Status fields, and in the audit record of the key daemon. Details are in the log only; the reason stands there, and in the decision object of ` + "`postern process --json`" + `, where the decision gives none. 4xx is trouble of ours, which passes: the sender keeps the mail and comes back. 5xx is a verdict on the mail. Nothing is ever passed on unprotected because something is missing. The first row that fits is taken.
 
-| When | Reply | Text | Reason | Look at |
-|---|---|---|---|---|
+| When | Reply | Text | German | Reason | Look at |
+|---|---|---|---|---|---|
 `)
 	for _, r := range Replies {
 		e := r.Reply.Enhanced
-		fmt.Fprintf(&b, "| %s | %d %d.%d.%d | %s | `%s` | %s |\n", r.When, r.Reply.Code, e[0], e[1], e[2], r.Reply.Text, r.Word, r.Look)
+		fmt.Fprintf(&b, "| %s | %d %d.%d.%d | %s | %s | `%s` | %s |\n", r.When, r.Reply.Code, e[0], e[1], e[2], r.Reply.Text, r.German, r.Word, r.Look)
 	}
-	b.WriteString(`| next hop answered | its own | its own | ` + "`next-hop`" + ` | the next hop's log |
-| mail passed on | 250, the next hop's own | its own | of the decision | |
+	b.WriteString(`| next hop answered | its own | its own | its own | ` + "`next-hop`" + ` | the next hop's log |
+| mail passed on | 250, the next hop's own | its own | its own | of the decision | |
 
 The next hop's refusals pass with their codes, except 421, which speaks of a connection that is not the sender's and becomes 451. Where the next hop takes a mail for some recipients and not for others, the reply is its 4xx if there is one: the sender comes back, and nobody who has the mail gets it again (as long as filterd runs, and for five days). Otherwise it is its 5xx. Where the mail came encrypted, only the codes pass, with a text of ours, whether it could be opened or not: the next hop may quote what it reads, and its reply goes to whoever sent the mail.
 

@@ -1,6 +1,9 @@
 package filter
 
-import "context"
+import (
+	"context"
+	"slices"
+)
 
 // stage is one step of a mail's way. An error ends the way; reply.go puts it
 // into words.
@@ -31,10 +34,29 @@ var (
 	judged   = way[:len(way)-1] // what process and explain do
 )
 
+// ruled are the stages that the site's rules on protection steer.
+var ruled = []string{"open", "gather", "decide", "seal"}
+
 func (g *Gateway) walk(ctx context.Context, stages []stage, p *passage) error {
 	if g.Begin != nil {
 		ctx = g.Begin(ctx)
 	}
+	if g.Policy == nil || !g.Policy.Shadow {
+		return g.run(ctx, stages, p)
+	}
+	isRuled := func(s stage) bool { return slices.Contains(ruled, s.name) }
+	if from := slices.IndexFunc(stages, isRuled); from >= 0 {
+		to := from + len(ruled)
+		if err := g.run(ctx, stages[:from], p); err != nil {
+			return err
+		}
+		g.rehearse(ctx, stages[from:to], p)
+		stages = stages[to:]
+	}
+	return g.run(ctx, stages, p)
+}
+
+func (g *Gateway) run(ctx context.Context, stages []stage, p *passage) error {
 	for _, s := range stages {
 		if err := ctx.Err(); err != nil {
 			return err

@@ -26,6 +26,8 @@ type Filterd struct {
 	Partners   map[string]Partner   `toml:"partner" form:"partner" doc:"Rules for mail to one domain, or with *. to every name below it. The nearest name decides."`
 	Recipients map[string]Recipient `toml:"recipient" form:"address" doc:"Rules for mail to one address; they go before those of its domain."`
 	Default    Default              `toml:"default" doc:"The rules where no other one fits."`
+	Trigger    Trigger              `toml:"trigger" doc:"What a sender can ask for in a mail. An entry is a tag, which counts where it stands in the subject whole and by itself, or a field of the header, as Name: value, or Name: for any value. Capital and small letters make no difference. What counted is taken out before the mail is sealed and sent; signed parts stay as they are. Only outbound mail is looked at."`
+	Texts      Texts                `toml:"texts" doc:"What refusals say to people. The trace id of the mail stands behind."`
 	SMIME      SMIME                `toml:"smime" doc:"How X.509 certificates are judged."`
 	Limits     Limits               `toml:"limits" doc:"What one mail, and all of them together, may cost."`
 	Log        Log                  `toml:"log" doc:"Messages of the daemon."`
@@ -66,15 +68,17 @@ type Hop struct {
 
 // Domain is a table of [domain].
 type Domain struct {
-	Sign     string `toml:"sign" default:"always" enum:"always|never" doc:"always: outbound mail of the domain is signed, or refused where no identity can sign it."`
-	Internal string `toml:"internal" default:"plain" enum:"plain" doc:"Protection of mail inside the company: plain, none end to end."`
+	Sign     string `toml:"sign" default:"always" enum:"always|optional|asked|never" doc:"always: outbound mail of the domain is signed, or deferred where no identity can sign it. optional: signed where one can. asked: signed where the sender asks for it. never: not signed; where the sender asks for it, the mail is refused."`
+	Internal string `toml:"internal" default:"plain" enum:"plain|optional|require" doc:"End-to-end encryption of mail to the domain from inside the company. plain: none, whatever its sender asks for elsewhere. optional and require: as in [partner]."`
 	// Escrow is checked against our domains.
 	Escrow []string `toml:"escrow" form:"escrow" doc:"Identities of ours, by address or fingerprint, that can read every mail that is sealed for an author of the domain. For each format and kind of key that mail is sealed with, one of them must have a certificate, or the mail is deferred."`
 }
 
 // Partner is a table of [partner].
 type Partner struct {
-	Protect   string   `toml:"protect" enum:"none|optional|require" doc:"End-to-end encryption. none: never. optional: where a usable certificate is known. require: always, or the mail is refused. Default: protect in [default]."`
+	Protect   string   `toml:"protect" enum:"none|asked|optional|require" doc:"End-to-end encryption. none: never; where the sender asks for it, the mail is refused. asked: where the sender asks for it. optional: where a usable certificate is known. require: always, or what no-key says. Default: protect in [default]."`
+	Sign      string   `toml:"sign" default:"inherit" enum:"inherit|always|optional|asked|never" doc:"Signatures on mail to the partner, with the words of [domain]. inherit: what the domain of the author says."`
+	NoKey     string   `toml:"no-key" enum:"reject|transport|defer" doc:"What becomes of mail that must be encrypted and cannot be, with the words of [default]. Default: no-key in [default]."`
 	Transport string   `toml:"transport" enum:"next-hop|may|encrypt|verify|dane|dane-only|pin" doc:"Security of the way to the partner. next-hop: left to the next hop. may: TLS where it is offered. encrypt: TLS with any certificate. verify: TLS with a certificate that is trusted and names the partner. dane: as the partner's TLSA records say (RFC 7672), encrypt where there are none. dane-only: as they say, or not at all. pin: TLS with one of pins. What is not met makes the mail wait. Default: transport in [default]."`
 	Names     []string `toml:"names" form:"host" doc:"Mail servers outside the partner's own domain whose certificates verify takes, as mx.provider.example, or *.provider.example for every name below it."`
 	Pins      []string `toml:"pins" form:"pin" doc:"SHA-256 of the partner's public keys (SubjectPublicKeyInfo), as sha256: and 64 hexadecimal digits."`
@@ -96,16 +100,22 @@ type Agreed struct {
 
 // Recipient is a table of [recipient].
 type Recipient struct {
-	Protect string `toml:"protect" need:"yes" enum:"none|optional|require" doc:"End-to-end encryption, with the words of [partner]."`
+	Protect string `toml:"protect" need:"yes" enum:"none|asked|optional|require" doc:"End-to-end encryption, with the words of [partner]."`
+	Sign    string `toml:"sign" default:"inherit" enum:"inherit|always|optional|asked|never" doc:"Signatures on mail to the address, with the words of [domain]. inherit: as for its domain."`
+	NoKey   string `toml:"no-key" default:"inherit" enum:"inherit|reject|transport|defer" doc:"What becomes of mail that must be encrypted and cannot be, with the words of [default]. inherit: as for its domain."`
 }
 
 // Default is the table [default].
 type Default struct {
-	Protect    string `toml:"protect" default:"optional" enum:"none|optional|require" doc:"End-to-end encryption, with the words of [partner]."`
+	Protect    string `toml:"protect" default:"optional" enum:"none|asked|optional|require" doc:"End-to-end encryption, with the words of [partner]."`
 	Transport  string `toml:"transport" default:"next-hop" enum:"next-hop|may|encrypt|verify|dane|dane-only" doc:"Security of the way to partners, with the words of [partner]."`
 	Min        string `toml:"min" form:"tls-version" doc:"Lowest TLS version on the way to partners, 1.2 or 1.3; not below encrypt, where clear text would be worse. Default: 1.2."`
 	PFS        bool   `toml:"pfs" doc:"Whether the way to partners has forward secrecy, or is not used; not below encrypt."`
-	NoKey      string `toml:"no-key" default:"reject" enum:"reject" doc:"What becomes of mail that must be protected and cannot be. reject: it is refused with 550 5.7.3."`
+	NoKey      string `toml:"no-key" default:"reject" enum:"reject|transport|defer" doc:"What becomes of mail that must be encrypted where no certificate is usable. reject: it is refused with 550 5.7.3. transport: it goes without, over a way on which TLS with a verified certificate (or dane-only, or pin, where the partner has that) is sure. defer: it waits with 451 4.7.3."`
+	Downgrade  string `toml:"downgrade" default:"reject" enum:"reject|defer|off" doc:"What becomes of mail to somebody to whom mail was encrypted before, where no certificate is usable any more; under the rule none nothing is remembered. reject: it is refused, until a certificate comes or postern policy forget is said. defer: it waits. off: it is not remembered."`
+	Answers    string `toml:"answers" default:"protect" enum:"protect|usual" doc:"How answers go outside to mail that came encrypted and was opened here. protect: encrypted, or they are refused. usual: as any mail."`
+	Client     string `toml:"client-encryption" default:"keep" enum:"keep|refuse|open" doc:"What becomes of outbound mail that the sender's own program has encrypted. keep: it passes. refuse: it is refused. open: it is opened with the keys of its author or of his domain, if he has logged in as the envelope sender, or has signed inside; and encrypted anew for everybody outside, or refused."`
+	Shadow     bool   `toml:"shadow" doc:"Whether decisions are only logged. Mail then passes as it came: nothing is opened, signed, encrypted, taken out of a subject or refused by a rule on protection; nothing is learned or remembered. What is not our mail, loops, broken or too big is refused all the same, and marks that only the gateway may write are taken off."`
 	Headers    string `toml:"header-confidentiality" default:"baseline" enum:"baseline|shy|none" doc:"What of an encrypted mail's header nobody on the way reads; the recipient does (RFC 9788 §3.2). baseline: subject, comments and keywords. shy: also display names and the sender's time zone. none: nothing."`
 	OldCiphers bool   `toml:"old-ciphers" doc:"Whether mail is opened that is sealed with CAST5, 3DES, Blowfish or Twofish, or in LibrePGP's OCB packet (RFC 9580 §9.3 wants none of them). What is opened so is never called verified. Of S/MIME see triple-des in [smime]."`
 	// Format is a list in the order of preference.
@@ -113,6 +123,19 @@ type Default struct {
 	Learn           string   `toml:"learn" default:"seen" enum:"off|seen|chain" doc:"What becomes of certificates that verified mail brings. off: nothing. seen: they are kept for a person to trust. chain: one whose path ends at an anchor is also sealed to, as long as nobody has trusted any other one of its address."`
 	Unauthenticated string   `toml:"unauthenticated" default:"neutralise" enum:"neutralise|sealed" doc:"What becomes of S/MIME mail whose cipher lets anybody change it (AES-CBC), with no signature inside that fits. neutralise: it is opened, and what a program could run in it is shown as text. sealed: it is delivered as it came."`
 	Undecryptable   string   `toml:"undecryptable" default:"mark" enum:"mark|reject" doc:"What becomes of sealed mail that does not open. mark: it is delivered as it came, and marked. reject: it is refused, with one text for every cause."`
+}
+
+// Trigger is the table [trigger].
+type Trigger struct {
+	Encrypt []string `toml:"encrypt" form:"trigger" doc:"The mail is encrypted for everybody outside, or what no-key says. Default: [encrypt], and X-Postern-Encrypt: yes."`
+	Sign    []string `toml:"sign" form:"trigger" doc:"The mail is signed, where sign in [domain] does not say always anyhow. Default: [sign], and X-Postern-Sign: yes."`
+	Plain   []string `toml:"plain" form:"trigger" doc:"The mail is not encrypted for those whose rule is optional. Nobody else's protection becomes less by it. Default: none, so that nobody can ask for that."`
+}
+
+// Texts is the table [texts].
+type Texts struct {
+	Language string            `toml:"language" default:"en" enum:"en|de|both" doc:"en: English. de: German. both: German, then English. Replies of SMTP are ASCII: umlauts are written as two letters."`
+	Own      map[string]string `toml:"own" doc:"Texts of the site, by the word that replies.md has under Reason; they stand in place of ours in every language. At most 300 characters."`
 }
 
 // SMIME is the table [smime].
@@ -177,6 +200,7 @@ func (c *Filterd) check(r *reading) {
 		c.Default.Format = []string{"openpgp", "smime"}
 	}
 	checkFormats(r, c.Default.Format, "default")
+	c.checkTriggers(r)
 	for d, v := range c.Domains {
 		for _, e := range v.Escrow {
 			_, domain, ok := cutLast(e, "@")
@@ -191,6 +215,7 @@ func (c *Filterd) check(r *reading) {
 			r.wrong(r.line("partner", d), fmt.Sprintf("partner.%s: is one of our own domains", quote(d)), "a rule for one address of ours goes to [recipient]")
 		}
 		set(&p.Protect, c.Default.Protect)
+		set(&p.NoKey, c.Default.NoKey)
 		c.checkWay(r, d, &p)
 		if p.Format == nil {
 			p.Format = c.Default.Format

@@ -72,6 +72,8 @@ func form(name, s string) string {
 			return ""
 		}
 		return form("address", s)
+	case "trigger":
+		return triggerForm(s)
 	case "name":
 		if s == "" || len(s) > 32 || strings.Trim(s, "abcdefghijklmnopqrstuvwxyz0123456789-") != "" {
 			return "want a name of small letters, digits and hyphens"

@@ -2,7 +2,6 @@ package policy
 
 import (
 	"slices"
-	"strings"
 
 	"postern/filter/keyring"
 	"postern/filter/message"
@@ -18,14 +17,7 @@ type Form struct {
 // Form is the nearest form for mail to a: what its domain says, then the
 // nearest "*.domain", then what is true of all.
 func (p *Policy) Form(a message.Address) Form {
-	f, ok := p.Forms[strings.ToLower(a.Domain)]
-	for rest := strings.ToLower(a.Domain); !ok; {
-		var more bool
-		if _, rest, more = strings.Cut(rest, "."); !more {
-			break
-		}
-		f, ok = p.Forms["*."+rest]
-	}
+	f, _, _ := nearest(p.Forms, a.Domain)
 	if f.Formats == nil {
 		f.Formats = p.Formats
 	}
@@ -52,7 +44,7 @@ func (p *Policy) Fit(a message.Address, certs []Sealable) []Sealable {
 
 // signing is in which of our formats mail of this form is signed, or "".
 func (f Form) signing(ours []keyring.Format) keyring.Format {
-	if f.Formats == nil {
+	if f.Formats == nil && len(ours) > 0 {
 		return ours[0]
 	}
 	for _, format := range f.Formats {

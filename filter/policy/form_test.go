@@ -94,12 +94,12 @@ smime/rsa { false false} [b] sign true certs [B] escrow []
 smime/rsa {aes-128-gcm true true} [edi] sign true certs [G] escrow []`},
 		{"signed only, in the format and style of each", Facts{Author: alice, Signing: both, Recipients: []Recipient{
 			{Address: gas, Certs: []Sealable{cert}}, {Address: bob}, {Address: addr("c", "other.example")}, {Address: addr("d", "other.example")}}},
-			`relay plain default
+			`relay plain partner."partner.example"
 openpgp/ { false false} [c d] sign true certs [] escrow []
 smime/ { false false} [bob] sign true certs [] escrow []
 smime/ { false true} [edi] sign true certs [] escrow []`},
 		{"no identity in the one format of a partner", Facts{Author: alice, Signing: both[:1], Recipients: []Recipient{{Address: gas}}},
-			`defer no-identity default`},
+			`defer no-identity domain."company1.example"`},
 		{"hidden, both of one class", Facts{Author: alice, Signing: both, Recipients: []Recipient{
 			{Address: addr("a", "other.example"), Certs: []Sealable{named(rsaCert, "A")}}, {Address: addr("b", "other.example"), Certs: []Sealable{named(rsaCert, "B")}, Hidden: true},
 			{Address: addr("c", "other.example"), Certs: []Sealable{named(rsaCert, "C")}, Hidden: true}}},

@@ -46,7 +46,7 @@ type plans []Plan
 // add gives the recipient the copy of the kind.
 func (list *plans) add(kind Plan, to message.Address, certs ...keyring.Cert) {
 	i := slices.IndexFunc(*list, func(p Plan) bool {
-		return p.Format == kind.Format && p.Class == kind.Class && p.Style == kind.Style
+		return p.Format == kind.Format && p.Class == kind.Class && p.Style == kind.Style && p.Sign == kind.Sign && p.Floor == kind.Floor
 	})
 	if i < 0 {
 		i = len(*list)
@@ -58,17 +58,15 @@ func (list *plans) add(kind Plan, to message.Address, certs ...keyring.Cert) {
 
 // sort orders copies by their kind, not by who happened to be named first.
 func (list plans) sort() {
-	pss := func(p Plan) int {
-		n := 0
-		if p.Style.OAEP {
-			n++
-		}
-		if p.Style.PSS {
-			n += 2
+	flags := func(p Plan) (n int) {
+		for i, set := range []bool{p.Style.OAEP, p.Style.PSS, p.Sign} {
+			if set {
+				n |= 1 << i
+			}
 		}
 		return n
 	}
 	slices.SortStableFunc(list, func(a, b Plan) int {
-		return cmp.Or(cmp.Compare(a.Format, b.Format), cmp.Compare(a.Class, b.Class), cmp.Compare(a.Style.Cipher, b.Style.Cipher), pss(a)-pss(b))
+		return cmp.Or(cmp.Compare(a.Format, b.Format), cmp.Compare(a.Class, b.Class), cmp.Compare(a.Style.Cipher, b.Style.Cipher), flags(a)-flags(b), cmp.Compare(a.Floor, b.Floor))
 	})
 }

@@ -3,6 +3,7 @@
 package policy
 
 import (
+	"cmp"
 	"slices"
 	"strings"
 
@@ -19,81 +20,39 @@ const (
 	Outbound Direction = "outbound"
 )
 
-// Protect is how much end-to-end protection a recipient's mail gets.
-type Protect string
-
-const (
-	None     Protect = "none"     // never encrypted
-	Optional Protect = "optional" // encrypted when a usable certificate is known
-	Require  Protect = "require"  // encrypted, or refused
-)
-
-// Sign says whether mail of one of our domains is signed.
-type Sign string
-
-const (
-	SignAlways Sign = "always"
-	SignNever  Sign = "never"
-)
-
 // Policy is what the site wants. Keys are canonical: addresses as
 // message.Address.Key gives them, domains in lower case, "*.domain" for every
 // name below it.
 type Policy struct {
 	Domains       map[string]Sign    // our own domains
+	Internal      map[string]Protect // mail inside, by our own domain; None where it says nothing
 	Recipients    map[string]Protect // by address
 	Partners      map[string]Protect // by domain
 	Default       Protect
+	Signs         map[string]Sign  // by address or domain; goes before that of our own domain
+	NoKeys        map[string]NoKey // by address or domain; goes before NoKey
+	NoKey         NoKey
+	Downgrade     Downgrade
+	Answers       Answers
+	Client        Client
+	Lowering      bool           // whether a sender may ask for less, where the rule is Optional
 	Ways          map[string]Way // by domain, as Partners
 	DefaultWay    Way
 	Forms         map[string]Form   // by domain, as Partners
 	Formats       []keyring.Format  // where the form of a domain names none
 	Escrow        map[string]Escrow // by our own domain
 	Undecryptable Undecryptable
+	Shadow        bool // decisions are made and told, and not carried out
 }
 
 // Escrow names certificates of ours that read along what our authors seal: by
 // address or by fingerprint.
 type Escrow []string
 
-// Undecryptable says what becomes of sealed mail that does not open.
-type Undecryptable string
-
-const (
-	Mark   Undecryptable = "mark"   // delivered as it came, marked
-	Reject Undecryptable = "reject" // refused, one text for every cause
-)
-
 // Ours reports whether domain is one of our own.
 func (p *Policy) Ours(domain string) bool {
 	_, ok := p.Domains[strings.ToLower(domain)]
 	return ok
-}
-
-// Protection is the rule for mail to a, and its name: the address's own rule,
-// then its domain's, then the nearest "*.domain", then the default.
-func (p *Policy) Protection(a message.Address) (Protect, string) {
-	if v, ok := p.Recipients[a.Key()]; ok {
-		return v, `recipient."` + a.Key() + `"`
-	}
-	domain := strings.ToLower(a.Domain)
-	if v, ok := p.Partners[domain]; ok {
-		return v, `partner."` + domain + `"`
-	}
-	for rest := domain; ; {
-		_, above, ok := strings.Cut(rest, ".")
-		if !ok {
-			break
-		}
-		if v, ok := p.Partners["*."+above]; ok {
-			return v, `partner."*.` + above + `"`
-		}
-		rest = above
-	}
-	if p.Ours(domain) {
-		return None, `domain."` + domain + `"`
-	}
-	return p.Default, "default"
 }
 
 // Sealable is a certificate that can be sealed to now. Those of different
@@ -107,16 +66,24 @@ type Sealable struct {
 type Recipient struct {
 	Address message.Address
 	Certs   []Sealable // best first
+	Once    bool       // mail to him was sealed before
 	Hidden  bool       // in no To or Cc field: gets a copy of its own (Bcc)
 	Opening string     // inbound: names the opening this recipient reads; "" when nothing was opened for him
 }
+
+// Asks is what the sender of an outbound mail asked for, in its subject or a
+// field of its header.
+type Asks struct{ Encrypt, Sign, Plain bool }
 
 // Facts is all that a decision may rest on.
 type Facts struct {
 	Direction  Direction
 	Recipients []Recipient
 	Layer      protect.Layer    // what the mail carries already
-	Failed     bool             // inbound: sealed for us by its form, and it did not open
+	Failed     bool             // sealed for us by its form, and it did not open
+	Unsealed   bool             // outbound: the sender's own program had sealed it, and we opened it
+	Asked      Asks             // outbound
+	Answer     bool             // outbound: it answers a mail that came sealed, and that we opened
 	Author     message.Address  // the one address of the one From field; zero when there is none such
 	Signing    []keyring.Format // the formats in which we hold an identity for Author, best first
 	Escrow     [][]Sealable     // outbound: what each entry of the author's domain has
@@ -141,21 +108,6 @@ func (a Action) String() string {
 	}
 	return "defer"
 }
-
-// Words for Decision.Reason.
-const (
-	ReasonPlain         = "plain"            // nothing to protect
-	ReasonSealed        = "sealed"           // sealed for every recipient that has a certificate
-	ReasonOpened        = "opened"           // inbound, see the finding
-	ReasonNotOpened     = "not-opened"       // inbound, delivered as it came
-	ReasonNotOurs       = "not-ours"         // inbound, to a domain that is none of ours
-	ReasonNoCert        = "no-cert"          // protection is required and there is no usable certificate
-	ReasonNoIdentity    = "no-identity"      // signing is asked for and there is no identity
-	ReasonNoEscrow      = "no-escrow"        // somebody of ours must read along, and has no certificate of this kind
-	ReasonNoAuthor      = "no-author"        // signing is asked for and From does not name one address
-	ReasonUndecryptable = "undecryptable"    // site refuses what it cannot open
-	ReasonClient        = "client-protected" // the sender's own program protected it already
-)
 
 // Decision is the one answer to the facts.
 type Decision struct {
@@ -204,66 +156,60 @@ func (p *Policy) inbound(f Facts) Decision {
 
 func (p *Policy) outbound(f Facts) Decision {
 	home := strings.ToLower(f.Author.Domain)
-	ours := `domain."` + home + `"`
-	sign := p.Domains[home] == SignAlways && f.Layer == protect.None
-	if sign && len(f.Signing) == 0 {
-		return Decision{Action: Defer, Reason: ReasonNoIdentity, Rule: ours}
+	if f.Layer == protect.Sealed || f.Failed {
+		switch p.Client {
+		case ClientKeep, "":
+		case ClientRefuse, ClientOpen: // what was opened is not sealed any more
+			return Decision{Action: Refuse, Reason: ReasonClientBanned, Rule: "client-encryption"}
+		default:
+			return Decision{}
+		}
 	}
 	if f.Author.IsZero() && f.Layer == protect.None && p.signsAny() {
 		return Decision{Action: Refuse, Reason: ReasonNoAuthor, Rule: "sign"}
 	}
 	d := Decision{Action: Relay, Reason: ReasonPlain, Rule: "default"}
 	var sealed, alone, plain plans
+	var faults []Decision
 	strictest := -1
 	for _, r := range f.Recipients {
-		level, rule := p.Protection(r.Address)
-		if n := strictness(level); n > strictest {
-			strictest, d.Rule = n, rule
-		}
-		certs := p.Fit(r.Address, r.Certs)
-		form := p.Form(r.Address)
-		switch {
-		case level != None && level != Optional && level != Require:
+		n, known := p.need(f, r)
+		if !known {
 			return Decision{}
-		case level == Require && len(certs) == 0:
-			return Decision{Action: Refuse, Reason: ReasonNoCert, Rule: rule}
-		case level == None, len(certs) == 0, level == Optional && f.Layer == protect.Sealed:
-			kind := Plan{Sign: sign}
-			if sign {
-				if kind.Format = form.signing(f.Signing); kind.Format == "" {
-					return Decision{Action: Defer, Reason: ReasonNoIdentity, Rule: rule}
-				}
-				kind.Style = styleOf(kind.Format, protect.Style{PSS: form.Style.PSS})
-			}
+		}
+		if s := strictness(n.level); s > strictest || s == strictest && n.rule > d.Rule {
+			strictest, d.Rule = s, n.rule
+		}
+		kind, cert, fault := p.copyFor(f, r, n)
+		switch {
+		case fault.Action != Relay:
+			faults = append(faults, fault)
+		case !kind.Encrypt:
 			plain.add(kind, r.Address)
-			continue
-		}
-		best := 0
-		if sign { // sealed and signed are one format
-			best = slices.IndexFunc(certs, func(c Sealable) bool { return slices.Contains(f.Signing, c.Format) })
-		}
-		if best < 0 {
-			return Decision{Action: Defer, Reason: ReasonNoIdentity, Rule: rule}
-		}
-		cert := certs[best]
-		kind := Plan{Format: cert.Format, Class: cert.Class, Style: styleOf(cert.Format, form.Style), Sign: sign, Encrypt: true}
-		if r.Hidden {
+		case r.Hidden:
 			var own plans
-			own.add(kind, r.Address, cert.Cert)
+			own.add(kind, r.Address, cert)
 			alone = append(alone, own...)
-			continue
+		default:
+			sealed.add(kind, r.Address, cert)
 		}
-		sealed.add(kind, r.Address, cert.Cert)
+	}
+	if len(faults) > 0 { // the same one, in whatever order recipients come
+		return slices.MinFunc(faults, func(a, b Decision) int {
+			return cmp.Or(cmp.Compare(b.Action, a.Action), cmp.Compare(a.Reason, b.Reason), cmp.Compare(a.Rule, b.Rule))
+		})
 	}
 	sealed.sort()
 	plain.sort()
 	d.Plans = append(sealed, alone...)
 	if len(d.Plans) > 0 {
 		d.Reason = ReasonSealed
+	} else if slices.ContainsFunc(plain, func(p Plan) bool { return p.Floor != "" }) {
+		d.Reason = ReasonTransport
 	}
 	for i := range d.Plans {
 		if !d.Plans[i].readAlong(len(p.Escrow[home]) > 0, f.Escrow) {
-			return Decision{Action: Defer, Reason: ReasonNoEscrow, Rule: ours}
+			return Decision{Action: Defer, Reason: ReasonNoEscrow, Rule: `domain."` + home + `"`}
 		}
 	}
 	if len(plain) > 0 && f.Layer != protect.None {
@@ -273,21 +219,70 @@ func (p *Policy) outbound(f Facts) Decision {
 	return d
 }
 
-func (p *Policy) signsAny() bool {
-	for _, mode := range p.Domains {
-		if mode == SignAlways {
-			return true
+// copyFor is the kind of copy that a recipient gets, with his certificate where
+// it is sealed. The fault relays where there is none.
+func (p *Policy) copyFor(f Facts, r Recipient, n need) (kind Plan, cert keyring.Cert, fault Decision) {
+	fine := Decision{Action: Relay}
+	if n.refused != "" {
+		return kind, cert, Decision{Action: Refuse, Reason: n.refused, Rule: n.rule}
+	}
+	sign, rule := p.Signing(f.Author, r.Address)
+	must, may := false, false
+	if f.Layer == protect.None && p.Ours(f.Author.Domain) {
+		switch sign {
+		case SignAlways:
+			must = true
+		case SignOptional:
+			must, may = f.Asked.Sign, true
+		case SignAsked:
+			must = f.Asked.Sign
+		case SignNever:
+			if f.Asked.Sign {
+				return kind, cert, Decision{Action: Refuse, Reason: ReasonForbidden, Rule: rule}
+			}
+		default:
+			return kind, cert, Decision{}
 		}
 	}
-	return false
+	certs, form := p.Fit(r.Address, r.Certs), p.Form(r.Address)
+	if n.seal && len(certs) == 0 && n.level == Require {
+		if n.without.Action != Relay {
+			return kind, cert, n.without
+		}
+		kind.Floor = p.floor(r.Address.Domain)
+	}
+	noIdentity := Decision{Action: Defer, Reason: ReasonNoIdentity, Rule: rule}
+	if !n.seal || len(certs) == 0 {
+		if must || may {
+			kind.Format = form.signing(f.Signing)
+			if kind.Sign = kind.Format != ""; kind.Sign {
+				kind.Style = styleOf(kind.Format, protect.Style{PSS: form.Style.PSS})
+			} else if must {
+				return kind, cert, noIdentity
+			}
+		}
+		return kind, cert, fine
+	}
+	best := 0
+	if must || may { // sealed and signed are one format
+		best = slices.IndexFunc(certs, func(c Sealable) bool { return slices.Contains(f.Signing, c.Format) })
+		if best < 0 && must {
+			return kind, cert, noIdentity
+		}
+	}
+	signed := (must || may) && best >= 0
+	chosen := certs[max(best, 0)]
+	return Plan{Format: chosen.Format, Class: chosen.Class, Style: styleOf(chosen.Format, form.Style), Sign: signed, Encrypt: true}, chosen.Cert, fine
 }
 
-func strictness(p Protect) int {
-	switch p {
-	case None:
-		return 0
-	case Optional:
-		return 1
+func (p *Policy) signsAny() bool {
+	always := func(s Sign) bool { return s == SignAlways }
+	return slices.ContainsFunc(values(p.Domains), always) || slices.ContainsFunc(values(p.Signs), always)
+}
+
+func values[V any](m map[string]V) (list []V) {
+	for _, v := range m {
+		list = append(list, v)
 	}
-	return 2
+	return list
 }

@@ -1,7 +1,5 @@
 package policy
 
-import "strings"
-
 // Level is how safe the way between two mail servers must be. The words are
 // those of the configuration.
 type Level string
@@ -36,18 +34,8 @@ type Demand struct {
 // Way is the rule for the transport to and from domain, and its name: that of
 // the domain, then that of the nearest "*.domain", then the default.
 func (p *Policy) Way(domain string) (Way, string) {
-	domain = strings.ToLower(domain)
-	if w, ok := p.Ways[domain]; ok {
-		return w, `partner."` + domain + `"`
+	if w, key, ok := nearest(p.Ways, domain); ok {
+		return w, `partner."` + key + `"`
 	}
-	for rest := domain; ; {
-		_, above, ok := strings.Cut(rest, ".")
-		if !ok {
-			return p.DefaultWay, "default"
-		}
-		if w, ok := p.Ways["*."+above]; ok {
-			return w, `partner."*.` + above + `"`
-		}
-		rest = above
-	}
+	return p.DefaultWay, "default"
 }

@@ -22,22 +22,41 @@ import (
 	"postern/hsm"
 )
 
-// Policy reads the rules of c.
+// Policy reads the rules of c, and finds texts that belong to nothing.
 func Policy(c *config.Filterd) (*policy.Policy, error) {
+	if _, err := Texts(c); err != nil { // so that --check finds it
+		return nil, err
+	}
 	p := &policy.Policy{
 		Domains: map[string]policy.Sign{}, Partners: map[string]policy.Protect{}, Recipients: map[string]policy.Protect{},
 		Default: policy.Protect(c.Default.Protect), Undecryptable: policy.Undecryptable(c.Default.Undecryptable),
 		Ways: map[string]policy.Way{}, DefaultWay: way(c.Default.Transport, c.Default.Min, c.Default.PFS),
 		Forms: map[string]policy.Form{}, Formats: formats(c.Default.Format), Escrow: map[string]policy.Escrow{},
+		Internal: map[string]policy.Protect{}, Signs: map[string]policy.Sign{}, NoKeys: map[string]policy.NoKey{},
+		NoKey: policy.NoKey(c.Default.NoKey), Downgrade: policy.Downgrade(c.Default.Downgrade), Answers: policy.Answers(c.Default.Answers),
+		Client: policy.Client(c.Default.Client), Lowering: len(c.Trigger.Plain) > 0, Shadow: c.Default.Shadow,
+	}
+	special := func(key, sign, noKey string) {
+		if sign != "inherit" {
+			p.Signs[key] = policy.Sign(sign)
+		}
+		if noKey != "inherit" {
+			p.NoKeys[key] = policy.NoKey(noKey)
+		}
 	}
 	for d, v := range c.Domains {
 		p.Domains[d] = policy.Sign(v.Sign)
+		p.Internal[d] = policy.None
+		if v.Internal != "plain" {
+			p.Internal[d] = policy.Protect(v.Internal)
+		}
 		if len(v.Escrow) > 0 {
 			p.Escrow[d] = v.Escrow
 		}
 	}
 	for d, v := range c.Partners {
 		p.Partners[d] = policy.Protect(v.Protect)
+		special(d, v.Sign, v.NoKey)
 		w := way(v.Transport, v.Min, v.PFS)
 		w.Names, w.Pins, w.Inbound = v.Names, pins(v.Pins), inbound(v)
 		p.Ways[d] = w
@@ -53,6 +72,7 @@ func Policy(c *config.Filterd) (*policy.Policy, error) {
 			return nil, fmt.Errorf("recipient %q: %w (hint: write it as name@domain)", text, err)
 		}
 		p.Recipients[a.Key()] = policy.Protect(v.Protect)
+		special(a.Key(), v.Sign, v.NoKey)
 	}
 	return p, nil
 }
@@ -126,6 +146,10 @@ func New(c *config.Filterd, token hsm.Token, ring *Ring, rec *record.Record, log
 	if err != nil {
 		return nil, err
 	}
+	texts, err := Texts(c)
+	if err != nil {
+		return nil, err
+	}
 	hops := map[policy.Direction]filter.Hop{}
 	for direction, h := range map[policy.Direction]*config.Hop{policy.Inbound: c.NextHop.Inbound, policy.Outbound: c.NextHop.Outbound} {
 		hop, err := Hop(h, c.AuthservID)
@@ -150,6 +174,8 @@ func New(c *config.Filterd, token hsm.Token, ring *Ring, rec *record.Record, log
 			xs,
 		},
 		Policy:   rules,
+		Triggers: triggers(c),
+		Texts:    texts,
 		Begin:    xs.Begin,
 		Revoked:  xs.Revoked,
 		Hops:     hops,

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"maps"
 	netmail "net/mail"
 	"slices"
 	"strings"
@@ -45,39 +44,11 @@ func Show(opened *message.Message, entity []byte, signers []message.Address, l m
 	if err != nil {
 		return nil, err
 	}
-	shown, err := message.Parse(bytes.NewReader(head), l)
-	switch {
-	case errors.Is(err, message.ErrHeaderLimit):
+	shown, err := message.Rehead(opened.Source, p.entity, head, l)
+	if errors.Is(err, message.ErrHeaderLimit) || errors.Is(err, message.ErrRehead) { // as a Content-Type that could not be printed as it was
 		return opened, nil
-	case err != nil:
-		return nil, err
-	case shown.Root.Type != p.entity.Type || !maps.Equal(shown.Root.Params, p.entity.Params):
-		return opened, nil // a Content-Type that could not be printed as it was
 	}
-	whole := shifted(p.entity, int64(len(head))-p.entity.Body.Start)
-	shown.Source = &joined{head: head, tail: opened.Source, from: p.entity.Body.Start}
-	whole.Header, whole.Params, whole.Whole = shown.Root.Header, shown.Root.Params, message.Span{End: shown.Source.Size()}
-	shown.Root = whole
-	return shown, nil
-}
-
-// shifted is a part of a mail in which it begins later by some bytes.
-func shifted(p *message.Part, by int64) *message.Part {
-	move := func(s message.Span) message.Span { return message.Span{Start: s.Start + by, End: s.End + by} }
-	moved := *p
-	moved.Header = slices.Clone(p.Header)
-	for i, f := range moved.Header {
-		moved.Header[i].Whole, moved.Header[i].Value = move(f.Whole), move(f.Value)
-	}
-	moved.Whole, moved.Body = move(p.Whole), move(p.Body)
-	if strings.HasPrefix(p.Type, "multipart/") {
-		moved.Preamble, moved.Epilogue = move(p.Preamble), move(p.Epilogue)
-	}
-	moved.Parts = nil
-	for _, part := range p.Parts {
-		moved.Parts = append(moved.Parts, shifted(part, by))
-	}
-	return &moved
+	return shown, err
 }
 
 // payload is the root of what was protected.
@@ -240,30 +211,4 @@ func (p *payload) header(opened *message.Message, taken fields) ([]byte, error) 
 		head = append(head, text...)
 	}
 	return append(head, "\r\n"...), nil
-}
-
-// joined is a new header before the body of another source.
-type joined struct {
-	head []byte
-	tail message.Source
-	from int64 // of tail
-}
-
-// Size is the length of both.
-func (j *joined) Size() int64 { return int64(len(j.head)) + j.tail.Size() - j.from }
-
-// ReadAt reads over the seam.
-func (j *joined) ReadAt(b []byte, off int64) (n int, err error) {
-	if off < 0 {
-		return 0, fmt.Errorf("read at %d: negative offset", off)
-	}
-	if off < int64(len(j.head)) {
-		n = copy(b, j.head[off:])
-		off += int64(n)
-	}
-	if n == len(b) {
-		return n, nil
-	}
-	more, err := j.tail.ReadAt(b[n:], off-int64(len(j.head))+j.from)
-	return n + more, err
 }

@@ -1,0 +1,205 @@
+package filter
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+
+	"postern/filter/keyring"
+	"postern/filter/policy"
+	"postern/filter/protect"
+)
+
+// explain says in sentences which rule decided, with which keys, and why not
+// with others.
+func (p *passage) explain(rules *policy.Policy, err error) []string {
+	var e account
+	e.say("The mail is %s, from %s, to %d recipient(s).", p.listener.Direction, name(p.env.From), len(p.env.Recipients))
+	if p.msg != nil && p.msg.Root != nil {
+		if p.author.IsZero() {
+			e.say("Its From field does not name exactly one address: no signature can be claimed for it, or made in its name.")
+		} else {
+			e.say("Its author is %s.", p.author.Key())
+		}
+		switch {
+		case p.unsealed:
+			e.say("It arrived encrypted by the sender's own program, and was opened with the author's keys.")
+		case p.layer == protect.Sealed:
+			e.say("It arrived encrypted (%s).", p.protector.Format())
+		case p.layer == protect.Signed:
+			e.say("It arrived signed (%s).", p.protector.Format())
+		default:
+			e.say("It arrived without protection.")
+		}
+	}
+	switch outbound := p.listener.Direction == policy.Outbound; {
+	case outbound && p.failed:
+		e.say("It could not be opened as its author's own.")
+	case outbound:
+	case p.finding.Opened:
+		ok, reason := p.verified(p.read, p.finding)
+		e.say("It was opened. Verified: %v (%s).", ok, reason)
+	case p.failed:
+		e.say("It could not be opened with the keys of its recipients, and is delivered as it came unless policy refuses it.")
+	case p.finding.Signed:
+		ok, reason := p.verified(p.read, p.finding)
+		e.say("Its signature was checked. Verified: %v (%s).", ok, reason)
+	}
+	if p.listener.Direction == policy.Outbound {
+		e.wishes(p.facts)
+		for _, r := range p.facts.Recipients {
+			e.recipient(p, rules, r)
+		}
+		e.signing(p)
+	}
+	for _, plan := range p.decision.Plans {
+		e.plan(plan)
+	}
+	if p.decision.Rule != "" {
+		e.say("The rule that decided: %s.", p.decision.Rule)
+	}
+	if err != nil {
+		e.say("The mail would not be relayed now: %v.", err)
+		e.advice(p.decision, err)
+	}
+	return e.lines
+}
+
+// account is what is told, sentence by sentence.
+type account struct{ lines []string }
+
+func (e *account) say(format string, args ...any) {
+	e.lines = append(e.lines, fmt.Sprintf(format, args...))
+}
+
+// wishes tells what raises or lowers the levels of the rules.
+func (e *account) wishes(f policy.Facts) {
+	for _, w := range []struct {
+		is   bool
+		what string
+	}{
+		{f.Asked.Encrypt, "Its sender asks for encryption: it is required for everybody outside."},
+		{f.Asked.Sign, "Its sender asks for a signature."},
+		{f.Asked.Plain, "Its sender asks for it to go in plain, where the rule is optional."},
+		{f.Answer, "It answers a mail that came encrypted and was opened here: encryption is required for everybody outside, unless answers = \"usual\"."},
+		{f.Unsealed, "Its sender's program had encrypted it: encryption is required for everybody outside."},
+	} {
+		if w.is {
+			e.say("%s", w.what)
+		}
+	}
+}
+
+// recipient tells the rule for one, and what is known of his certificates.
+func (e *account) recipient(p *passage, rules *policy.Policy, r policy.Recipient) {
+	level, rule := rules.Protection(r.Address)
+	sign, by := rules.Signing(p.author, r.Address)
+	e.say("To %s: encryption is %s by %s; signatures are %s by %s.", r.Address.Key(), level, rule, sign, by)
+	if r.Once && level != policy.None {
+		e.say("Mail to %s was encrypted before: it is required, unless `postern policy forget %s` is said.", r.Address.Key(), r.Address.Key())
+	}
+	taken := map[string]bool{}
+	for _, plan := range p.decision.Plans {
+		for i, a := range plan.Recipients {
+			if a == r.Address && i < len(plan.Certs) {
+				taken[plan.Certs[i].Fingerprint] = true
+			}
+		}
+	}
+	fit := rules.Fit(r.Address, r.Certs)
+	var keys []string
+	for _, c := range fit {
+		key := certWords(c.Cert)
+		if c.Trust == keyring.Seen {
+			key += " (brought by mail, and good by its path)"
+		}
+		keys = append(keys, key)
+	}
+	if len(keys) == 0 {
+		keys = []string{"none that is trusted and valid now"}
+	}
+	e.say("Certificates for %s: %s.", r.Address.Key(), strings.Join(keys, ", "))
+	for _, c := range r.Certs {
+		inForm := false
+		for _, f := range fit {
+			inForm = inForm || f.Fingerprint == c.Fingerprint
+		}
+		switch {
+		case !inForm:
+			e.say("Not used: %s: mail to this recipient is not sent in %s.", certWords(c.Cert), c.Format)
+		case len(taken) > 0 && !taken[c.Fingerprint]:
+			e.say("Not used: %s: another one goes before it, by the order of formats, or as the one format that the mail can be signed in.", certWords(c.Cert))
+		}
+	}
+	for _, u := range p.unused[r.Address.Key()] {
+		e.say("Not used: %s: %s.", certWords(u.Cert), u.why)
+	}
+}
+
+func certWords(c keyring.Cert) string { return string(c.Format) + " " + c.Fingerprint }
+
+// signing tells the identities that can sign, and those that cannot.
+func (e *account) signing(p *passage) {
+	for _, f := range p.facts.Signing {
+		e.say("It can be signed with the %s identity %s.", f, p.signers[f].Fingerprint)
+	}
+	for _, u := range p.idle {
+		e.say("Not used to sign: %s: %s.", certWords(u.Cert), u.why)
+	}
+}
+
+func (e *account) plan(plan policy.Plan) {
+	var to []string
+	for _, a := range plan.Recipients {
+		to = append(to, a.Key())
+	}
+	how := "as it came"
+	switch {
+	case plan.Opened:
+		how = "opened"
+	case plan.Sign && plan.Encrypt:
+		how = "signed and encrypted"
+	case plan.Sign:
+		how = "signed, not encrypted"
+	case plan.Encrypt:
+		how = "encrypted, not signed"
+	}
+	e.say("One copy, %s, goes to %s.", how, strings.Join(to, ", "))
+	for i, c := range plan.Certs {
+		e.say("It is encrypted to %s %s of %s.", c.Format, c.Fingerprint, plan.Recipients[i].Key())
+	}
+	for _, c := range plan.Escrow {
+		e.say("It can also be read by our own %s certificate %s.", c.Format, c.Fingerprint)
+	}
+	if plan.Floor != "" {
+		e.say("In place of encryption its way to the recipients' servers must be %s, or it waits.", plan.Floor)
+	}
+}
+
+// advice says what an operator can do.
+func (e *account) advice(d policy.Decision, err error) {
+	switch d.Reason {
+	case policy.ReasonNoEscrow:
+		e.say("Add an identity of that format and kind of key for an entry of escrow, or take the entry out.")
+	case policy.ReasonNoIdentity:
+		e.say("Make an identity for the author or his domain with `postern identity create` or `postern identity add`, or change sign of the rule.")
+	case policy.ReasonNoAuthor:
+		e.say("The mail needs one From field with one address, or sign must not be always.")
+	case policy.ReasonDowngrade:
+		e.say("Import a new certificate of the recipient with `postern cert import`; or say `postern policy forget ADDRESS`, and mail to him goes by the rule again.")
+	case policy.ReasonAnswer:
+		e.say("Import a certificate of the recipient with `postern cert import` (look at `postern cert find ADDRESS`), or set answers = \"usual\".")
+	case policy.ReasonForbidden:
+		e.say("The sender has to leave the tag or field out, or the rule has to allow what he asks for.")
+	case policy.ReasonClientBanned:
+		e.say("The sender has to send without encryption of his own, or client-encryption has to allow it. It is opened only with keys of his own, for him alone.")
+	case policy.ReasonNoCert:
+		e.say("Import a certificate of the recipient with `postern cert import`, or change the rule, or no-key.")
+	default:
+		if errors.Is(err, ErrMustProtect) {
+			e.say("Import a certificate of the recipient with `postern cert import`, or change the rule.")
+			return
+		}
+		e.say("Look at: %s.", rowOf(err).Look)
+	}
+}
