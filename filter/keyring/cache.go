@@ -19,9 +19,10 @@ const (
 )
 
 // cache keeps answers of a read-only store, for as long as nobody changes the
-// keyring: before each answer SQLite is asked whether another connection, of
-// this process or another, has committed anything. That costs a look at the
-// index of the write-ahead log, where a look-up costs the compilation of a query.
+// keyring: before each answer, or once in a context of Once, SQLite is asked
+// whether another connection, of this process or another, has committed
+// anything. That costs a look at the index of the write-ahead log, where a
+// look-up costs the compilation of a query.
 type cache struct {
 	mutex   sync.Mutex
 	watch   *sql.Conn // its data_version counts the commits of all others
@@ -31,6 +32,14 @@ type cache struct {
 	size    int // bytes of certificates
 	answers map[question]answer
 }
+
+// Once gives a context in which every read-only store is asked for changes
+// once, by the first look-up: what was committed before that is in all answers.
+func Once(ctx context.Context) context.Context {
+	return context.WithValue(ctx, onceKey{}, &sync.Map{})
+}
+
+type onceKey struct{}
 
 // kind is what is asked.
 type kind uint8
@@ -70,7 +79,7 @@ func (a answer) bytes() (n int) {
 }
 
 // answer gives what is known for q, or loads it. What was committed before the
-// call is in the answer.
+// call, or before the first one in a context of Once, is in the answer.
 func (c *cache) answer(ctx context.Context, db *sql.DB, q question, load func() (answer, error)) (answer, error) {
 	epoch, a, ok, err := c.look(ctx, db, q)
 	if err == nil && !ok {
@@ -83,9 +92,16 @@ func (c *cache) answer(ctx context.Context, db *sql.DB, q question, load func() 
 
 // look forgets everything when the keyring has changed.
 func (c *cache) look(ctx context.Context, db *sql.DB, q question) (epoch int, a answer, ok bool, err error) {
+	asked, _ := ctx.Value(onceKey{}).(*sync.Map)
 	ctx = context.WithoutCancel(ctx) // an interrupted question would cost the connection
 	c.mutex.Lock()
 	defer c.mutex.Unlock()
+	if asked != nil && c.watch != nil {
+		if _, before := asked.Load(c); before { // all that is kept was good then, or later
+			a, ok = c.answers[q]
+			return c.epoch, a, ok, nil
+		}
+	}
 	if c.watch == nil {
 		err = c.open(ctx, db)
 	}
@@ -100,6 +116,9 @@ func (c *cache) look(ctx context.Context, db *sql.DB, q question) (epoch int, a 
 	if version != c.version {
 		c.forget()
 		c.version = version
+	}
+	if asked != nil {
+		asked.Store(c, true)
 	}
 	a, ok = c.answers[q]
 	return c.epoch, a, ok, nil

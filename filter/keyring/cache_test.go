@@ -1,8 +1,10 @@
 package keyring
 
 import (
+	"context"
 	"fmt"
 	"slices"
+	"strconv"
 	"sync"
 	"testing"
 
@@ -60,6 +62,45 @@ func TestCacheSeesChanges(t *testing.T) {
 			if len(certs) > 0 && certs[0].Trust != step.trust {
 				t.Errorf("%s: got trust %q, want %q", step.name, certs[0].Trust, step.trust)
 			}
+		}
+	}
+}
+
+// TestCacheOnce asks in the context of one mail what it has asked before, and
+// what it has not: a change in between is for the next mail.
+func TestCacheOnce(t *testing.T) {
+	w, r := readers(t)
+	a, other := address(t, "a@one.example"), address(t, "b@one.example")
+	must(t, w.Import(t.Context(), cert(t, "AA", "a@one.example")))
+	first := Once(t.Context())
+	state, err := r.State(first)
+	must(t, err)
+	begin, err := strconv.Atoi(state)
+	must(t, err)
+	for _, step := range []struct {
+		name           string
+		ctx            context.Context
+		a              message.Address
+		change         string // the certificate of a that is imported before
+		certs, changes int    // changes: how many were seen since the first mail
+	}{
+		{"first mail", first, a, "", 1, 0},
+		{"the same after a change", first, a, "BB", 1, 0},
+		{"another question, as it is now", first, other, "", 0, 0},
+		{"next mail", Once(t.Context()), a, "", 2, 1},
+		{"first mail again, which may know more", first, a, "", 2, 1},
+		{"no mail", t.Context(), a, "CC", 3, 2},
+	} {
+		if step.change != "" {
+			must(t, w.Import(t.Context(), cert(t, step.change, "a@one.example")))
+		}
+		certs, err := r.Certs(step.ctx, step.a)
+		must(t, err)
+		if len(certs) != step.certs {
+			t.Errorf("%s: got %d certificates, want %d", step.name, len(certs), step.certs)
+		}
+		if got, err := r.State(step.ctx); err != nil || got != fmt.Sprint(begin+step.changes) {
+			t.Errorf("%s: got state %q, %v, want %d", step.name, got, err, begin+step.changes)
 		}
 	}
 }

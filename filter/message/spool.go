@@ -29,6 +29,9 @@ const (
 // chunk is the plaintext of one sealed piece of a spool's file, in bytes.
 const chunk = 64 << 10
 
+// least is the memory of a spool that holds anything, in bytes.
+const least = 8 << 10
+
 // Spools makes spools that share limits.
 type Spools struct {
 	Memory int64  // bytes a spool keeps in memory before it goes to its file; 0: DefaultMemory
@@ -119,7 +122,7 @@ func (s *Spool) grow(n int) {
 		return
 	}
 	old := s.memory
-	s.memory = append(make([]byte, 0, max(need, 2*cap(old))), old...)
+	s.memory = append(make([]byte, 0, max(need, 2*cap(old), least)), old...)
 	clear(old)
 }
 
