@@ -474,6 +474,7 @@ func (g *guard) handshake() {
 	ctx, cancel := context.WithTimeout(g.server.ctx, g.server.Timeouts.Handshake)
 	defer cancel()
 	g.SetDeadline(time.Time{})
+	g.server.tickets.renew(g.server.TLS)
 	t := tls.Server(socket{g.Conn, g}, g.server.TLS)
 	g.shaking = true
 	err := t.HandshakeContext(ctx)

@@ -6,8 +6,7 @@ import "crypto/tls"
 // says so: TLS 1.2 and 1.3, forward secrecy and authenticated encryption only
 // (RFC 9325 §4.2), the hybrid of ML-KEM-768 and X25519 before the curves. min
 // is the lowest version, 0 the default. There is no renegotiation, no
-// compression and no early data in crypto/tls. Keys of session tickets are
-// made by each Config, kept in memory, and change every day.
+// compression and no early data in crypto/tls. Of session tickets see tickets.go.
 func Profile(min uint16) *tls.Config {
 	return &tls.Config{
 		MinVersion: max(min, tls.VersionTLS12),

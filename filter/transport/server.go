@@ -39,6 +39,8 @@ type Server struct {
 	Timeouts        Timeouts
 	Log             *slog.Logger // slog.DiscardHandler where nil
 
+	tickets tickets
+
 	once   sync.Once
 	smtp   *smtp.Server
 	ctx    context.Context

@@ -245,7 +245,12 @@ func TestTicketsRotate(t *testing.T) {
 		{"by another process", elsewhere, 0, false},
 		{"back", addr, 0, false},
 		{"an hour later", addr, time.Hour, true},
-		{"eight days later", addr, 8 * 24 * time.Hour, false},
+		{"when the key has changed", addr, 12 * time.Hour, true},
+		{"22 hours later, the key gone", addr, 34*time.Hour + 5*time.Minute, false},
+		{"when nobody came for long", addr, 34*time.Hour + 6*time.Minute, true},
+		{"a day after it", addr, 59 * time.Hour, false},
+		{"the clock goes back", addr, time.Hour, false},
+		{"and on", addr, 2 * time.Hour, true},
 	} {
 		later.Store(int64(step.after))
 		if got := resumed(step.addr); got != step.want {
