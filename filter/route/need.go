@@ -92,6 +92,7 @@ func (r *Router) server(ctx context.Context, route *Route, w want, s *Server) {
 		}
 		vouched = true
 	}
+	s.Vouched = vouched
 	if w.dane {
 		base, records, err := r.tlsa(ctx, s.Host, addresses.Name, addresses.Secure)
 		switch {

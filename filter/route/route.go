@@ -16,8 +16,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
-
-	"golang.org/x/sync/errgroup"
+	"sync"
 
 	"postern/filter/message"
 	"postern/filter/mtasts"
@@ -28,8 +27,10 @@ import (
 
 var (
 	// ErrNowhere is a domain that takes no mail: it does not exist, has no
-	// server, or says so (RFC 7505). It stays so.
+	// server, or says so. It stays so.
 	ErrNowhere = errors.New("domain takes no mail")
+	// ErrNull is a domain that says itself that it takes none (RFC 7505).
+	ErrNull = fmt.Errorf("null MX: %w", ErrNowhere)
 	// ErrUnsafe is a way that cannot be as safe as it must be.
 	ErrUnsafe = errors.New("way not as safe as it must be")
 	// ErrUnreachable is a domain none of whose servers has an address.
@@ -78,6 +79,7 @@ type Server struct {
 	Host       string
 	Preference uint16
 	Addresses  []netip.Addr
+	Vouched    bool           // its name is surely that of a server of the domain: by DNSSEC, by MTA-STS or by the rule
 	Need       transport.Need // what a connection must fulfil
 	Why        string         // it is that
 	Err        error          // it must not be used
@@ -120,11 +122,16 @@ func (r *Router) Route(ctx context.Context, domain string, floor policy.Level) (
 	if r.STS != nil && want.published {
 		out.STS = r.STS.Policy(ctx, out.ASCII)
 	}
-	group, ctx := errgroup.WithContext(ctx)
+	var group sync.WaitGroup
 	for i := range out.Servers {
-		group.Go(func() error {
-			r.server(ctx, out, want, &out.Servers[i])
-			return nil
+		group.Go(func() {
+			s := &out.Servers[i]
+			defer func() {
+				if v := recover(); v != nil { // what an answer provoked is about this server alone
+					s.Err = fmt.Errorf("look up: %w: %T", transport.ErrPanic, v)
+				}
+			}()
+			r.server(ctx, out, want, s)
 		})
 	}
 	group.Wait()
@@ -140,7 +147,7 @@ func (r *Router) find(ctx context.Context, out *Route) error {
 	case !mx.Exists:
 		return fmt.Errorf("there is no such name: %w", ErrNowhere)
 	case len(mx.Found) == 1 && mx.Found[0].Host == "":
-		return fmt.Errorf("null MX: %w", ErrNowhere)
+		return ErrNull
 	}
 	out.Secure = mx.Secure
 	if len(mx.Found) == 0 { // the domain itself, or what it is an alias of

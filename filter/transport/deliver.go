@@ -31,6 +31,7 @@ const maxBatch = 50
 // stale says that l was kept from an earlier mail and did not answer any more.
 func (l *link) deliver(ctx context.Context, e *Envelope, size int64, mail io.WriterTo) (r Result, stale bool) {
 	defer l.bind(ctx)()
+	l.sent = false
 	lines, err := l.envelope(e, size)
 	if err != nil {
 		return Result{Err: err}, false
@@ -256,6 +257,7 @@ func (l *link) write(size int64, mail io.WriterTo) (Reply, error) {
 	case n != size:
 		return Reply{}, fmt.Errorf("send mail: %w", errSize)
 	}
+	l.sent = true // or will be, as far as anybody can tell
 	if err = s.end(); err != nil && out.err == nil {
 		return Reply{}, fmt.Errorf("send mail: %w", err)
 	}

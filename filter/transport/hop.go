@@ -55,7 +55,7 @@ func (h *Hop) Deliver(ctx context.Context, e *Envelope, size int64, mail io.Writ
 		}
 		res, _ = l.deliver(ctx, e, size, mail)
 	}
-	res.Carriage = h.carriage(l)
+	res.Carriage, res.Sent = h.carriage(l), l.sent
 	h.give(l)
 	return res
 }
@@ -63,8 +63,8 @@ func (h *Hop) Deliver(ctx context.Context, e *Envelope, size int64, mail io.Writ
 // carriage is how l carries mail: connect made sure of its level.
 func (h *Hop) carriage(l *link) Carriage {
 	c := CarriageOf(l.tls)
-	if h.TLS == TLSVerify {
-		c.Peer = "name:" + h.serverName()
+	if l.peer != "" {
+		c.Peer = "name:" + l.peer
 	}
 	c.Level, c.Result = h.level(), LevelMet
 	return c

@@ -29,8 +29,9 @@ type link struct {
 	ctx        context.Context
 	extensions map[string]string
 	tls        *tls.ConnectionState
-	peer       string // who that is, where the level asked
+	peer       string // name that its certificate is trusted for
 	broken     bool   // must not be used again
+	sent       bool   // the mail under way is out whole
 	begun      bool   // a mail was begun and not ended: RSET comes before the next one
 	uses       int
 	retire     *time.Timer

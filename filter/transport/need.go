@@ -9,7 +9,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 	"time"
 )
 
@@ -66,9 +65,9 @@ func (n Need) authenticates() bool {
 	return n.TLS == TLSVerify || n.TLS == TLSDANE || n.TLS == TLSPin
 }
 
-// judge says who answered, in a few words, or why that is not who was asked
-// for. roots nil: those of the system.
-func (n Need) judge(s *tls.ConnectionState, roots *x509.CertPool, at time.Time) (who string, err error) {
+// judge is an error where who answered is not who was asked for. name is the
+// one that the certificate is trusted for, if any. roots nil: those of the system.
+func (n Need) judge(s *tls.ConnectionState, roots *x509.CertPool, at time.Time) (name string, err error) {
 	if !n.authenticates() {
 		return "", nil
 	}
@@ -82,13 +81,9 @@ func (n Need) judge(s *tls.ConnectionState, roots *x509.CertPool, at time.Time) 
 		if !slices.Contains(n.Pins, pin) {
 			return "", fmt.Errorf("%w: sha256:%x", errPins, pin)
 		}
-		return fmt.Sprintf("sha256:%x", pin), nil
+		return "", nil
 	case TLSDANE:
-		t, name, err := n.dane(s.PeerCertificates, at)
-		if err != nil {
-			return "", err
-		}
-		return strings.TrimSpace(fmt.Sprintf("tlsa:%d-%d-%d %s", t.Usage, t.Selector, t.Matching, name)), nil
+		return n.dane(s.PeerCertificates, at)
 	}
 	return path509(s.PeerCertificates, roots, n.names(), at)
 }
@@ -180,12 +175,13 @@ func (t TLSA) weaker(all []TLSA) bool {
 	})
 }
 
-// dane finds a record that the chain fits, and the name it is for. A server's
+// dane finds a record that the chain fits, and below a trust anchor the name it
+// is for. A server's
 // own certificate or key counts as it is, whatever it says of names and time
 // (RFC 7671 §5.1); below a trust anchor names and time count (RFC 7672 §3.1.2,
 // §3.2). An anchor has to stand in the chain, or whole in its record: one of
 // which only the key is known, and which the server does not send, is not found.
-func (n Need) dane(chain []*x509.Certificate, at time.Time) (TLSA, string, error) {
+func (n Need) dane(chain []*x509.Certificate, at time.Time) (name string, err error) {
 	var last error
 	for _, t := range n.TLSA {
 		if !t.Usable() || t.weaker(n.TLSA) {
@@ -193,7 +189,7 @@ func (n Need) dane(chain []*x509.Certificate, at time.Time) (TLSA, string, error
 		}
 		if t.Usage == daneEE {
 			if t.fits(chain[0]) {
-				return t, "", nil
+				return "", nil
 			}
 			continue
 		}
@@ -216,9 +212,9 @@ func (n Need) dane(chain []*x509.Certificate, at time.Time) (TLSA, string, error
 		}
 		name, err := path509(chain, anchors, n.names(), at)
 		if err == nil {
-			return t, name, nil
+			return name, nil
 		}
 		last = err
 	}
-	return TLSA{}, "", errors.Join(errDANE, last)
+	return "", errors.Join(errDANE, last)
 }

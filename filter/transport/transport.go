@@ -84,6 +84,7 @@ type Handler interface {
 type Result struct {
 	Replies []Reply // one for each recipient of the envelope; nil when Err is set
 	Err     error   // nothing was accepted: a Reply, or trouble on the way
+	Sent    bool    // the mail went out whole: where Err is trouble, nobody knows who has it
 	// Carriage is how it went. Where recipients went different ways it is Each's
 	// first, and Each has one for each of the Replies.
 	Carriage Carriage
