@@ -9,6 +9,8 @@ import (
 	"postern/filter/message"
 	"postern/filter/policy"
 	"postern/filter/protect"
+	"postern/filter/resolver"
+	"postern/filter/route"
 	"postern/filter/transport"
 	"postern/hsm"
 )
@@ -68,6 +70,22 @@ var Replies = []Row{
 		"das Gateway ist für diese Mail nicht eingerichtet; bitte später noch einmal",
 		"`postern policy check` and `postern key audit`",
 		is(ErrConfig, hsm.ErrNoKey, hsm.ErrRefused, hsm.ErrInvalid)},
+	{"recipient's domain takes no mail by its own word", "null-mx", reply(556, [3]int{5, 1, 10}, "domain of the recipient takes no mail"),
+		"die Domain des Empfängers nimmt keine Mail an",
+		"nothing: it has a null MX",
+		is(route.ErrNull)},
+	{"recipient's domain does not exist, or has no mail server", "no-domain", reply(550, [3]int{5, 1, 2}, "no mail server for the domain of the recipient"),
+		"zur Domain des Empfängers gibt es keinen Mailserver; bitte die Adresse prüfen",
+		"`postern route DOMAIN`; often a name is not spelled right",
+		is(route.ErrNowhere)},
+	{"names of the Internet not resolved", "resolver-away", reply(451, [3]int{4, 4, 3}, "domain of the recipient not resolvable now, try again later"),
+		"die Domain des Empfängers ist gerade nicht aufzulösen; bitte später noch einmal",
+		"`postern doctor` asks the resolver, `postern route DOMAIN` for the domain",
+		is(resolver.ErrAway)},
+	{"way to the recipient's domain not as safe as it must be", "unsafe-way", reply(451, [3]int{4, 7, 10}, "no way to the recipient that is as safe as it must be, try again later"),
+		"zum Empfänger führt gerade kein so sicherer Weg, wie er sein muss; bitte später noch einmal",
+		"`postern route DOMAIN` says what is asked and why",
+		is(route.ErrUnsafe)},
 	{"next hop away, or not as safe as it must be", "next-hop", reply(451, [3]int{4, 4, 1}, "next hop not reachable, try again later"),
 		"der nächste Mailserver ist nicht erreichbar, oder nicht sicher genug; bitte später noch einmal",
 		"`postern doctor`; whoever had his copy already does not get it again",
@@ -135,7 +153,7 @@ var Replies = []Row{
 	{"mail loop", "loop", reply(554, [3]int{5, 4, 6}, "mail loop"),
 		"die Mail läuft im Kreis",
 		"the Received fields of the mail",
-		is(ErrLoop)},
+		is(ErrLoop, route.ErrLoop)},
 	{"anything not foreseen", "unforeseen", reply(451, [3]int{4, 3, 0}, "internal trouble, try again later"),
 		"interne Störung; bitte später noch einmal",
 		"the log line with the trace id",
@@ -166,6 +184,15 @@ func faultOf(d policy.Decision) error {
 	return fmt.Errorf("rule %s: %s: %w", d.Rule, d.Reason, cause)
 }
 
+// Word is the reply of the table for err, for a next hop that has one for each
+// recipient.
+func (t Texts) Word(err error) transport.Reply {
+	row := rowOf(err)
+	r := row.Reply
+	r.Text = t.of(row)
+	return r
+}
+
 // replyTo puts err into the words of SMTP. A next hop's own answer stays what
 // it is where it is a no: what is neither 4xx nor 5xx can't stand for an
 // error, and 421 would close a channel that is not the next hop's (RFC 5321
@@ -173,9 +200,7 @@ func faultOf(d policy.Decision) error {
 func (t Texts) replyTo(err error, trace string) transport.Reply {
 	var r transport.Reply
 	if !errors.As(err, &r) || r.Code/100 != 4 && r.Code/100 != 5 {
-		row := rowOf(err)
-		r = row.Reply
-		r.Text = t.of(row)
+		r = t.Word(err)
 	}
 	if r.Code == 421 {
 		r.Code = 451

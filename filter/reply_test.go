@@ -14,6 +14,8 @@ import (
 
 	"postern/filter/message"
 	"postern/filter/policy"
+	"postern/filter/resolver"
+	"postern/filter/route"
 	"postern/filter/transport"
 	"postern/hsm"
 )
@@ -24,6 +26,15 @@ var update = flag.Bool("update", false, "write pages and golden files")
 // recipient of it, is answered with in some case.
 func TestEveryReplyCanBeReached(t *testing.T) {
 	nested := crlf("From: bob@partner.example\nContent-Type: multipart/mixed; boundary=a\n\n--a\nContent-Type: multipart/mixed; boundary=b\n\n--b\n\n--b--\n--a--\n")
+	// A next hop that finds its own ways words what it meets by the same table.
+	fails := func(err error) func(*world) transport.Reply {
+		return func(w *world) transport.Reply {
+			w.hop.answers = append(w.hop.answers, func(*transport.Envelope) transport.Result {
+				return transport.Result{Err: Texts{}.Word(fmt.Errorf("route: %w", err))}
+			})
+			return w.send(policy.Outbound, out, "alice@company1.example", "bob@partner.example")
+		}
+	}
 	cases := map[string]func(*world) transport.Reply{
 		"token or key daemon away": func(w *world) transport.Reply {
 			w.token.unplug(hsm.ErrAway)
@@ -39,6 +50,10 @@ func TestEveryReplyCanBeReached(t *testing.T) {
 			})
 			return w.send(policy.Outbound, out, "alice@company1.example", "bob@partner.example")
 		},
+		"recipient's domain takes no mail by its own word":         fails(route.ErrNull),
+		"recipient's domain does not exist, or has no mail server": fails(route.ErrNowhere),
+		"names of the Internet not resolved":                       fails(resolver.ErrAway),
+		"way to the recipient's domain not as safe as it must be":  fails(route.ErrUnsafe),
 		"too much in flight": func(w *world) transport.Reply {
 			for range cap(w.gate.slots) {
 				w.gate.slots <- struct{}{}

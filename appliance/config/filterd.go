@@ -28,6 +28,8 @@ type Filterd struct {
 	Default    Default              `toml:"default" doc:"The rules where no other one fits."`
 	Trigger    Trigger              `toml:"trigger" doc:"What a sender can ask for in a mail. An entry is a tag, which counts where it stands in the subject whole and by itself, or a field of the header, as Name: value, or Name: for any value. Capital and small letters make no difference. What counted is taken out before the mail is sealed and sent; signed parts stay as they are. Only outbound mail is looked at."`
 	Texts      Texts                `toml:"texts" doc:"What refusals say to people. The trace id of the mail stands behind."`
+	Resolver   Resolver             `toml:"resolver" doc:"Who is asked for names of the Internet."`
+	MTASTS     MTASTS               `toml:"mta-sts" doc:"Policies of partners' domains for the way to them (RFC 8461)."`
 	SMIME      SMIME                `toml:"smime" doc:"How X.509 certificates are judged."`
 	Limits     Limits               `toml:"limits" doc:"What one mail, and all of them together, may cost."`
 	Log        Log                  `toml:"log" doc:"Messages of the daemon."`
@@ -59,11 +61,13 @@ type NextHops struct {
 
 // Hop is a table of [next-hop].
 type Hop struct {
-	Address  string `toml:"address" need:"yes" form:"dial" doc:"Host and port."`
+	Route    string `toml:"route" default:"relay" enum:"relay|direct" doc:"relay: the one host of address. direct, for outbound mail without a relay: the servers of each recipient's domain, found through [resolver], with the transport of its rule; there is no queue, so a mail that cannot be delivered is deferred, and whoever sent it has to come back."`
+	Address  string `toml:"address" form:"dial" doc:"Host and port of a relay."`
+	Port     int    `toml:"port" default:"25" min:"1" max:"65535" doc:"Port of the servers, with route = \"direct\"."`
 	Protocol string `toml:"protocol" default:"smtp" enum:"smtp|lmtp" doc:"smtp (RFC 5321), or lmtp (RFC 2033)."`
 	TLS      string `toml:"tls" enum:"off|may|encrypt|verify" doc:"off: in clear. may: TLS where it is offered. encrypt: TLS with any certificate, or the mail waits. verify: TLS with a certificate that is trusted and names the host, or the mail waits. Default: verify; off where the host is localhost or a loopback address."`
 	Name     string `toml:"name" form:"domain" doc:"Name that verify wants in the certificate. Default: the host of address."`
-	CAFile   string `toml:"ca-file" form:"path" doc:"Certificates in PEM that verify trusts. Default: those of the system."`
+	CAFile   string `toml:"ca-file" form:"path" doc:"Certificates in PEM that verify trusts, also that of a partner's rule with route = \"direct\". Default: those of the system."`
 }
 
 // Domain is a table of [domain].
@@ -186,6 +190,7 @@ func (c *Filterd) check(r *reading) {
 		r.wrong(r.line("key", "keep"), "key.keep: is the path of key.socket too", "operators have a socket of their own")
 	}
 	c.checkPostfix(r)
+	c.checkRoute()
 	c.checkHop(r, "inbound", c.NextHop.Inbound)
 	c.checkHop(r, "outbound", c.NextHop.Outbound)
 	c.checkListeners(r)
@@ -262,6 +267,13 @@ func lowerDomains[T any](r *reading, table string, m map[string]T) map[string]T 
 func (c *Filterd) checkHop(r *reading, direction string, h *Hop) {
 	if h == nil {
 		return
+	}
+	if h.Route == "direct" {
+		c.checkDirect(r, direction, h)
+		return
+	}
+	if h.Address == "" {
+		r.wrong(r.line("next-hop", direction), fmt.Sprintf("next-hop.%s.address is missing", direction), "")
 	}
 	host, _, _ := net.SplitHostPort(h.Address) // has its form already
 	if h.TLS == "" {

@@ -34,6 +34,10 @@ func form(name, s string) string {
 		if err != nil || !isPort(port, 1) || !isIP(host) && !isDomain(host) {
 			return "want host:port such as mail.company1.example:25"
 		}
+	case "server":
+		if !isServer(s) {
+			return "want address:port such as 127.0.0.1:53 or [::1]:53"
+		}
 	case "domain":
 		if !isDomain(s) {
 			return "want a domain such as company1.example"

@@ -80,7 +80,7 @@ func (c *Filterd) checkPostfix(r *reading) {
 	}
 	switch h := c.NextHop.Outbound; {
 	case h == nil:
-		c.NextHop.Outbound = &Hop{Address: p.Submission, Protocol: "smtp", TLS: "off"}
+		c.NextHop.Outbound = &Hop{Route: "relay", Address: p.Submission, Protocol: "smtp", TLS: "off"}
 	case h.Address != p.Submission:
 		r.wrong(r.line("next-hop", "outbound", "address"), fmt.Sprintf("next-hop.outbound.address = %q: is not submission of [postfix]", h.Address), "leave [next-hop.outbound] out: Postfix is it")
 	}

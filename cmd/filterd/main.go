@@ -98,7 +98,16 @@ func serve(ctx context.Context, c *config.Filterd, stderr io.Writer) error {
 	defer rec.Close()
 	keys := client.Dial(c.Key.Socket)
 	defer keys.Close()
-	g, err := gateway.New(c, keys, ring, rec, log)
+	rules, err := gateway.Policy(c)
+	if err != nil {
+		return err
+	}
+	ways, err := gateway.OpenRouter(c, rules, true, log)
+	if err != nil {
+		return err
+	}
+	defer ways.Close()
+	g, err := gateway.New(c, keys, ring, rec, ways, log)
 	if err != nil {
 		return err
 	}
@@ -133,7 +142,7 @@ func serve(ctx context.Context, c *config.Filterd, stderr io.Writer) error {
 	failed := make(chan error, len(doors)+len(handed)+1)
 	answering, silence := context.WithCancel(context.WithoutCancel(ctx)) // Postfix asks while mails end
 	defer silence()
-	if err := answer(answering, c, g.Policy, handed[policySocket], log, failed); err != nil {
+	if err := answer(answering, c, g.Policy, ways, handed[policySocket], log, failed); err != nil {
 		for _, d := range doors {
 			d.listener.Close()
 		}

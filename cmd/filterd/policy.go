@@ -23,7 +23,7 @@ const policySocket = "tls-policy"
 
 // answer tells Postfix how safe the way to each domain must be, until ctx ends.
 // failed gets what ends it before. Without a Postfix it does nothing.
-func answer(ctx context.Context, c *config.Filterd, rules *policy.Policy, handed []net.Listener, log *slog.Logger, failed chan<- error) error {
+func answer(ctx context.Context, c *config.Filterd, rules *policy.Policy, ways *gateway.Router, handed []net.Listener, log *slog.Logger, failed chan<- error) error {
 	if c.Postfix == nil {
 		return nil
 	}
@@ -34,7 +34,7 @@ func answer(ctx context.Context, c *config.Filterd, rules *policy.Policy, handed
 		}
 		handed = []net.Listener{l}
 	}
-	s := &socketmap.Server{Lookup: gateway.Policies(rules).Lookup, Log: log}
+	s := &socketmap.Server{Lookup: gateway.Policies(rules, ways).Lookup, Log: log}
 	for _, l := range handed {
 		go func() {
 			if err := s.Serve(ctx, l); err != nil {

@@ -164,7 +164,7 @@ func pipeline(_ context.Context, path string) (provisioning.Pipeline, error) {
 	}
 	// An operator's shell may not reach the use socket: keep answers as well.
 	keys := client.Dial(c.Key.Keep)
-	g, err := gateway.New(c, keys, ring, rec, slog.New(slog.DiscardHandler))
+	g, err := gateway.New(c, keys, ring, rec, nil, slog.New(slog.DiscardHandler))
 	if err != nil {
 		return nil, err
 	}

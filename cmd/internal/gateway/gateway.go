@@ -121,9 +121,9 @@ func limits(c *config.Filterd) message.Limits {
 	return message.Limits{Depth: c.Limits.MIMEDepth, Parts: c.Limits.MIMEParts, Fields: c.Limits.HeaderFields, HeaderBytes: int64(c.Limits.HeaderBytes)}
 }
 
-// Hop reads one next hop; nil gives nil.
+// Hop reads one next hop that is a relay; nil gives nil.
 func Hop(h *config.Hop, name string) (*transport.Hop, error) {
-	if h == nil {
+	if h == nil || h.Route == "direct" {
 		return nil, nil
 	}
 	hop := &transport.Hop{Address: h.Address, Name: name, Need: transport.Need{TLS: h.TLS, ServerName: h.Name}, LMTP: h.Protocol == "lmtp"}
@@ -137,7 +137,8 @@ func Hop(h *config.Hop, name string) (*transport.Hop, error) {
 }
 
 // New makes the mail path of c. The spool folder is made when it is not there.
-func New(c *config.Filterd, token hsm.Token, ring *Ring, rec *record.Record, log *slog.Logger) (*filter.Gateway, error) {
+// Without ways a direct next hop is none.
+func New(c *config.Filterd, token hsm.Token, ring *Ring, rec *record.Record, ways *Router, log *slog.Logger) (*filter.Gateway, error) {
 	rules, err := Policy(c)
 	if err != nil {
 		return nil, err
@@ -157,6 +158,10 @@ func New(c *config.Filterd, token hsm.Token, ring *Ring, rec *record.Record, log
 			return nil, err
 		}
 		switch {
+		case h != nil && h.Route == "direct" && ways != nil:
+			if hops[direction], err = direct(c, h, ways, texts, log); err != nil {
+				return nil, err
+			}
 		case hop != nil && direction == policy.Outbound:
 			hops[direction] = onward{hop, strict(c)}
 		case hop != nil:

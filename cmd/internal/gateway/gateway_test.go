@@ -309,7 +309,7 @@ func TestLearnIsWired(t *testing.T) {
 		must(t, operators.Close())
 		ring, err := OpenRing(c, true)
 		must(t, err)
-		g, err := New(c, hsmtest.Memory(t), ring, nil, slog.New(slog.NewTextHandler(io.Discard, nil)))
+		g, err := New(c, hsmtest.Memory(t), ring, nil, nil, slog.New(slog.NewTextHandler(io.Discard, nil)))
 		must(t, err)
 		if got := [2]bool{g.Learn != nil, g.Judge != nil}; got != want || len(g.Protectors) != 2 || g.Revoked == nil {
 			t.Errorf("%s: got learn and judge %v, want %v", word, got, want)

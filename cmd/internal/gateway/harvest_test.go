@@ -100,7 +100,7 @@ func TestHarvest(t *testing.T) {
 			must(t, err)
 			defer ring.Close()
 			var log bytes.Buffer
-			g, err := New(c, token, ring, nil, slog.New(slog.NewTextHandler(&log, nil)))
+			g, err := New(c, token, ring, nil, nil, slog.New(slog.NewTextHandler(&log, nil)))
 			must(t, err)
 			out := &sink{}
 			g.Now, g.Hops = func() time.Time { return noon }, map[policy.Direction]filter.Hop{policy.Inbound: out, policy.Outbound: out}

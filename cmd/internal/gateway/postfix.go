@@ -13,8 +13,6 @@ import (
 	"postern/appliance/postfix"
 	"postern/filter"
 	"postern/filter/policy"
-	"postern/filter/resolver"
-	"postern/filter/route"
 	"postern/filter/transport"
 )
 
@@ -56,13 +54,9 @@ func Postfix(c *config.Filterd) *postfix.Config {
 	return out
 }
 
-// loopbackResolver is the validating resolver beside us.
-const loopbackResolver = "127.0.0.1:53"
-
 // Policies answers Postfix how safe the way to a domain must be.
-func Policies(rules *policy.Policy) postfix.Policies {
-	r := &route.Router{Names: &resolver.Client{Address: loopbackResolver, Trust: true}, Way: rules.Way}
-	return postfix.Policies{Route: r.Route, Way: rules.Way}
+func Policies(rules *policy.Policy, ways *Router) postfix.Policies {
+	return postfix.Policies{Route: ways.Route, Way: rules.Way}
 }
 
 // onward is the next hop of outbound mail. Mail that asks for more than its
