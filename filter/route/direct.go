@@ -126,6 +126,7 @@ func (d *Direct) domain(ctx context.Context, domain string, e *transport.Envelop
 	if e.RequireTLS { // who answers has to be known (RFC 8689 §4.2.1)
 		floor = policy.Verify
 	}
+	e.Floor = "" // each Need has it
 	route, err := d.Router.Route(ctx, domain, floor)
 	last := transport.Result{Err: err, Carriage: transport.Carriage{Level: string(route.Way.Level), Result: transport.LevelMissed}}
 	if err != nil {

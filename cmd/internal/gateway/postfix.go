@@ -66,12 +66,14 @@ type onward struct{ usual, strict *transport.Hop }
 
 // Deliver hands over where the mail's floor has it.
 func (o onward) Deliver(ctx context.Context, e *transport.Envelope, size int64, mail io.WriterTo) transport.Result {
+	met := *e
+	met.Floor = "" // by the port that is chosen
 	switch policy.Level(e.Floor) {
 	case "", policy.NextHop, policy.May:
-		return o.usual.Deliver(ctx, e, size, mail)
+		return o.usual.Deliver(ctx, &met, size, mail)
 	case policy.Encrypt, policy.DANE, policy.Verify: // strict gives the last of these
 		if o.strict != nil {
-			return o.strict.Deliver(ctx, e, size, mail)
+			return o.strict.Deliver(ctx, &met, size, mail)
 		}
 	}
 	return transport.Result{Err: fmt.Errorf("a mail asks for %.20q, which its next hop cannot promise: %w", e.Floor, filter.ErrConfig)}
