@@ -83,6 +83,7 @@ type Listener struct {
 	Name      string
 	Direction policy.Direction
 	Allow     []netip.Prefix // peers that may send here; empty: everybody
+	Login     bool           // only who has logged in may
 }
 
 // Copy is one mail for one plan, ready for the next hop.
@@ -154,6 +155,9 @@ func (g *Gateway) accept(_ context.Context, p *passage) error {
 	if len(p.listener.Allow) > 0 && !slices.ContainsFunc(p.listener.Allow, func(n netip.Prefix) bool { return n.Contains(p.env.Client.Addr().Unmap()) }) {
 		return fmt.Errorf("client %v not allowed on %q: %w", p.env.Client, p.listener.Name, ErrPolicy)
 	}
+	if err := p.mayWrite(); err != nil {
+		return err
+	}
 	return g.asked(p)
 }
 
@@ -223,6 +227,9 @@ func (g *Gateway) parse(_ context.Context, p *passage) error {
 	p.came = msg
 	if a, err := msg.Author(); err == nil {
 		p.author = a
+	}
+	if err := g.submitted(p); err != nil {
+		return err
 	}
 	g.detect(p)
 	return nil

@@ -431,7 +431,7 @@ func TestReceived(t *testing.T) {
 	} {
 		w.hop.got = nil
 		e := w.envelope("bob@partner.example", "alice@company1.example")
-		e.User, e.UTF8 = c.user, c.utf8
+		e.User, e.Senders, e.UTF8 = c.user, []string{"*@partner.example"}, c.utf8
 		w.want("mail", w.deliver(c.direction, e, strings.NewReader(in)), "250 2.0.0")
 		if got := parsed(t, w.hop.got[0].mail).Get("Received"); got != c.want {
 			t.Errorf("got %q, want %q", got, c.want)

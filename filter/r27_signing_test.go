@@ -16,8 +16,8 @@ import (
 )
 
 // The gateway signs only on the outbound listener, only for peers that may
-// send there, and only where the one From is one address of ours (R27). Until
-// clients say who they are (AUTH), the networks of the listener are the gate.
+// send there, and only where the one From is one address of ours (R27). Where
+// clients do not log in, the networks of the listener are the gate.
 func TestSigningOracle(t *testing.T) {
 	const alice, bob = "alice@company1.example", "bob@partner.example"
 	mail := func(head string) string { return crlf(head + "To: carol@other.example\nSubject: s\n\nPay him.\n") }
@@ -67,6 +67,71 @@ func TestSigningOracle(t *testing.T) {
 				t.Errorf("%s: protected: got %v, want %v", c.name, signed, c.signs > 0)
 			}
 		}
+	}
+}
+
+// Where clients log in, an account writes as itself (R27): the envelope, the one
+// From and Sender are its addresses before anything is signed, whatever RCPT and
+// MAIL have let pass, and whoever has not logged in gets no signature.
+func TestAccountsSignForThemselves(t *testing.T) {
+	const alice = "alice@company1.example"
+	inside := Listener{Name: "submission", Direction: policy.Outbound, Login: true}
+	own, all := []string{alice}, []string{"*@company1.example"}
+	for _, c := range []struct {
+		name    string
+		user    string
+		senders []string
+		from    string
+		head    string
+		code    int
+		signs   int
+	}{
+		{"her own", "alice", own, alice, "From: Alice <alice@company1.example>\n", 250, 1},
+		{"her own, in capitals", "alice", own, alice, "From: ALICE@Company1.example\n", 250, 1},
+		{"her own, with Sender", "alice", own, alice, "From: alice@company1.example\nSender: alice@company1.example\n", 250, 1},
+		{"a report", "alice", own, "", "From: alice@company1.example\n", 250, 1},
+		{"a colleague's, by a server for all", "server", all, "boss@company1.example", "From: boss@company1.example\n", 250, 1},
+
+		{"nobody's", "", own, alice, "From: alice@company1.example\n", 550, 0},
+		{"nobody's, no sender", "", nil, "", "From: alice@company1.example\n", 550, 0},
+		{"without addresses", "alice", nil, alice, "From: alice@company1.example\n", 550, 0},
+		{"a colleague's envelope", "alice", own, "boss@company1.example", "From: alice@company1.example\n", 550, 0},
+		{"a colleague's From", "alice", own, alice, "From: boss@company1.example\n", 550, 0},
+		{"a colleague's From, no sender", "alice", own, "", "From: boss@company1.example\n", 550, 0},
+		{"a colleague's Sender", "alice", own, alice, "From: alice@company1.example\nSender: boss@company1.example\n", 550, 0},
+		{"a second Sender", "alice", own, alice, "From: alice@company1.example\nSender: alice@company1.example\nSender: boss@company1.example\n", 550, 0},
+		{"a Sender of two", "alice", own, alice, "From: alice@company1.example\nSender: alice@company1.example, boss@company1.example\n", 550, 0},
+		{"a colleague's From, hers as a name", "alice", own, alice, "From: \"alice@company1.example\" <boss@company1.example>\n", 550, 0},
+		{"two From", "alice", own, alice, "From: alice@company1.example\nFrom: boss@company1.example\n", 550, 0},
+		{"two addresses", "alice", own, alice, "From: alice@company1.example, boss@company1.example\n", 550, 0},
+		{"no From", "alice", own, alice, "", 550, 0},
+		{"a From that can't be read", "alice", own, alice, "From: <<alice@company1.example>>\n", 550, 0},
+		{"a domain below", "server", all, alice, "From: alice@sub.company1.example\n", 550, 0},
+		{"a stranger's, by a server for all", "server", all, alice, "From: mallory@evil.example\n", 550, 0},
+		{"a mail passed on", "alice", own, alice, "From: boss@company1.example\nResent-From: alice@company1.example\n", 550, 0},
+	} {
+		w := newWorld(t)
+		e := w.envelope(c.from, "carol@other.example")
+		e.User, e.Senders = c.user, c.senders
+		w.token.signs = 0
+		reply := w.gate.Handler(inside).Data(t.Context(), e, strings.NewReader(crlf(c.head+"To: carol@other.example\nSubject: s\n\nPay him.\n")))[0]
+		if reply.Code != c.code || w.token.signs != c.signs {
+			t.Errorf("%s: got %v and %d signatures, want %d and %d", c.name, reply, w.token.signs, c.code, c.signs)
+		}
+		if c.code == 550 && (reply.Enhanced != [3]int{5, 7, 1} || len(w.hop.got) > 0) {
+			t.Errorf("%s: got %v, and %d mails went on", c.name, reply, len(w.hop.got))
+		}
+		if (w.gate.Handler(inside).Sender(t.Context(), e) != nil) != (c.user == "" || c.senders == nil || c.name == "a colleague's envelope") {
+			t.Errorf("%s: MAIL was judged otherwise", c.name)
+		}
+	}
+	// Inbound nothing is signed, whoever has logged in.
+	w := newWorld(t)
+	e := w.envelope(alice, alice)
+	e.User, e.Senders = "alice", own
+	w.token.signs = 0
+	if w.deliver(policy.Inbound, e, strings.NewReader(crlf("From: alice@company1.example\n\nx\n"))); w.token.signs != 0 {
+		t.Errorf("inbound: got %d signatures", w.token.signs)
 	}
 }
 

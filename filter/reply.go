@@ -30,6 +30,7 @@ var (
 	ErrClear         = errors.New("partner's mail in clear")
 	ErrClient        = errors.New("partner's client not as agreed")
 	ErrLoop          = errors.New("mail loop")
+	ErrNotYours      = errors.New("sender address is not of the account")
 )
 
 // Row is one line of the reply table: the one place where an error becomes
@@ -146,6 +147,10 @@ var Replies = []Row{
 		"das Zertifikat des Mailservers oder die TLS-Version ist nicht die vereinbarte",
 		"`min` and `inbound-pins` of the partner; the log names the key that was shown",
 		is(ErrClient)},
+	{"From or Sender is not an address of the account that sends", "not-yours", reply(550, [3]int{5, 7, 1}, "not sent: the sender address does not belong to the account that you are logged in with"),
+		"nicht gesendet: die Absenderadresse gehört nicht zu dem Konto, mit dem Sie angemeldet sind",
+		"the senders of the account: `postern account list`",
+		is(ErrNotYours)},
 	{"policy says no", "policy", reply(550, [3]int{5, 7, 1}, "refused by policy"),
 		"von den Regeln dieser Firma abgelehnt",
 		"`postern explain` names the rule",

@@ -112,6 +112,11 @@ func TestEveryReplyCanBeReached(t *testing.T) {
 			e.TLS = &tls.ConnectionState{Version: tls.VersionTLS13}
 			return w.deliver(policy.Inbound, e, strings.NewReader(in))
 		},
+		"From or Sender is not an address of the account that sends": func(w *world) transport.Reply {
+			e := w.envelope("alice@company1.example", "bob@partner.example")
+			e.User, e.Senders = "alice", []string{"alice@company1.example"}
+			return w.deliver(policy.Outbound, e, strings.NewReader(strings.Replace(out, "alice@company1.example", "boss@company1.example", 1)))
+		},
 		"policy says no": func(w *world) transport.Reply {
 			return w.send(policy.Inbound, in, "bob@partner.example", "x@elsewhere.example")
 		},

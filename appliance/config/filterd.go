@@ -31,6 +31,7 @@ type Filterd struct {
 	Resolver   Resolver             `toml:"resolver" doc:"Who is asked for names of the Internet."`
 	MTASTS     MTASTS               `toml:"mta-sts" doc:"Policies of partners' domains for the way to them (RFC 8461)."`
 	SMIME      SMIME                `toml:"smime" doc:"How X.509 certificates are judged."`
+	Accounts   Accounts             `toml:"accounts" doc:"Who may log in, on listeners with auth."`
 	Limits     Limits               `toml:"limits" doc:"What one mail, and all of them together, may cost."`
 	Log        Log                  `toml:"log" doc:"Messages of the daemon."`
 }
@@ -47,10 +48,14 @@ type Listener struct {
 	Address        string      `toml:"address" need:"yes" form:"listen" doc:"IP address and port; without an address, every one of this machine. Port 0 takes a free one."`
 	Protocol       string      `toml:"protocol" default:"smtp" enum:"smtp|lmtp" doc:"smtp (RFC 5321), or lmtp (RFC 2033), where each recipient gets an answer of his own: for a mail server of the site that hands its mail through the gateway, never on port 25."`
 	Direction      string      `toml:"direction" need:"yes" enum:"inbound|outbound" doc:"inbound: from outside to our domains, is opened and verified. outbound: from our users to anybody, is signed and sealed."`
-	Allow          []Network   `toml:"allow" doc:"Networks that may connect. Default: everybody on an inbound listener, this machine only on an outbound one, which must not be an open relay. What named networks bring inbound is taken for mail of everybody: its failures are counted for no single sender (origin-failures of keyd)."`
+	Allow          []Network   `toml:"allow" doc:"Networks that may connect. Default: everybody on an inbound listener and where clients have to log in, this machine only on any other outbound one, which must not be an open relay. What named networks bring inbound is taken for mail of everybody: its failures are counted for no single sender (origin-failures of keyd)."`
 	MaxConnections int         `toml:"max-connections" min:"1" max:"100000" doc:"Connections at once. Default: connections in [limits]."`
+	PerClient      int         `toml:"per-client" min:"1" max:"100000" doc:"Connections at once from one IPv4 address or the first 64 bits of an IPv6 address. Default: 50; max-connections on an outbound listener where nobody logs in."`
+	Rate           Rate        `toml:"rate" doc:"Mails in a time from one such network, and of one account, such as 100/1m. Further ones wait. Default: no limit."`
+	ProxyFrom      []Network   `toml:"proxy-from" doc:"Proxies that connect for others, and say so with the PROXY protocol (version 1 or 2), before TLS. They are not served without it; from anybody else it is refused."`
+	XClientFrom    []Network   `toml:"xclient-from" doc:"Mail servers that are believed when they say by XCLIENT or XFORWARD for whom they speak. What they name is the client from then on, by XFORWARD for one mail and for all but allow."`
 	TLS            ListenerTLS `toml:"tls" doc:"TLS towards the clients."`
-	Auth           string      `toml:"auth" default:"none" enum:"none|required" later:"required" doc:"Whether clients have to log in."`
+	Auth           string      `toml:"auth" default:"none" enum:"none|offer|required" doc:"Whether clients log in (RFC 4954), over TLS only. none: they cannot. offer: they may. required: there is no mail without it, and allow is everybody by default. An account writes as its own addresses only, in the envelope and in From and Sender."`
 }
 
 // NextHops is the table [next-hop].
@@ -194,6 +199,7 @@ func (c *Filterd) check(r *reading) {
 	c.checkHop(r, "inbound", c.NextHop.Inbound)
 	c.checkHop(r, "outbound", c.NextHop.Outbound)
 	c.checkListeners(r)
+	c.checkAccounts(r)
 
 	if len(c.Domains) == 0 {
 		r.wrong(1, "no [domain] says which mail is ours", `add [domain."company1.example"]`)
@@ -339,16 +345,17 @@ func (c *Filterd) checkListeners(r *reading) {
 		if _, port, _ := net.SplitHostPort(l.Address); l.Protocol == "lmtp" && port == "25" { // RFC 2033 §5
 			r.wrong(line("protocol"), `listener.protocol = "lmtp": port 25 is that of SMTP`, "take another port")
 		}
+		c.checkAuth(r, i)
 		switch l.Direction {
 		case "inbound":
 			c.wants(r, i, c.NextHop.Inbound)
 		case "outbound":
 			c.wants(r, i, c.NextHop.Outbound)
-			if len(l.Allow) == 0 {
+			if len(l.Allow) == 0 && l.Auth != "required" {
 				l.Allow = loopback
 			}
 			for _, n := range l.Allow {
-				if n.Bits() < 8 && !n.Addr().IsPrivate() {
+				if l.Auth != "required" && n.Bits() < 8 && !n.Addr().IsPrivate() {
 					r.wrong(line("allow"), fmt.Sprintf("listener.allow: %s on an outbound listener would make an open relay", n), "name the networks of the company")
 				}
 			}

@@ -68,6 +68,15 @@ func form(name, s string) string {
 		if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.User != nil {
 			return "want a URL such as http://proxy.company1.example:3128"
 		}
+	case "ldap":
+		u, err := url.Parse(s)
+		if err != nil || u.User != nil || u.RawQuery != "" || u.Fragment != "" || (u.Scheme != "ldaps" && u.Scheme != "ldap" || u.Hostname() == "" || u.Path != "") && (u.Scheme != "ldapi" || u.Host+u.Path == "") {
+			return "want a URL such as ldaps://dir.company1.example"
+		}
+	case "attribute":
+		if s == "" || len(s) > 64 || strings.Trim(s, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-.;") != "" {
+			return "want the name of an attribute such as mail"
+		}
 	case "escrow":
 		if digits := strings.NewReplacer(" ", "", ":", "").Replace(s); !strings.Contains(s, "@") {
 			if _, err := hex.DecodeString(digits); err != nil || len(digits) != 40 && len(digits) != 64 {

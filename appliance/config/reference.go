@@ -94,12 +94,14 @@ func (f field) kind() string {
 		what = "octal mode"
 	case t == reflect.TypeFor[Network]():
 		what = "network"
+	case t == reflect.TypeFor[Rate]():
+		what = "number/duration"
 	case t.Kind() == reflect.Bool:
 		what = "true or false"
 	case t.Kind() == reflect.String:
 		what = map[string]string{
 			"": "text", "text": "text", "path": "absolute path", "socket": "absolute path", "listen": "address:port", "dial": "host:port",
-			"domain": "domain", "name": "name", "pin": "sha256:…", "label": "text", "pattern": "pattern", "group": "group", "tls-version": "1.2 or 1.3", "escrow": "address or fingerprint", "url": "URL",
+			"domain": "domain", "name": "name", "pin": "sha256:…", "label": "text", "pattern": "pattern", "group": "group", "tls-version": "1.2 or 1.3", "escrow": "address or fingerprint", "url": "URL", "ldap": "URL", "attribute": "attribute",
 		}[f.Tag.Get("form")]
 	default:
 		what = "number"

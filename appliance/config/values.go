@@ -120,3 +120,35 @@ func (n *Network) UnmarshalText(b []byte) error {
 	n.Prefix = p
 	return nil
 }
+
+// Rate is how often something may be done in a time, written "100/1m".
+type Rate struct {
+	Count int
+	Per   Duration
+}
+
+// maxRatePer is the longest time that a rate may speak of.
+const maxRatePer = 24 * time.Hour
+
+// UnmarshalText reads a number, a slash and a duration. Nothing is no limit.
+func (r *Rate) UnmarshalText(b []byte) error {
+	if *r = (Rate{}); len(b) == 0 {
+		return nil
+	}
+	count, per, _ := strings.Cut(string(b), "/")
+	n, err := strconv.ParseUint(count, 10, 20)
+	d, err2 := time.ParseDuration(per)
+	if err != nil || err2 != nil || n == 0 || d < time.Second || d > maxRatePer {
+		return fmt.Errorf("%s: want a number and a time of 1s to 24h, such as 100/1m", quote(string(b)))
+	}
+	*r = Rate{int(n), Duration(d)}
+	return nil
+}
+
+// String prints what UnmarshalText reads.
+func (r Rate) String() string {
+	if r.Count == 0 {
+		return ""
+	}
+	return strconv.Itoa(r.Count) + "/" + r.Per.String()
+}

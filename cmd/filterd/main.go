@@ -24,6 +24,7 @@ import (
 	"postern/appliance/service"
 	"postern/cmd/internal/gateway"
 	"postern/filter"
+	"postern/filter/accounts"
 	"postern/filter/message"
 	"postern/filter/policy"
 	"postern/filter/transport"
@@ -111,6 +112,10 @@ func serve(ctx context.Context, c *config.Filterd, stderr io.Writer) error {
 	if err != nil {
 		return err
 	}
+	book, err := gateway.Accounts(c, log)
+	if err != nil {
+		return err
+	}
 	handed, err := service.Listeners()
 	if err != nil {
 		return err
@@ -126,7 +131,7 @@ func serve(ctx context.Context, c *config.Filterd, stderr io.Writer) error {
 	var servers []*transport.Server
 	var doors []door
 	for _, l := range c.Listeners {
-		s, listeners, err := open(g, c, l, keys, handed[l.Name], log)
+		s, listeners, err := open(g, c, l, keys, book, handed[l.Name], log)
 		if err != nil {
 			for _, d := range doors {
 				d.listener.Close()
@@ -186,13 +191,14 @@ type door struct {
 
 // open makes one listener: from all that systemd handed over under its name,
 // or by its address.
-func open(g *filter.Gateway, c *config.Filterd, l config.Listener, keys hsm.Token, handed []net.Listener, log *slog.Logger) (*transport.Server, []net.Listener, error) {
+func open(g *filter.Gateway, c *config.Filterd, l config.Listener, keys hsm.Token, book *accounts.Book, handed []net.Listener, log *slog.Logger) (*transport.Server, []net.Listener, error) {
 	log = log.With("listener", l.Name)
 	s := &transport.Server{
 		Name: c.AuthservID, Domain: slices.Min(slices.Collect(maps.Keys(c.Domains))), Handler: g.Handler(gateway.Listener(l)),
-		MaxSize: int64(c.Limits.MessageSize), MaxRecipients: c.Limits.Recipients, MaxConns: l.MaxConnections,
+		MaxSize: int64(c.Limits.MessageSize), MaxRecipients: c.Limits.Recipients,
 		LMTP: l.Protocol == "lmtp", Log: log,
 	}
+	gateway.Limit(s, l, book)
 	certs, err := gateway.Secure(s, c, l, keys, log)
 	if err == nil && certs != nil {
 		if err = certs.Check(); err != nil {
@@ -201,9 +207,6 @@ func open(g *filter.Gateway, c *config.Filterd, l config.Listener, keys hsm.Toke
 	}
 	if err != nil {
 		return nil, nil, err
-	}
-	if l.Direction == string(policy.Outbound) {
-		s.MaxPerClient = l.MaxConnections // one mail server is all the clients there are
 	}
 	if len(handed) > 0 {
 		return s, handed, nil

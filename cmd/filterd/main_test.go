@@ -24,11 +24,11 @@ func TestOpenTakesAllThatIsHandedOver(t *testing.T) {
 	c := &config.Filterd{Domains: map[string]config.Domain{"company1.example": {}}}
 	l := config.Listener{Name: "outside", Address: "127.0.0.1:0", Direction: "inbound", TLS: config.ListenerTLS{Mode: "off"}}
 	log := slog.New(slog.DiscardHandler)
-	_, got, err := open(filter.New(filter.Config{Log: log}), c, l, nil, handed, log)
+	_, got, err := open(filter.New(filter.Config{Log: log}), c, l, nil, nil, handed, log)
 	if err != nil || len(got) != len(handed) {
 		t.Errorf("handed over: got %d listeners, %v, want %d", len(got), err, len(handed))
 	}
-	_, got, err = open(filter.New(filter.Config{Log: log}), c, l, nil, nil, log)
+	_, got, err = open(filter.New(filter.Config{Log: log}), c, l, nil, nil, nil, log)
 	if err != nil || len(got) != 1 {
 		t.Fatalf("by address: got %d listeners, %v, want 1", len(got), err)
 	}

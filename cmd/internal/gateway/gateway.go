@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"os"
 	"strings"
 
@@ -201,9 +202,12 @@ func New(c *config.Filterd, token hsm.Token, ring *Ring, rec *record.Record, way
 
 // Listener reads one listener.
 func Listener(l config.Listener) filter.Listener {
-	out := filter.Listener{Name: l.Name, Direction: policy.Direction(l.Direction)}
-	for _, n := range l.Allow {
-		out.Allow = append(out.Allow, n.Prefix)
+	return filter.Listener{Name: l.Name, Direction: policy.Direction(l.Direction), Allow: prefixes(l.Allow), Login: l.Auth == "required"}
+}
+
+func prefixes(list []config.Network) (out []netip.Prefix) {
+	for _, n := range list {
+		out = append(out, n.Prefix)
 	}
 	return out
 }
