@@ -63,7 +63,6 @@ const defaultInFlight = 64
 type Gateway struct {
 	Config
 	slots   chan struct{}
-	done    *delivered
 	lessons lessons
 }
 
@@ -75,7 +74,7 @@ func New(c Config) *Gateway {
 	if c.InFlight <= 0 {
 		c.InFlight = defaultInFlight
 	}
-	return &Gateway{Config: c, slots: make(chan struct{}, c.InFlight), done: newDelivered(c.Now)}
+	return &Gateway{Config: c, slots: make(chan struct{}, c.InFlight)}
 }
 
 // Listener is where mail comes in. Its direction decides what is done; content never does.
@@ -123,7 +122,7 @@ type passage struct {
 	shadow    *shadow // what would have been done
 	copies    []Copy
 	result    transport.Reply
-	onward    transport.Carriage
+	outcomes  map[message.Address]*outcome // of the relay, and of who was refused before it
 }
 
 // opening is what one group of recipients gets to read. group names it, by the

@@ -2,14 +2,12 @@ package filter
 
 import (
 	"context"
-	"crypto/sha256"
 	"fmt"
 	"io"
 	"log/slog"
 	"runtime"
 	"runtime/debug"
 	"slices"
-	"sync"
 	"time"
 
 	"postern/filter/message"
@@ -41,7 +39,11 @@ func (h handler) Sender(ctx context.Context, e *transport.Envelope) error {
 func (h handler) Recipient(ctx context.Context, e *transport.Envelope, to transport.Recipient) error {
 	env := *e
 	env.Recipients = []transport.Recipient{to}
-	return h.early(ctx, greeted, &env, slog.String("to", to.Address.Key()))
+	who := slog.String("to", to.Address.Key())
+	if err := h.early(ctx, greeted, &env, who); err != nil {
+		return err
+	}
+	return h.again(ctx, &env, who)
 }
 
 // early walks the stages that come before the mail itself, and logs whom they refuse.
@@ -51,9 +53,14 @@ func (h handler) early(ctx context.Context, stages []stage, e *transport.Envelop
 	if err == nil {
 		return nil
 	}
+	return h.no(ctx, e, p.stage, who, err)
+}
+
+// no words a refusal of one recipient or sender, and logs it.
+func (h handler) no(ctx context.Context, e *transport.Envelope, stage string, who slog.Attr, err error) transport.Reply {
 	r := h.g.Texts.replyTo(err, e.Trace)
 	h.g.Log.LogAttrs(ctx, slog.LevelInfo, "refused", slog.String("trace", e.Trace), slog.String("listener", h.l.Name),
-		slog.String("stage", p.stage), who, slog.Int("reply", r.Code), slog.String("error", err.Error()))
+		slog.String("stage", stage), who, slog.Int("reply", r.Code), slog.String("error", err.Error()))
 	return r
 }
 
@@ -66,12 +73,9 @@ func (h handler) Data(ctx context.Context, e *transport.Envelope, body io.Reader
 	if err == nil {
 		err = h.g.slot(func() error { return h.g.guarded(ctx, worked, p) })
 	}
-	r := p.result
-	if err != nil {
-		r = h.g.Texts.replyTo(err, e.Trace)
-	}
-	h.g.log(ctx, p, r, err)
-	return []transport.Reply{r}
+	answers := p.answers(h.g.Texts, err)
+	h.g.log(ctx, p, answers[0], err)
+	return answers
 }
 
 // Refuse words an error that the server met by itself.
@@ -110,94 +114,68 @@ func (g *Gateway) tried(ctx context.Context, p *passage, walk func() error) (err
 	return walk()
 }
 
-// log writes the one line of a mail.
-func (g *Gateway) log(ctx context.Context, p *passage, r transport.Reply, err error) {
-	attrs := []slog.Attr{
-		slog.String("trace", p.env.Trace), slog.String("listener", p.listener.Name), slog.String("direction", string(p.listener.Direction)),
-		slog.String("from", p.env.From.String()), slog.Int("recipients", len(p.env.Recipients)),
-		slog.String("reply", r.String()), slog.String("carried", transport.Carried(p.env.TLS)),
-	}
-	if p.msg != nil {
-		attrs = append(attrs, slog.Int64("size", p.msg.Source.Size()))
-	}
-	v := p.verdict(r, err)
-	attrs = append(attrs, slog.String("action", v.Action), slog.String("rule", v.Rule), slog.String("reason", v.Reason),
-		slog.Any("opened", v.Opened), slog.Bool("verified", v.Verified), slog.String("onward", p.onward.String()))
-	if p.shadow != nil {
-		attrs = append(attrs, p.shadow.attrs()...)
-	}
-	level := slog.LevelInfo
-	if err != nil {
-		level = slog.LevelWarn
-		attrs = append(attrs, slog.String("stage", p.stage), slog.String("error", err.Error()))
-	}
-	g.Log.LogAttrs(ctx, level, "mail", attrs...)
-}
+// relayFor is how long copies of one mail may begin to go: its sender waits for
+// his answer, and ten minutes at most (RFC 5321 §4.5.3.2.6).
+const relayFor = 2 * time.Minute
 
-// relay hands every copy to the next hop. Where one copy is through and a
-// later one is not, the whole mail is deferred, and the recipients who have
-// it are skipped when the sender comes back.
+// relay hands every copy to the next hop. That one does not get through keeps no
+// other from it.
 func (g *Gateway) relay(ctx context.Context, p *passage) error {
 	hop := g.Hops[p.listener.Direction]
 	if hop == nil {
 		return fmt.Errorf("no next hop for %s mail: %w", p.listener.Direction, ErrConfig)
 	}
-	mark, err := g.done.mark(p)
+	name, err := g.earlier(ctx, p)
 	if err != nil {
 		return err
 	}
 	if err := g.noteOpened(ctx, p); err != nil {
 		return err
 	}
-	p.result = reply(250, [3]int{2, 0, 0}, "delivered earlier") // unless a recipient is left
-	var refused error
-	for _, c := range p.copies {
-		env, err := g.envelopeFor(p, c, mark)
+	began := time.Now()
+	for i, c := range p.copies {
+		env, err := g.envelopeFor(p, c)
 		if err != nil {
 			return err
 		}
 		if len(env.Recipients) == 0 {
 			continue
 		}
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		if time.Since(began) > relayFor {
+			p.carried(env, c, transport.Result{Err: fmt.Errorf("no time left: %w", transport.ErrNextHop)})
+			continue
+		}
 		res := hop.Deliver(ctx, env, c.Message.Len(), c.Message)
-		p.onward = res.Carriage
 		if p.listener.Direction == policy.Inbound && p.layer == protect.Sealed {
 			res = quiet(res)
 		}
-		if res.Err != nil {
-			return fmt.Errorf("relay mail: %w", res.Err)
+		p.carried(env, c, res)
+		for _, r := range env.Recipients {
+			if p.outcomes[r.Address].err == nil {
+				g.sealedTo(ctx, p, c, r.Address)
+			}
 		}
-		if len(res.Replies) != len(env.Recipients) {
-			return fmt.Errorf("relay mail: %d replies for %d recipients", len(res.Replies), len(env.Recipients))
-		}
-		for i, r := range res.Replies {
-			switch {
-			case r.Code/100 == 2:
-				g.done.add(mark, env.Recipients[i].Address)
-				g.sealedTo(ctx, p, c, env.Recipients[i].Address)
-				p.result = r
-			case refused == nil, r.Code/100 != 5: // one who may come back decides for all
-				refused = r
+		if i < len(p.copies)-1 { // or a crash would forget who has his
+			if err := g.remember(ctx, p, name, env.Recipients); err != nil {
+				return err
 			}
 		}
 	}
-	if refused != nil {
-		return fmt.Errorf("relay mail: %w", refused)
-	}
-	g.done.forget(mark)
-	g.learn(p)
-	p.result.Text += " " + p.env.Trace
-	return nil
+	return g.settle(ctx, p, name)
 }
 
 // envelopeFor is the envelope of one copy: its recipients, each once, without
-// those who have it already, and what its own bytes ask of the way.
-func (g *Gateway) envelopeFor(p *passage, c Copy, mark [sha256.Size]byte) (*transport.Envelope, error) {
+// those of whom it is known what became of theirs, and what its own bytes ask of
+// the way.
+func (g *Gateway) envelopeFor(p *passage, c Copy) (*transport.Envelope, error) {
 	env := *p.env
-	env.Recipients, env.Floor = nil, string(c.Plan.Floor)
+	env.Recipients = nil
 	seen := map[message.Address]bool{}
 	for _, r := range p.env.Recipients {
-		if a := r.Address; !seen[a] && slices.Contains(c.Plan.Recipients, a) && !g.done.has(mark, a) {
+		if a := r.Address; !seen[a] && slices.Contains(c.Plan.Recipients, a) && p.outcomes[a] == nil {
 			env.Recipients, seen[a] = append(env.Recipients, r), true
 		}
 	}
@@ -212,93 +190,6 @@ func (g *Gateway) envelopeFor(p *passage, c Copy, mark [sha256.Size]byte) (*tran
 	}
 	env.Size, env.Floor = c.Message.Len(), string(c.Plan.Floor)
 	return &env, nil
-}
-
-// How long and for how many mails it is remembered who has his copy already.
-const (
-	deliveredFor = 5 * 24 * time.Hour // as long as a sender retries (RFC 5321 §4.5.4.1)
-	deliveredMax = 10_000
-)
-
-// delivered remembers, for mails that went through in part, who has his copy.
-type delivered struct {
-	now   func() time.Time
-	mutex sync.Mutex
-	mails map[[sha256.Size]byte]*parted
-}
-
-type parted struct {
-	when time.Time
-	to   map[message.Address]bool // as the envelope wrote them: only the next hop knows which are one mailbox
-}
-
-func newDelivered(now func() time.Time) *delivered {
-	return &delivered{now: now, mails: map[[sha256.Size]byte]*parted{}}
-}
-
-// mark names the mail by what stays the same when its sender tries again: the
-// side it came from, the envelope sender, and every byte. A sender that changes
-// a byte makes somebody read his mail twice; naming a mail by less could keep
-// one from him. One recipient can't part, and costs nothing.
-func (d *delivered) mark(p *passage) (m [sha256.Size]byte, err error) {
-	if len(p.env.Recipients) == 1 {
-		return m, nil
-	}
-	h := sha256.New()
-	fmt.Fprintf(h, "%s\n%s\n", p.listener.Direction, p.env.From.String())
-	if _, err := io.Copy(h, io.NewSectionReader(p.came.Source, 0, p.came.Source.Size())); err != nil {
-		return m, fmt.Errorf("read mail: %w", err)
-	}
-	h.Sum(m[:0])
-	return m, nil
-}
-
-func (d *delivered) has(m [sha256.Size]byte, a message.Address) bool {
-	d.mutex.Lock()
-	defer d.mutex.Unlock()
-	e := d.mails[m]
-	return e != nil && d.now().Sub(e.when) < deliveredFor && e.to[a]
-}
-
-func (d *delivered) add(m [sha256.Size]byte, a message.Address) {
-	if m == ([sha256.Size]byte{}) {
-		return
-	}
-	d.mutex.Lock()
-	defer d.mutex.Unlock()
-	e := d.mails[m]
-	if e == nil {
-		d.shrink()
-		e = &parted{to: map[message.Address]bool{}}
-		d.mails[m] = e
-	}
-	e.when = d.now()
-	e.to[a] = true
-}
-
-func (d *delivered) forget(m [sha256.Size]byte) {
-	d.mutex.Lock()
-	defer d.mutex.Unlock()
-	delete(d.mails, m)
-}
-
-// shrink makes room: what is too old goes, and the oldest where that is not enough.
-func (d *delivered) shrink() {
-	if len(d.mails) < deliveredMax {
-		return
-	}
-	var oldest *parted
-	var which [sha256.Size]byte
-	for m, e := range d.mails {
-		if d.now().Sub(e.when) >= deliveredFor {
-			delete(d.mails, m)
-		} else if oldest == nil || e.when.Before(oldest.when) {
-			oldest, which = e, m
-		}
-	}
-	if len(d.mails) >= deliveredMax {
-		delete(d.mails, which)
-	}
 }
 
 // refusal tells a plain no from trouble.

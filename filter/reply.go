@@ -9,6 +9,7 @@ import (
 	"postern/filter/message"
 	"postern/filter/policy"
 	"postern/filter/protect"
+	"postern/filter/record"
 	"postern/filter/resolver"
 	"postern/filter/route"
 	"postern/filter/transport"
@@ -31,6 +32,7 @@ var (
 	ErrClient        = errors.New("partner's client not as agreed")
 	ErrLoop          = errors.New("mail loop")
 	ErrNotYours      = errors.New("sender address is not of the account")
+	ErrParted        = errors.New("some have their copy, and the others never will")
 )
 
 // Row is one line of the reply table: the one place where an error becomes
@@ -155,6 +157,14 @@ var Replies = []Row{
 		"von den Regeln dieser Firma abgelehnt",
 		"`postern explain` names the rule",
 		is(ErrPolicy)},
+	{"some recipients have their copy, and the next hop refuses the others", "parted", reply(451, [3]int{4, 5, 0}, "some recipients were refused, try again to hear which; who has the mail does not get it again"),
+		"einige Empfänger wurden abgelehnt; noch einmal senden, um zu erfahren welche; wer die Mail hat, bekommt sie nicht noch einmal",
+		"nothing: when the sender comes back, each refused recipient is refused at RCPT",
+		is(ErrParted)},
+	{"the record can't be read or written", "record", reply(451, [3]int{4, 3, 1}, "record not available, try again later"),
+		"das Gateway kann sich gerade nichts merken; bitte später noch einmal",
+		"the disk of `record` in filterd.toml",
+		is(record.ErrAway)},
 	{"mail loop", "loop", reply(554, [3]int{5, 4, 6}, "mail loop"),
 		"die Mail läuft im Kreis",
 		"the Received fields of the mail",

@@ -120,6 +120,17 @@ func TestEveryReplyCanBeReached(t *testing.T) {
 		"policy says no": func(w *world) transport.Reply {
 			return w.send(policy.Inbound, in, "bob@partner.example", "x@elsewhere.example")
 		},
+		"some recipients have their copy, and the next hop refuses the others": func(w *world) transport.Reply {
+			w.hop.answers = append(w.hop.answers, answer(0, 550))
+			defer func() { w.hop.got = nil }()
+			return w.send(policy.Outbound, out, "alice@company1.example", "x@other.example", "y@other.example")
+		},
+		"the record can't be read or written": func(w *world) transport.Reply {
+			if err := w.config.Record.Close(); err != nil {
+				w.t.Fatal(err)
+			}
+			return w.send(policy.Outbound, out, "alice@company1.example", "bob@partner.example", "carol@other.example")
+		},
 		"mail loop": func(w *world) transport.Reply {
 			return w.send(policy.Inbound, strings.Repeat("Received: by x\r\n", 51)+in, "bob@partner.example", "alice@company1.example")
 		},

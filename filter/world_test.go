@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"net/netip"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -17,6 +18,7 @@ import (
 	"postern/filter/openpgp"
 	"postern/filter/policy"
 	"postern/filter/protect"
+	"postern/filter/record"
 	"postern/filter/transport"
 	"postern/hsm"
 	"postern/hsm/hsmtest"
@@ -70,8 +72,22 @@ func newWorldOn(t testing.TB, keeper hsm.Keeper) *world {
 		Hops:   map[policy.Direction]Hop{policy.Inbound: w.hop, policy.Outbound: w.hop},
 		Spools: &message.Spools{Memory: 1 << 20, Max: 4 << 20, Dir: t.TempDir()},
 		Log:    slog.New(slog.NewTextHandler(w.log, nil)), Now: func() time.Time { return noon }}
-	w.gate = New(w.config)
+	w.record(record.Options{Now: w.config.Now})
 	return w
+}
+
+// record gives the gateway a record of its own.
+func (w *world) record(o record.Options) string {
+	w.t.Helper()
+	path := filepath.Join(w.t.TempDir(), "record.db")
+	r, err := record.Open(path, o)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	w.t.Cleanup(func() { r.Close() })
+	w.config.Record = r
+	w.gate = New(w.config)
+	return path
 }
 
 // person makes keys in the token and a certificate for them.

@@ -1,11 +1,11 @@
 package record
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"database/sql"
 	"errors"
-	"fmt"
 	"strings"
 	"time"
 
@@ -30,7 +30,7 @@ func (r *Record) Protected(ctx context.Context, a message.Address) (since time.T
 	case errors.Is(err, sql.ErrNoRows):
 		return since, false, nil
 	case err != nil:
-		return since, false, fmt.Errorf("look up protection of %s: %w", a.Key(), err)
+		return since, false, away("look up protection of "+a.Key(), err)
 	}
 	return time.Unix(at, 0).UTC(), true, nil
 }
@@ -42,8 +42,8 @@ func (r *Record) Protect(ctx context.Context, a message.Address, at time.Time) e
 		return err
 	}
 	return r.change(ctx, "remember protection of "+a.Key(), func(tx *sql.Tx) error {
-		if r.protected.full() {
-			return ErrFull
+		if full, err := r.protected.full(tx); err != nil || full {
+			return cmp.Or(err, ErrFull)
 		}
 		return r.protected.insert(tx, "INSERT INTO protected VALUES (?, ?) ON CONFLICT DO NOTHING", a.Key(), at.Unix())
 	})
@@ -61,7 +61,7 @@ func (r *Record) Opened(ctx context.Context, messageID string) (bool, error) {
 	case errors.Is(err, sql.ErrNoRows):
 		return false, nil
 	case err != nil:
-		return false, fmt.Errorf("look up opened mail: %w", err)
+		return false, away("look up opened mail", err)
 	}
 	return r.Now().Sub(time.Unix(at, 0)) < openedFor, nil
 }
@@ -72,14 +72,12 @@ func (r *Record) RememberOpened(ctx context.Context, messageID string) error {
 	if r == nil || bare(messageID) == "" {
 		return nil
 	}
-	at := r.Now().Unix()
+	now := r.Now()
 	return r.change(ctx, "remember opened mail", func(tx *sql.Tx) error {
-		if r.opened.full() {
-			if _, err := r.opened.drop(tx, "WHERE at <= ?", at, maxClean); err != nil {
-				return err
-			}
+		if err := r.opened.makeRoom(tx, now); err != nil {
+			return err
 		}
-		return r.opened.insert(tx, "INSERT INTO opened VALUES (?, ?) ON CONFLICT DO UPDATE SET at = excluded.at", nameOf(messageID), at)
+		return r.opened.insert(tx, "INSERT INTO opened VALUES (?, ?) ON CONFLICT DO UPDATE SET at = excluded.at", nameOf(messageID), now.Unix())
 	})
 }
 

@@ -27,6 +27,9 @@ var (
 	ErrNoRecord = errors.New("no record yet")
 	// ErrVersion says that a newer or older program made the file.
 	ErrVersion = errors.New("record of another version")
+	// ErrAway says that the file can't be read or written: every error of a
+	// Record wraps it.
+	ErrAway = errors.New("record not available")
 	// ErrFull says that no more is remembered: what stands there is not
 	// forgotten for it.
 	ErrFull = errors.New("record is full")
@@ -149,21 +152,23 @@ const maxTogether = 64
 // asked for at the same time share one write; where it fails, all of them do.
 func (r *Record) change(ctx context.Context, what string, do func(*sql.Tx) error) error {
 	if r.write == nil {
-		return fmt.Errorf("%s: %w", what, ErrReadOnly)
+		return away(what, ErrReadOnly)
 	}
 	q := request{do, make(chan error, 1)}
 	select {
 	case r.asked <- q:
 	case <-r.done:
-		return fmt.Errorf("%s: %w", what, ErrClosed)
+		return away(what, ErrClosed)
 	case <-ctx.Done():
-		return fmt.Errorf("%s: %w", what, ctx.Err())
+		return away(what, ctx.Err())
 	}
 	if err := <-q.done; err != nil { // also where ctx ends: whether it was written must be known
-		return fmt.Errorf("%s: %w", what, err)
+		return away(what, err)
 	}
 	return nil
 }
+
+func away(what string, err error) error { return fmt.Errorf("%s: %w: %w", what, ErrAway, err) }
 
 // commit makes first and what else is asked for by now in one transaction.
 func (r *Record) commit(first request) {
@@ -257,7 +262,7 @@ func (r *Record) clean() {
 	for _, t := range []*table{&r.part, &r.refusal, &r.opened, &r.mail} {
 		for n := int64(maxClean); n == maxClean; {
 			err := r.transact(func(tx *sql.Tx) (err error) {
-				n, err = t.drop(tx, "WHERE at <= ?", now.Add(-t.keep).Unix(), maxClean)
+				n, err = t.drop(tx, now.Add(-t.keep))
 				return err
 			})
 			if err != nil {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"database/sql"
 	"encoding/json"
-	"fmt"
 	"strings"
 	"time"
 
@@ -105,10 +104,8 @@ func plain(s string) string {
 func (r *Record) store(batch []Mail) {
 	if len(batch) > 0 {
 		err := r.transact(func(tx *sql.Tx) error {
-			if r.mail.full() {
-				if _, err := r.mail.drop(tx, "WHERE at <= ?", r.Now().Unix(), maxClean); err != nil {
-					return err
-				}
+			if err := r.mail.makeRoom(tx, r.Now()); err != nil {
+				return err
 			}
 			for _, m := range batch {
 				facts, err := json.Marshal(m)
@@ -126,7 +123,7 @@ func (r *Record) store(batch []Mail) {
 		}
 		if err != nil {
 			r.lost.Add(int64(len(batch)))
-			r.Log.Error("record", "error", fmt.Sprintf("write traces: %v", err))
+			r.Log.Error("record", "error", away("write traces", err).Error())
 		}
 	}
 	if lost := r.lost.Swap(0); lost > 0 {
@@ -139,18 +136,18 @@ func (r *Record) store(batch []Mail) {
 func (r *Record) Find(ctx context.Context, name string) ([]Mail, error) {
 	rows, err := r.read.QueryContext(ctx, "SELECT facts FROM mail WHERE trace = ?1 OR message_id <> '' AND message_id = ?2 ORDER BY id DESC LIMIT ?3", strings.TrimSpace(name), plain(bare(name)), maxAnswered)
 	if err != nil {
-		return nil, fmt.Errorf("look up trace: %w", err)
+		return nil, away("look up trace", err)
 	}
 	defer rows.Close()
 	var found []Mail
 	for rows.Next() {
 		var text string
 		if err := rows.Scan(&text); err != nil {
-			return nil, fmt.Errorf("look up trace: %w", err)
+			return nil, away("look up trace", err)
 		}
 		var m Mail
 		if err := json.Unmarshal([]byte(text), &m); err != nil {
-			return nil, fmt.Errorf("read trace: %w", err)
+			return nil, away("read trace", err)
 		}
 		m.shorten() // the file is not ours
 		found = append(found, m)

@@ -1,12 +1,17 @@
 -- Version 1. Times are Unix seconds.
 
+-- Whether the file can be written is tried here.
+CREATE TABLE probe (
+	id INTEGER PRIMARY KEY CHECK (id = 1),
+	at INTEGER NOT NULL
+) STRICT;
+
 -- Who has his copy of a mail that its sender will bring again. mark names the
 -- mail, recipient the address in it; both are hashes. refused is the reply that
--- the next hop gave for good; NULL: delivered. The recipient of no bytes stands
--- for a mail that is being sent.
+-- the next hop gave for good, as JSON; NULL: delivered.
 CREATE TABLE part (
 	mark      BLOB NOT NULL CHECK (length(mark) = 32),
-	recipient BLOB NOT NULL CHECK (length(recipient) IN (0, 32)),
+	recipient BLOB NOT NULL CHECK (length(recipient) = 32),
 	refused   TEXT,
 	at        INTEGER NOT NULL,
 	PRIMARY KEY (mark, recipient)
@@ -16,7 +21,7 @@ CREATE INDEX part_by_time ON part (at);
 -- What a recipient is answered when the mail comes again.
 CREATE TABLE refusal (
 	envelope BLOB PRIMARY KEY CHECK (length(envelope) = 32),
-	reply    TEXT NOT NULL,
+	reply    TEXT NOT NULL, -- JSON
 	at       INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX refusal_by_time ON refusal (at);

@@ -1,0 +1,245 @@
+package filter
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+
+	"postern/filter/message"
+	"postern/filter/policy"
+	"postern/filter/record"
+	"postern/filter/transport"
+)
+
+// outcome is what became of one recipient's copy.
+type outcome struct {
+	reply   transport.Reply // of the next hop, where it took the copy
+	err     error           // why it did not: a Reply, or trouble on the way
+	onward  transport.Carriage
+	plan    policy.Plan
+	earlier bool // in another try
+}
+
+// final says that the recipient has his copy, or will never have it.
+func (o *outcome) final() bool { return o.err == nil || refusal(o.err) }
+
+// carried notes what the next hop said of one copy.
+func (p *passage) carried(env *transport.Envelope, c Copy, res transport.Result) {
+	if res.Err == nil && len(res.Replies) != len(env.Recipients) {
+		res.Err = fmt.Errorf("%d replies for %d recipients", len(res.Replies), len(env.Recipients))
+	}
+	for i, r := range env.Recipients {
+		o := &outcome{err: res.Err, onward: res.Carriage, plan: c.Plan}
+		if len(res.Each) == len(env.Recipients) {
+			o.onward = res.Each[i]
+		}
+		if o.err == nil {
+			if o.reply = res.Replies[i]; o.reply.Code/100 != 2 {
+				o.err = o.reply
+			}
+		}
+		p.outcome(r.Address, o)
+	}
+}
+
+func (p *passage) outcome(a message.Address, o *outcome) {
+	if p.outcomes == nil {
+		p.outcomes = map[message.Address]*outcome{}
+	}
+	p.outcomes[a] = o
+}
+
+// earlier finds out what became of the mail when its sender tried before, and
+// names it by what stays the same: the side it came from, the envelope sender,
+// and every byte. A sender that changes a byte makes somebody read his mail
+// twice; naming a mail by less could keep one from him. A mail to one recipient
+// needs no name where no other is remembered.
+func (g *Gateway) earlier(ctx context.Context, p *passage) (n record.Name, err error) {
+	if g.Record == nil || len(p.env.Recipients) == 1 && !g.Record.Parted() {
+		return n, nil
+	}
+	if len(p.copies) > 1 || g.Record.Broken() {
+		if err := g.Record.Ready(ctx); err != nil {
+			return n, err
+		}
+	}
+	h := sha256.New()
+	fmt.Fprintf(h, "%s\n%s\n", p.listener.Direction, p.env.From.String())
+	if _, err := io.Copy(h, io.NewSectionReader(p.msg.Source, 0, p.msg.Source.Size())); err != nil {
+		return n, fmt.Errorf("read mail: %w", err)
+	}
+	n = record.Name(h.Sum(nil))
+	parts, err := g.Record.Parts(ctx, n)
+	if err != nil {
+		return n, err
+	}
+	for _, r := range p.env.Recipients {
+		if refused, known := parts.Find(r.Address); known {
+			o := &outcome{reply: reply(250, [3]int{2, 0, 0}, "delivered earlier"), earlier: true}
+			if refused != nil {
+				o.err = *refused
+			}
+			p.outcome(r.Address, o)
+		}
+	}
+	return n, nil
+}
+
+// remember writes down what is final for those recipients. It is on the disk
+// before their sender hears of them.
+func (g *Gateway) remember(ctx context.Context, p *passage, n record.Name, of []transport.Recipient) error {
+	var shares []record.Share
+	for _, r := range of {
+		o := p.outcomes[r.Address]
+		if o == nil || o.earlier || !o.final() {
+			continue
+		}
+		s := record.Share{To: r.Address}
+		if o.err != nil {
+			no := plainReply(o.err)
+			s.Refused = &no
+		}
+		shares = append(shares, s)
+	}
+	if err := g.Record.Part(context.WithoutCancel(ctx), n, shares); err != nil { // even where the daemon is about to end
+		return err
+	}
+	return nil
+}
+
+// settle is what the sender hears of all copies together.
+//
+// SMTP has one answer for them. One recipient who may still get his copy makes
+// it a deferral: whoever has his does not get it again. Where some have theirs
+// and the others never will, neither yes nor no is true. It is a deferral too,
+// and when the sender comes back each refused recipient is refused at RCPT,
+// where a refusal is exact. A sender that comes back with another envelope hears
+// that refusal after the mail.
+func (g *Gateway) settle(ctx context.Context, p *passage, n record.Name) error {
+	var has, again bool // somebody has his copy; the sender has something to come back for
+	var waits, refused error
+	for _, r := range p.env.Recipients {
+		switch o := p.outcomes[r.Address]; {
+		case o.err == nil:
+			has = true
+			if p.result == (transport.Reply{}) || !o.earlier {
+				p.result = o.reply
+			}
+		case !o.final():
+			if waits == nil {
+				waits = o.err
+			}
+		default:
+			if refused == nil {
+				refused = o.err
+			}
+			again = again || !o.earlier
+		}
+	}
+	if has {
+		g.learn(p)
+	}
+	switch {
+	case waits != nil && (has || refused != nil), waits == nil && has && again && !p.env.LMTP && g.Record != nil:
+		if err := g.remember(ctx, p, n, p.env.Recipients); err != nil {
+			return err
+		}
+		if err := g.rebuff(ctx, p); err != nil {
+			return err
+		}
+		if waits == nil {
+			return fmt.Errorf("relay mail: %w: %w", ErrParted, shown{refused})
+		}
+		return fmt.Errorf("relay mail: %w", waits)
+	case waits != nil:
+		return fmt.Errorf("relay mail: %w", waits)
+	}
+	var all []message.Address
+	for _, r := range p.env.Recipients {
+		all = append(all, r.Address)
+	}
+	if err := g.Record.Whole(context.WithoutCancel(ctx), n, all); err != nil {
+		g.Log.LogAttrs(ctx, slog.LevelWarn, "record", slog.String("trace", p.env.Trace), slog.String("error", err.Error())) // the mail is through: what stands there expires
+	}
+	if refused != nil {
+		return fmt.Errorf("relay mail: %w", refused)
+	}
+	return nil
+}
+
+// shown is an error for the log, whose reply is not the sender's.
+type shown struct{ err error }
+
+func (s shown) Error() string { return s.err.Error() }
+
+// rebuff makes sure that whoever is refused for good is refused at RCPT when the
+// sender comes back.
+func (g *Gateway) rebuff(ctx context.Context, p *passage) error {
+	if p.env.LMTP {
+		return nil
+	}
+	for _, r := range p.env.Recipients {
+		if o := p.outcomes[r.Address]; o.err != nil && o.final() && !o.earlier {
+			if err := g.Record.Refuse(context.WithoutCancel(ctx), envelopeName(p.listener, p.env, r.Address), plainReply(o.err)); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// again refuses a recipient whose copy the next hop refused when the same mail
+// came before. It is the same as far as RCPT can tell.
+func (h handler) again(ctx context.Context, e *transport.Envelope, who slog.Attr) error {
+	if e.LMTP {
+		return nil
+	}
+	r, refused, err := h.g.Record.Refusal(ctx, envelopeName(h.l, e, e.Recipients[0].Address))
+	switch {
+	case err != nil:
+		return h.no(ctx, e, "envelope", who, err)
+	case refused:
+		return h.no(ctx, e, "envelope", who, fmt.Errorf("refused before: %w", r))
+	}
+	return nil
+}
+
+func envelopeName(l Listener, e *transport.Envelope, to message.Address) record.Name {
+	return sha256.Sum256(fmt.Appendf(nil, "%s\n%s\n%q %q\n%d\n%s", l.Direction, e.From.String(), to.Local, to.Domain, e.Size, e.ID))
+}
+
+// plainReply is err as a reply, without a trace id.
+func plainReply(err error) transport.Reply {
+	var r transport.Reply
+	if errors.As(err, &r) {
+		return r
+	}
+	return rowOf(err).Reply
+}
+
+// answers are the sender's: one for all, or with LMTP one for each recipient.
+func (p *passage) answers(words Texts, err error) []transport.Reply {
+	whole := p.result
+	whole.Text += " " + p.env.Trace
+	if err != nil {
+		whole = words.replyTo(err, p.env.Trace)
+	}
+	if !p.env.LMTP {
+		return []transport.Reply{whole}
+	}
+	var all []transport.Reply
+	for _, r := range p.env.Recipients {
+		a := whole
+		if o := p.outcomes[r.Address]; o != nil && o.err != nil {
+			a = words.replyTo(o.err, p.env.Trace)
+		} else if o != nil {
+			a = o.reply
+			a.Text += " " + p.env.Trace
+		}
+		all = append(all, a)
+	}
+	return all
+}

@@ -1,0 +1,172 @@
+package filter
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+
+	"postern/filter/policy"
+	"postern/filter/record"
+	"postern/filter/transport"
+)
+
+// restart is what a crash of the daemon leaves: the record's file.
+func (w *world) restart(path string) {
+	w.t.Helper()
+	r, err := record.Open(path, record.Options{Now: w.config.Now})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	w.t.Cleanup(func() { r.Close() })
+	w.config.Record = r
+	w.gate = New(w.config)
+}
+
+// Who has his copy is known after a crash between two copies, and after one
+// before the sender's answer (R36).
+func TestCopiesAreRememberedOverARestart(t *testing.T) {
+	w := newWorld(t)
+	path := w.record(record.Options{Now: w.config.Now})
+	to := []string{"bob@partner.example", "carol@other.example"}
+	w.hop.answers = []func(*transport.Envelope) transport.Result{taken, func(*transport.Envelope) transport.Result { panic("the daemon dies here") }}
+	w.want("dies", w.send(policy.Outbound, out, "alice@company1.example", to...), "451 4.3.0")
+	w.restart(path)
+	w.want("again", w.send(policy.Outbound, out, "alice@company1.example", to...), "250 2.0.0")
+	if got, want := w.hop.recipients(), []string{"bob@partner.example", "carol@other.example"}; !slices.Equal(got, want) {
+		t.Errorf("the hop got %q, want %q", got, want)
+	}
+
+	w.hop.got, w.hop.answers = nil, []func(*transport.Envelope) transport.Result{answer(0, 451)}
+	to = []string{"x@other.example", "y@other.example"}
+	w.want("in part", w.send(policy.Outbound, out, "alice@company1.example", to...), "451 4.1.1")
+	w.restart(path)
+	w.want("the rest alone", w.send(policy.Outbound, out, "alice@company1.example", to[1]), "250 2.0.0")
+	w.want("the others alone", w.send(policy.Outbound, out, "alice@company1.example", to[0]), "250 2.0.0 delivered earlier")
+	if got, want := w.hop.recipients(), []string{"x@other.example y@other.example", "y@other.example"}; !slices.Equal(got, want) {
+		t.Errorf("the hop got %q, want %q", got, want)
+	}
+}
+
+// Where one recipient is taken and another refused for good, SMTP has no answer
+// that is true for both. The sender is asked to come back, and is refused the
+// second one at RCPT; the first one gets no second copy.
+func TestRefusedAndTaken(t *testing.T) {
+	w := newWorld(t)
+	path := w.record(record.Options{Now: w.config.Now})
+	send := func(size int64, to ...string) (rcpt []string, data transport.Reply) {
+		e := w.envelope("alice@company1.example", to...)
+		e.Size = size
+		for _, r := range e.Recipients {
+			one := *e
+			one.Recipients = nil
+			if err := w.gate.Handler(Listener{Name: "test", Direction: policy.Outbound}).Recipient(t.Context(), &one, r); err != nil {
+				rcpt = append(rcpt, r.Address.Key()+" "+err.Error())
+			}
+		}
+		return rcpt, w.deliver(policy.Outbound, e, strings.NewReader(out))
+	}
+	for _, c := range []struct {
+		name    string
+		answers []func(*transport.Envelope) transport.Result
+		to      []string
+		hop     []string
+	}{
+		{"one copy", []func(*transport.Envelope) transport.Result{answer(0, 550)}, []string{"x@other.example", "y@other.example"}, []string{"x@other.example y@other.example"}},
+		{"two copies", []func(*transport.Envelope) transport.Result{taken, answer(550)}, []string{"bob@partner.example", "y@other.example"}, []string{"bob@partner.example", "y@other.example"}},
+	} {
+		w.hop.got, w.hop.answers = nil, c.answers
+		w.want(c.name+", first try", w.send(policy.Outbound, out, "alice@company1.example", c.to...), "451 4.5.0")
+		w.restart(path)
+		e := w.envelope("alice@company1.example", c.to...)
+		h := w.gate.Handler(Listener{Name: "test", Direction: policy.Outbound})
+		first, second := e.Recipients[0], e.Recipients[1]
+		e.Recipients = nil
+		if err := h.Recipient(t.Context(), e, first); err != nil {
+			t.Errorf("%s: who has his copy: got %v", c.name, err)
+		}
+		if err := h.Recipient(t.Context(), e, second); err == nil || !strings.HasPrefix(err.Error(), "550 5.1.1 said the next hop "+traceID) {
+			t.Errorf("%s: who was refused: got %v, want the next hop's own reply", c.name, err)
+		}
+		e.Recipients = append(e.Recipients, first)
+		w.want(c.name+", second try", h.Data(t.Context(), e, strings.NewReader(out))[0], "250 2.0.0 delivered earlier")
+		if got := w.hop.recipients(); !slices.Equal(got, c.hop) {
+			t.Errorf("%s: the hop got %q, want %q", c.name, got, c.hop)
+		}
+		w.want(c.name+", another mail to who was refused", w.send(policy.Outbound, out, "alice@company1.example", c.to[1]), "550 5.1.1")
+		w.want(c.name+", a third one", w.send(policy.Outbound, strings.Replace(out, "Subject: out", "Subject: new", 1), "alice@company1.example", c.to[1]), "250 2.0.0")
+	}
+
+	// A sender that comes back with another envelope hears of it after the mail,
+	// and nobody gets a second copy.
+	w.hop.got, w.hop.answers = nil, []func(*transport.Envelope) transport.Result{answer(0, 554)}
+	if _, r := send(100, "v@other.example", "w@other.example"); r.Code != 451 {
+		t.Errorf("first try: got %v, want 451", r)
+	}
+	if rcpt, r := send(200, "v@other.example", "w@other.example"); len(rcpt) > 0 || r.Code != 554 {
+		t.Errorf("second try: got %q, %v, want 554 after the mail", rcpt, r)
+	}
+	if got, want := w.hop.recipients(), []string{"v@other.example w@other.example"}; !slices.Equal(got, want) {
+		t.Errorf("the hop got %q, want %q", got, want)
+	}
+}
+
+// A record that can't be written lets no copy go of a mail that may part; mail
+// that can't part passes. It works again when the record does.
+func TestBrokenRecordFailsClosed(t *testing.T) {
+	w := newWorld(t)
+	path := w.record(record.Options{Now: w.config.Now})
+	to := []string{"bob@partner.example", "carol@other.example"}
+	foreign, err := record.OpenForeign(path) // as when the disk is full: it can be read
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer foreign.Close()
+	w.config.Record = foreign
+	w.gate = New(w.config)
+	w.want("two copies", w.send(policy.Outbound, out, "alice@company1.example", to...), "451 4.3.1")
+	if got := w.hop.recipients(); len(got) > 0 {
+		t.Errorf("the hop got %q, want nothing", got)
+	}
+	w.want("one recipient", w.send(policy.Outbound, out, "alice@company1.example", "bob@partner.example"), "250 2.0.0")
+	w.restart(path)
+	w.hop.got = nil
+	w.want("back", w.send(policy.Outbound, out, "alice@company1.example", to...), "250 2.0.0")
+	if got := w.hop.recipients(); len(got) != 2 {
+		t.Errorf("the hop got %q, want both", got)
+	}
+}
+
+// With LMTP each recipient hears what became of his copy, whatever became of the
+// others', and who has his is no reason to come back.
+func TestEachRecipientHisAnswer(t *testing.T) {
+	w := newWorld(t)
+	w.config.Record = nil // also where nothing is remembered
+	for _, rec := range []bool{false, true} {
+		if rec {
+			w.record(record.Options{Now: w.config.Now})
+		}
+		w.gate = New(w.config)
+		e := w.envelope("alice@company1.example", "bob@partner.example", "x@other.example", "y@other.example", "bob@partner.example", "z@other.example")
+		e.LMTP = true
+		w.hop.got, w.hop.answers = nil, []func(*transport.Envelope) transport.Result{taken, answer(550, 0, 421)}
+		var got []string
+		for _, r := range w.gate.Handler(Listener{Name: "test", Direction: policy.Outbound}).Data(t.Context(), e, strings.NewReader(out)) {
+			got = append(got, r.String())
+		}
+		want := []string{"250 2.0.0 taken", "550 5.1.1 said the next hop", "250 2.0.0 taken", "250 2.0.0 taken", "451 4.1.1 said the next hop"}
+		for i := range want {
+			want[i] += " " + traceID
+		}
+		if !slices.Equal(got, want) {
+			t.Errorf("record %v: got %q, want %q", rec, got, want)
+		}
+		w.hop.got = nil
+		again := w.envelope("alice@company1.example", "z@other.example")
+		again.LMTP = true
+		w.want(fmt.Sprintf("record %v, who waits comes back", rec), w.deliver(policy.Outbound, again, strings.NewReader(out)), "250 2.0.0 taken")
+		if got := w.hop.recipients(); !slices.Equal(got, []string{"z@other.example"}) {
+			t.Errorf("record %v: the hop got %q, want z", rec, got)
+		}
+	}
+}
