@@ -69,9 +69,16 @@ func form(name, s string) string {
 			return "want a URL such as http://proxy.company1.example:3128"
 		}
 	case "ldap":
+		const want = "want a URL such as ldaps://dir.company1.example"
+		if path, ok := strings.CutPrefix(s, "ldapi://"); ok {
+			if path, err := url.PathUnescape(path); err != nil || !filepath.IsAbs(path) {
+				return want
+			}
+			return ""
+		}
 		u, err := url.Parse(s)
-		if err != nil || u.User != nil || u.RawQuery != "" || u.Fragment != "" || (u.Scheme != "ldaps" && u.Scheme != "ldap" || u.Hostname() == "" || u.Path != "") && (u.Scheme != "ldapi" || u.Host+u.Path == "") {
-			return "want a URL such as ldaps://dir.company1.example"
+		if err != nil || u.Scheme != "ldaps" && u.Scheme != "ldap" || u.Hostname() == "" || u.User != nil || u.Path+u.RawQuery+u.Fragment != "" {
+			return want
 		}
 	case "attribute":
 		if s == "" || len(s) > 64 || strings.Trim(s, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-.;") != "" {

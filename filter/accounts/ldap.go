@@ -42,19 +42,16 @@ type LDAP struct {
 	BindDN, BindPassword string
 	Senders              []string // attributes whose values the account may write as
 
+	at    place
 	turns chan struct{}
+	dial  func(ctx context.Context, network, address string) (net.Conn, error)
 }
 
 // NewLDAP gives a Source for l.
 func NewLDAP(l LDAP) (*LDAP, error) {
-	u, err := url.Parse(l.URL)
-	if err != nil {
-		return nil, errors.New("read url of directory: not understood")
-	}
-	switch u.Scheme {
-	case "ldaps", "ldap", "ldapi":
-	default:
-		return nil, fmt.Errorf("read url of directory: unknown scheme %q", u.Scheme)
+	var err error
+	if l.at, err = placeOf(l.URL); err != nil {
+		return nil, err
 	}
 	if l.UserDN == "" && l.Filter == "" {
 		return nil, errors.New("read accounts of directory: neither a user DN nor a filter says which entry it is")
@@ -64,8 +61,34 @@ func NewLDAP(l LDAP) (*LDAP, error) {
 			return nil, errors.New("read filter of directory: not understood")
 		}
 	}
-	l.turns = make(chan struct{}, maxBinds)
+	l.turns, l.dial = make(chan struct{}, maxBinds), (&net.Dialer{}).DialContext
 	return &l, nil
+}
+
+// place is where a directory is.
+type place struct{ scheme, host, network, address string }
+
+// placeOf reads a URL. The path of a socket stands where its host would.
+func placeOf(s string) (place, error) {
+	if path, ok := strings.CutPrefix(s, "ldapi://"); ok {
+		path, err := url.PathUnescape(path)
+		if err != nil || !strings.HasPrefix(path, "/") {
+			return place{}, errors.New("read url of directory: want ldapi://%2Fpath%2Fof%2Fsocket")
+		}
+		return place{"ldapi", "localhost", "unix", path}, nil
+	}
+	u, err := url.Parse(s)
+	if err != nil || u.Hostname() == "" {
+		return place{}, errors.New("read url of directory: not understood")
+	}
+	port, known := map[string]string{"ldap": ldap.DefaultLdapPort, "ldaps": ldap.DefaultLdapsPort}[u.Scheme]
+	if !known {
+		return place{}, fmt.Errorf("read url of directory: unknown scheme %q", u.Scheme)
+	}
+	if u.Port() != "" {
+		port = u.Port()
+	}
+	return place{u.Scheme, u.Hostname(), "tcp", net.JoinHostPort(u.Hostname(), port)}, nil
 }
 
 // user stands for the name in templates.
@@ -132,23 +155,7 @@ func (l *LDAP) Check(ctx context.Context, name, password string) (*transport.Acc
 
 // connect reaches the directory, by TLS where it is not on this machine.
 func (l *LDAP) connect(ctx context.Context) (*ldap.Conn, error) {
-	u, err := url.Parse(l.URL)
-	if err != nil {
-		return nil, fmt.Errorf("reach directory: %w", errLDAP)
-	}
-	kind, host, address := "tcp", u.Hostname(), u.Host
-	switch {
-	case u.Scheme == "ldapi":
-		kind, host = "unix", "localhost"
-		if address, err = url.PathUnescape(u.Host); err != nil || address == "" {
-			address = u.Path
-		}
-	case u.Port() == "" && u.Scheme == "ldaps":
-		address = net.JoinHostPort(host, ldap.DefaultLdapsPort)
-	case u.Port() == "":
-		address = net.JoinHostPort(host, ldap.DefaultLdapPort)
-	}
-	raw, err := (&net.Dialer{}).DialContext(ctx, kind, address)
+	raw, err := l.dial(ctx, l.at.network, l.at.address)
 	if err != nil {
 		return nil, fmt.Errorf("reach directory: %w", err)
 	}
@@ -162,9 +169,9 @@ func (l *LDAP) connect(ctx context.Context) (*ldap.Conn, error) {
 	}
 	config.MinVersion = max(config.MinVersion, tls.VersionTLS12)
 	if config.ServerName == "" {
-		config.ServerName = host
+		config.ServerName = l.at.host
 	}
-	if u.Scheme == "ldaps" {
+	if l.at.scheme == "ldaps" {
 		t := tls.Client(conn, config)
 		if err := t.HandshakeContext(ctx); err != nil {
 			raw.Close()
@@ -172,10 +179,10 @@ func (l *LDAP) connect(ctx context.Context) (*ldap.Conn, error) {
 		}
 		conn = t
 	}
-	c := ldap.NewConn(conn, u.Scheme == "ldaps")
+	c := ldap.NewConn(conn, l.at.scheme == "ldaps")
 	c.Start()
 	c.SetTimeout(ldapTime)
-	if u.Scheme == "ldap" && !local(host) {
+	if l.at.scheme == "ldap" && !local(l.at.host) {
 		if err := c.StartTLS(config); err != nil {
 			c.Close()
 			return nil, trouble("start TLS with directory", err)

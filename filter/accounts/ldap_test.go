@@ -1,0 +1,306 @@
+package accounts
+
+import (
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io"
+	"math/big"
+	"net"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"postern/filter/transport"
+)
+
+const slapdConf = `include /etc/ldap/schema/core.schema
+include /etc/ldap/schema/cosine.schema
+include /etc/ldap/schema/inetorgperson.schema
+modulepath /usr/lib/ldap
+moduleload back_mdb
+pidfile %[1]s/pid
+argsfile %[1]s/args
+TLSCertificateFile %[1]s/cert.pem
+TLSCertificateKeyFile %[1]s/key.pem
+require authc
+database mdb
+suffix "dc=company1,dc=example"
+rootdn "cn=admin,dc=company1,dc=example"
+rootpw admin-secret
+directory %[1]s/db
+access to attrs=userPassword by anonymous auth by * none
+access to * by users read by * none
+`
+
+const people = `dn: dc=company1,dc=example
+objectClass: dcObject
+objectClass: organization
+dc: company1
+o: Company 1
+
+dn: ou=people,dc=company1,dc=example
+objectClass: organizationalUnit
+ou: people
+
+dn: uid=alice,ou=people,dc=company1,dc=example
+objectClass: inetOrgPerson
+uid: alice
+cn: Alice
+sn: Example
+mail: alice@company1.example
+mail: Alice.Example@company1.example
+mail: *@company1.example
+mail: no address
+userPassword: right secret
+
+dn: uid=b\2Cob (x),ou=people,dc=company1,dc=example
+objectClass: inetOrgPerson
+uid: b,ob (x)
+cn: Bob
+sn: Example
+userPassword: right secret
+
+dn: uid=twin1,ou=people,dc=company1,dc=example
+objectClass: inetOrgPerson
+uid: twin1
+uid: twin
+cn: T
+sn: T
+userPassword: right secret
+
+dn: uid=twin2,ou=people,dc=company1,dc=example
+objectClass: inetOrgPerson
+uid: twin2
+uid: twin
+cn: T
+sn: T
+userPassword: right secret
+`
+
+// selfSigned makes a certificate for this machine, in files of dir.
+func selfSigned(t testing.TB, dir string) *x509.CertPool {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "localhost"}, DNSNames: []string{"localhost", "dir.company1.example"},
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour), IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageDigitalSignature | x509.KeyUsageCertSign}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	private, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cert := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
+	err = errors.Join(os.WriteFile(filepath.Join(dir, "cert.pem"), cert, 0o600),
+		os.WriteFile(filepath.Join(dir, "key.pem"), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: private}), 0o600))
+	if err != nil {
+		t.Fatal(err)
+	}
+	pool := x509.NewCertPool()
+	pool.AppendCertsFromPEM(cert)
+	return pool
+}
+
+// directory runs a slapd of its own, and gives its URLs: in clear, by TLS, and
+// by a socket.
+func directory(t testing.TB) (plain, secure, socket string, roots *x509.CertPool) {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "slapd") // short: it holds a socket
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	if err := os.Mkdir(filepath.Join(dir, "db"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	roots = selfSigned(t, dir)
+	conf := filepath.Join(dir, "slapd.conf")
+	ldif := filepath.Join(dir, "people.ldif")
+	if err := errors.Join(os.WriteFile(conf, fmt.Appendf(nil, slapdConf, dir), 0o600), os.WriteFile(ldif, []byte(people), 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	port := func() string {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer l.Close()
+		_, p, _ := net.SplitHostPort(l.Addr().String())
+		return p
+	}
+	plain, secure = "ldap://127.0.0.1:"+port(), "ldaps://localhost:"+port()
+	socket = "ldapi://" + url.PathEscape(filepath.Join(dir, "ldapi"))
+	if out, err := exec.Command("slapadd", "-f", conf, "-l", ldif).CombinedOutput(); err != nil {
+		t.Fatalf("slapadd: %v\n%s", err, out)
+	}
+	var log strings.Builder
+	cmd := exec.Command("slapd", "-d", "0", "-f", conf, "-h", plain+" "+secure+" "+socket)
+	cmd.Stdout, cmd.Stderr = &log, &log
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		cmd.Process.Signal(os.Interrupt)
+		cmd.Wait()
+	})
+	u, _ := url.Parse(secure)
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for deadline := time.Now().Add(time.Minute); ; <-tick.C {
+		if c, err := net.Dial("tcp", u.Host); err == nil {
+			c.Close()
+			return plain, secure, socket, roots
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("slapd does not come up:\n%s", &log)
+		}
+	}
+}
+
+// TestLDAP: accounts of a real directory, by each way to reach it and to find
+// them.
+func TestLDAP(t *testing.T) {
+	plain, secure, socket, roots := directory(t)
+	const dn, base = "uid={user},ou=people,dc=company1,dc=example", "ou=people,dc=company1,dc=example"
+	const admin = "cn=admin,dc=company1,dc=example"
+	byName := LDAP{UserDN: dn, Senders: []string{"mail", "mailAlternateAddress"}}
+	search := LDAP{Base: base, Filter: "(&(objectClass=inetOrgPerson)(uid={user}))", BindDN: admin, BindPassword: "admin-secret", Senders: []string{"mail"}}
+	for _, at := range []string{plain, secure, socket} {
+		for name, l := range map[string]LDAP{"by name": byName, "by search": search} {
+			l.URL, l.TLS = at, &tls.Config{RootCAs: roots}
+			source, err := NewLDAP(l)
+			if err != nil {
+				t.Fatal(err)
+			}
+			a, err := source.Check(t.Context(), "alice", "right secret")
+			if err != nil || !slices.Equal(a.Senders, []string{"alice@company1.example", "Alice.Example@company1.example"}) {
+				t.Errorf("%s, %s: got %+v, %v", at, name, a, err)
+			}
+			if a, err := source.Check(t.Context(), "b,ob (x)", "right secret"); err != nil || len(a.Senders) != 0 {
+				t.Errorf("%s, %s, a name to escape: got %+v, %v", at, name, a, err)
+			}
+			for _, no := range [][2]string{{"alice", "wrong secret"}, {"alice", ""}, {"nobody", "right secret"}, {"nobody", ""},
+				{"*", "right secret"}, {"al*", "right secret"}, {"alice)(uid=*", "right secret"}, {"alice,ou=people", "right secret"}, {"twin", "right secret"}, {"", "right secret"}} {
+				if a, err := source.Check(t.Context(), no[0], no[1]); a != nil || !errors.Is(err, transport.ErrLoginRefused) {
+					t.Errorf("%s, %s, %q: got %+v, %v, want ErrLoginRefused", at, name, no, a, err)
+				}
+			}
+		}
+	}
+	// Trouble is no answer, and nothing said in it has the password.
+	for name, l := range map[string]LDAP{
+		"a certificate that nobody vouches for": {URL: secure, UserDN: dn},
+		"another name in the certificate":       {URL: secure, UserDN: dn, TLS: &tls.Config{RootCAs: roots, ServerName: "other.example"}},
+		"wrong password for the search":         {URL: plain, Base: base, Filter: "(uid={user})", BindDN: admin, BindPassword: "wrong"},
+		"nobody may search":                     {URL: plain, Base: base, Filter: "(uid={user})"},
+		"nobody there":                          {URL: "ldap://127.0.0.1:1", UserDN: dn},
+	} {
+		source, err := NewLDAP(l)
+		if err != nil {
+			t.Fatal(err)
+		}
+		a, err := source.Check(t.Context(), "alice", "right secret")
+		if a != nil || err == nil || errors.Is(err, transport.ErrLoginRefused) || strings.Contains(err.Error(), "secret") {
+			t.Errorf("%s: got %+v, %v", name, a, err)
+		}
+	}
+	for _, bad := range []LDAP{{URL: "http://x", UserDN: dn}, {URL: plain}, {URL: plain, Base: base, Filter: "(uid={user}"}} {
+		if _, err := NewLDAP(bad); err == nil {
+			t.Errorf("%+v: got no error", bad)
+		}
+	}
+}
+
+// Off this machine nothing is said before TLS; what is offered in clear is not taken.
+func TestLDAPNeedsTLS(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	heard := make(chan string, 1)
+	go func() {
+		c, err := l.Accept()
+		if err != nil {
+			return
+		}
+		defer c.Close()
+		b := make([]byte, 4096)
+		n, _ := c.Read(b)
+		// "unavailable", to whatever was asked (RFC 4511 §4.12)
+		c.Write([]byte("\x30\x0c\x02\x01\x01\x78\x07\x0a\x01\x34\x04\x00\x04\x00"))
+		c.SetReadDeadline(time.Now().Add(time.Minute))
+		rest, _ := io.ReadAll(c)
+		heard <- string(b[:n]) + string(rest)
+	}()
+	if local("127.0.0.2") != true || local("dir.company1.example") {
+		t.Error("local does not tell this machine from others")
+	}
+	_, port, _ := net.SplitHostPort(l.Addr().String())
+	source, err := NewLDAP(LDAP{URL: "ldap://dir.company1.example:" + port, UserDN: "uid={user},dc=x"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	source.dial = func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return (&net.Dialer{}).DialContext(ctx, "tcp", l.Addr().String())
+	}
+	if a, err := source.Check(t.Context(), "alice", "right secret"); a != nil || err == nil || errors.Is(err, transport.ErrLoginRefused) {
+		t.Errorf("got %+v, %v", a, err)
+	}
+	if got := <-heard; strings.Contains(got, "secret") || strings.Contains(got, "alice") || !strings.Contains(got, "1.3.6.1.4.1.1466.20037") {
+		t.Errorf("heard %q, want StartTLS and nothing more", got)
+	}
+}
+
+// A directory that says too much is left.
+func TestLDAPIsBounded(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	sent := make(chan int, 1)
+	go func() {
+		c, err := l.Accept()
+		if err != nil {
+			return
+		}
+		defer c.Close()
+		c.SetDeadline(time.Now().Add(time.Minute))
+		c.Read(make([]byte, 4096))
+		n, _ := c.Write([]byte("\x30\x84\x7f\xff\xff\xff\x02\x01\x01\x04\x84\x7f\xff\xff\xf0"))
+		for err = nil; err == nil; {
+			var m int
+			m, err = c.Write(make([]byte, 64<<10))
+			n += m
+		}
+		sent <- n
+	}()
+	source, err := NewLDAP(LDAP{URL: "ldap://" + l.Addr().String(), UserDN: "uid={user},dc=x"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if a, err := source.Check(t.Context(), "alice", "right secret"); a != nil || err == nil || errors.Is(err, transport.ErrLoginRefused) {
+		t.Errorf("got %+v, %v", a, err)
+	}
+	if n := <-sent; n > 64<<20 {
+		t.Errorf("took %d bytes", n)
+	}
+}
