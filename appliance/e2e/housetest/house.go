@@ -19,6 +19,8 @@ import (
 // stuck. Nothing waits that long when all is well.
 const Patience = 60 * time.Second
 
+var built string // the folder, once there is one
+
 var build = sync.OnceValues(func() (string, error) {
 	root, err := root()
 	if err != nil {
@@ -28,6 +30,7 @@ var build = sync.OnceValues(func() (string, error) {
 	if err != nil {
 		return "", err
 	}
+	built = dir
 	for _, p := range []struct{ cgo, name string }{{"1", "keyd"}, {"0", "filterd"}, {"0", "postern"}} {
 		cmd := exec.Command("go", "build", "-o", filepath.Join(dir, p.name), "./cmd/"+p.name)
 		cmd.Dir, cmd.Env = root, append(os.Environ(), "CGO_ENABLED="+p.cgo)
@@ -60,8 +63,8 @@ func root() (string, error) {
 // Main is the TestMain of a package: the programs go with the last test.
 func Main(m *testing.M) {
 	status := m.Run()
-	if dir, err := build(); err == nil {
-		os.RemoveAll(dir)
+	if built != "" {
+		os.RemoveAll(built)
 	}
 	os.Exit(status)
 }

@@ -4,7 +4,6 @@ package postfixtest
 
 import (
 	"context"
-	"fmt"
 	"net"
 	"os"
 	"os/exec"
@@ -19,9 +18,18 @@ import (
 // patience is how long a Postfix may take for anything.
 const patience = 2 * time.Minute
 
+// Place is where it runs: by default, where the test does. In a network
+// namespace of its own, Command gives a program with its arguments that runs
+// there, and Dial reaches there.
+type Place struct {
+	Command func(ctx context.Context, name string, args ...string) *exec.Cmd
+	Dial    func(network, address string) (net.Conn, error)
+}
+
 // Postfix is one that runs.
 type Postfix struct {
 	postfix.Config
+	Place
 	t testing.TB
 }
 
@@ -56,8 +64,17 @@ func Free(t testing.TB) string {
 
 // Start renders c and runs it until the test ends. It wants root, and folders
 // below one that everybody may enter.
-func Start(t testing.TB, c postfix.Config) *Postfix {
+func Start(t testing.TB, c postfix.Config) *Postfix { t.Helper(); return Place{}.Start(t, c) }
+
+// Start renders c and runs it in the place.
+func (at Place) Start(t testing.TB, c postfix.Config) *Postfix {
 	t.Helper()
+	if at.Command == nil {
+		at.Command = exec.CommandContext
+	}
+	if at.Dial == nil {
+		at.Dial = net.Dial
+	}
 	have, err := postfix.Probe(t.Context())
 	if err != nil {
 		t.Fatal(err)
@@ -73,7 +90,7 @@ func Start(t testing.TB, c postfix.Config) *Postfix {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := &Postfix{c, t}
+	p := &Postfix{c, at, t}
 	for _, dir := range []string{filepath.Dir(c.Dir), c.Queue, c.Data} {
 		if err := os.MkdirAll(dir, 0o755); err != nil {
 			t.Fatal(err)
@@ -103,7 +120,7 @@ func (p *Postfix) Run() {
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
 	for {
-		c, err := net.Dial("tcp", p.Listen)
+		c, err := p.Dial("tcp", p.Listen)
 		if err == nil {
 			c.Close()
 			return
@@ -121,7 +138,7 @@ func (p *Postfix) Run() {
 func (p *Postfix) Stop() {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
-	exec.CommandContext(ctx, "postfix", "-c", p.Dir, "abort").Run() // not running is fine
+	p.Command(ctx, "postfix", "-c", p.Dir, "abort").Run() // not running is fine
 }
 
 // Flush lets it try all that waits, now.
@@ -132,7 +149,7 @@ func (p *Postfix) run(ctx context.Context, name string, args ...string) string {
 	p.t.Helper()
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	out, err := exec.CommandContext(ctx, name, args...).CombinedOutput()
+	out, err := p.Command(ctx, name, args...).CombinedOutput()
 	if err != nil {
 		log, _ := os.ReadFile(p.Config.Log)
 		p.t.Fatalf("%s %v: %v\n%s%s", name, args, err, out, log)
@@ -172,7 +189,7 @@ func (p *Postfix) Await(words ...string) string {
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
-			p.t.Fatal(fmt.Sprintf("wait for %q in the log of Postfix: %v", words, ctx.Err()))
+			p.t.Fatalf("wait for %q in the log of Postfix: %v", words, ctx.Err())
 		}
 	}
 }

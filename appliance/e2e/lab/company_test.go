@@ -1,0 +1,272 @@
+package lab
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"crypto/x509"
+	_ "embed"
+	"encoding/hex"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"text/template"
+	"time"
+
+	"postern/appliance/config"
+	"postern/appliance/e2e/housetest"
+	"postern/appliance/postfix"
+	"postern/appliance/postfix/postfixtest"
+	"postern/appliance/trial"
+	"postern/filter/credential"
+	"postern/filter/resolver/resolvertest"
+)
+
+// company is one of the two, in a place of its own: the gateway between its
+// Dovecot, its Postfix and the wire.
+type company struct {
+	*trial.Box
+	*place
+	Other     string // the partner's domain
+	Mailboxes string // addresses inside
+	Queue     string
+	Strict    string
+	setting
+
+	address string // on the wire
+	mail    *mailboxes
+	post    *postfixtest.Postfix
+	names   *resolvertest.World
+}
+
+// setting is what tests change in filterd.toml.
+type setting struct {
+	Sign     string // of the own domain: always
+	Partner  string // lines of the partner's table
+	Mode     string // of TLS outside: offer
+	Listener string // further fields of the outside listener's tls, each with a comma before it
+	Lifetime string // of mail in the queue: 1h
+	Tables   string
+}
+
+// lab is the two of them.
+type lab struct {
+	*network
+	one, two *company
+	servers  *authority // of mail servers
+	people   *authority // of S/MIME
+}
+
+// Ports inside of each company.
+const (
+	insideAt = "127.0.0.1:587"
+	queueAt  = "127.0.0.1:10026"
+	strictAt = "127.0.0.1:10027"
+)
+
+// openLab opens both companies, each knowing the other one's certificates.
+func openLab(t testing.TB) *lab {
+	t.Helper()
+	l := &lab{network: newNetwork(t), servers: newAuthority(t, "Lab Servers"), people: newAuthority(t, "Lab People")}
+	l.one = l.found(t, "company1.example", "company2.example")
+	l.two = l.found(t, "company2.example", "company1.example")
+	for _, c := range []*company{l.one, l.two} {
+		c.names = c.place.resolve(t, c.Dir, l.zones(nil)...)
+		l.equip(t, c)
+	}
+	l.one.meet(t, l.two)
+	l.two.meet(t, l.one)
+	for _, c := range []*company{l.one, l.two} {
+		c.configure(t, setting{})
+		c.startPostfix(t)
+	}
+	return l
+}
+
+// found makes a company up to its gateway, which does not take mail yet.
+func (l *lab) found(t testing.TB, domain, other string) *company {
+	t.Helper()
+	c := &company{Other: other, Mailboxes: lmtpAt, Queue: queueAt, Strict: strictAt}
+	c.place, c.address = l.join(t, domain)
+	dir := housetest.Folder(t)
+	if err := os.Chmod(dir, 0o755); err != nil { // Postfix and Dovecot have users of their own
+		t.Fatal(err)
+	}
+	var users []string
+	for _, u := range []string{"alice", "bob", "board", "counsel"} {
+		users = append(users, u+"@"+domain)
+	}
+	c.mail = openMailboxes(t, c.place, dir, users...)
+	c.inside(t, func() (err error) {
+		c.Box, err = trial.Open(t.Context(), trial.Config{
+			Dir: filepath.Join(dir, "box"), Bin: housetest.Programs(t), Domain: domain,
+			Outside: c.address + ":25", Inside: insideAt, NextHop: queueAt,
+			Create: []string{"--format", "openpgp", "--domain", domain, "--algorithm", "ed25519"},
+		})
+		return err
+	})
+	housetest.CloseWith(t, c.Box)
+	file(t, dir, "servers.pem", inPEM(l.servers.cert))
+	return c
+}
+
+// equip makes the keys of a company's server and of its S/MIME, which the
+// authorities certify, and two people's own.
+func (l *lab) equip(t testing.TB, c *company) {
+	t.Helper()
+	dir := t.TempDir()
+	bind := func(owner, name string, cert []byte) {
+		t.Helper()
+		c.postern(t, cert, "identity", "add", owner, name, "--cert", "-")
+	}
+	c.postern(t, nil, "identity", "create", "--use", "tls", "--domain", c.Server, "--out", dir)
+	for _, kind := range credential.Kinds {
+		path := strings.TrimSuffix(credential.Place(dir, c.Server, kind), ".pem") + ".csr"
+		bind("--domain", c.Server, l.servers.server(t, x509.Certificate{}, asked(t, path), c.Server))
+	}
+	board, counsel := "board@"+c.Domain, "counsel@"+c.Domain
+	c.postern(t, nil, "identity", "create", "--format", "openpgp", "--address", board, "--algorithm", "ed25519")
+	c.postern(t, inPEM(l.people.cert), "cert", "import", "--anchor", "-")
+	for _, o := range []struct{ owner, name, mailbox string }{
+		{"--domain", c.Domain, "domain-confidentiality-authority@" + c.Domain}, // RFC 3183 §4
+		{"--address", counsel, counsel},
+	} {
+		c.postern(t, nil, "identity", "create", "--use", "smime", o.owner, o.name, "--algorithm", "p-256", "--out", dir)
+		for _, use := range []string{"sign.csr", "unwrap.pub"} { // a key that opens, on a curve, signs no request
+			pub := asked(t, filepath.Join(dir, o.name+"-"+use))
+			bind(o.owner, o.name, l.people.mail(t, pub, o.name, o.mailbox, use == "sign.csr"))
+		}
+	}
+}
+
+// meet takes the other company's certificates up: those of its domain, whose
+// signatures count, and of two people, one with each format.
+func (c *company) meet(t testing.TB, other *company) {
+	t.Helper()
+	for _, o := range []struct{ owner, format string }{
+		{other.Domain, "openpgp"}, {other.Domain, "smime"}, {"board@" + other.Domain, "openpgp"}, {"counsel@" + other.Domain, "smime"},
+	} {
+		args := []string{"cert", "import"}
+		if o.owner == other.Domain {
+			args = append(args, "--domain", other.Domain)
+		}
+		certs := other.postern(t, nil, "identity", "export", o.owner, "--format", o.format)
+		c.postern(t, certs, append(args, "-")...)
+	}
+}
+
+// postern is an operator's command that must succeed.
+func (c *company) postern(t testing.TB, stdin []byte, args ...string) []byte {
+	t.Helper()
+	out, err := c.Postern(t.Context(), bytes.NewReader(stdin), args...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return out
+}
+
+//go:embed testdata/filterd.toml
+var filterdTOML string
+
+// configure starts filterd again with the lab's own configuration.
+func (c *company) configure(t testing.TB, with setting) {
+	t.Helper()
+	c.setting = with
+	if c.Sign == "" {
+		c.Sign = "always"
+	}
+	if c.Mode == "" {
+		c.Mode = "offer"
+	}
+	if c.Lifetime == "" {
+		c.Lifetime = "1h"
+	}
+	text, err := template.New("filterd.toml").Parse(filterdTOML)
+	var out bytes.Buffer
+	if err == nil {
+		err = text.Execute(&out, c)
+	}
+	if err == nil {
+		err = os.WriteFile(c.Path("filterd.toml"), out.Bytes(), 0o600)
+	}
+	if err == nil {
+		err = c.Filterd.Stop()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.startFilterd(t)
+}
+
+func (c *company) startFilterd(t testing.TB) {
+	t.Helper()
+	c.inside(t, func() error { return c.StartFilterd(t.Context()) })
+}
+
+func (c *company) startKeyd(t testing.TB) {
+	t.Helper()
+	c.inside(t, func() error { return c.StartKeyd(t.Context()) })
+}
+
+// Beside is a file of the company beside its box, where others than root may look.
+func (c *company) Beside(name string) string { return filepath.Join(filepath.Dir(c.Dir), name) }
+
+// startPostfix starts what the gateway hands its mail to.
+func (c *company) startPostfix(t testing.TB) {
+	t.Helper()
+	have, err := config.LoadFilterd(c.Path("filterd.toml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := have.Postfix
+	c.post = postfixtest.Place{Command: c.command, Dial: c.dial}.Start(t, postfix.Config{
+		Dir: p.Config, Queue: p.Queue, Data: p.Data, Log: p.Log, Listen: p.Submission, Strict: p.Strict,
+		Name: have.AuthservID, Domains: []string{c.Domain}, Own: []netip.Addr{netip.MustParseAddr(c.address)},
+		Inside: postfix.Inside{Address: c.Mailboxes, LMTP: true, TLS: "off"}, Root: p.Root,
+		Socket: p.Socket, CAFile: p.CAFile, MaxSize: 101 << 20, Recipients: have.Limits.Recipients,
+		Warn: time.Duration(p.DelayWarning), Lifetime: time.Duration(p.Lifetime), Retry: time.Duration(p.Retry), RetryMax: time.Duration(p.RetryMax),
+	})
+}
+
+// pin is the name of a key of the company's server, as pins have it.
+func (c *company) pin(t testing.TB, kind string) string {
+	t.Helper()
+	sum := sha256.Sum256(c.certificate(t, kind).RawSubjectPublicKeyInfo)
+	return "sha256:" + hex.EncodeToString(sum[:])
+}
+
+// certificate is one of the company's server.
+func (c *company) certificate(t testing.TB, kind string) *x509.Certificate {
+	t.Helper()
+	chain, err := credential.Parse(kind, []byte(housetest.Contents(t, c.Certificate(kind))))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return chain.Leaf
+}
+
+// submit hands a mail to the inside listener, as the company's mail programs do.
+func (c *company) submit(t testing.TB, from string, to []string, mail string) (dialogue string, err error) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 2*housetest.Patience)
+	defer cancel()
+	c.in(func() error {
+		dialogue, err = trial.Submit(ctx, insideAt, from, to, []byte(mail))
+		return nil
+	})
+	return dialogue, err
+}
+
+// zones are the names of both companies, with more records of one of them.
+func (l *lab) zones(of *company, more ...string) (list []resolvertest.Zone) {
+	for _, c := range []*company{l.one, l.two} {
+		z := resolvertest.Zone{Name: c.Domain, Records: []string{"@ MX 10 mx", "mx A " + c.address}}
+		if c == of {
+			z.Records = append(z.Records, more...)
+		}
+		list = append(list, z)
+	}
+	return list
+}

@@ -1,0 +1,143 @@
+package lab
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+
+	"postern/appliance/e2e/housetest"
+	"postern/filter/credential"
+)
+
+// letter is a mail with a secret of its own in it.
+func letter(from, to, secret string) string {
+	return "From: Somebody <" + from + ">\r\nTo: " + to + "\r\nSubject: about " + secret + "\r\nMIME-Version: 1.0\r\n" +
+		"Content-Type: text/plain; charset=utf-8\r\n\r\n" + secret + "\r\n.\r\nend\r\n"
+}
+
+// secret is a text that stands nowhere else.
+func secret(words ...any) string {
+	return "secret " + strings.Trim(fmt.Sprintln(words...), "\n") + " at the end"
+}
+
+// send submits a mail that must be taken.
+func (c *company) send(t testing.TB, from string, to []string, mail string) {
+	t.Helper()
+	if dialogue, err := c.submit(t, from, to, mail); err != nil {
+		t.Fatalf("submit: %v\n%s", err, dialogue)
+	}
+}
+
+// holds compares parameters of the Postern-Status of a mail.
+func holds(t testing.TB, mail string, want map[string]string) {
+	t.Helper()
+	status := housetest.Field(mail, "Postern-Status")
+	for name, value := range want {
+		if got := housetest.Parameter(status, name); got != value && !(value == "TLS" && strings.HasPrefix(got, "TLS")) {
+			t.Errorf("%s: got %q, want %q: %s", name, got, value, status)
+		}
+	}
+}
+
+// Two companies write each other at all three levels, in both directions, and
+// what is read is read in the mailbox: mail inside a company stays plain and
+// inside, mail to the partner goes by TLS with a server that proves who it is,
+// mail to single addresses is sealed end to end, whatever the way.
+func TestTwoCompanies(t *testing.T) {
+	l := openLab(t)
+	for _, way := range []struct{ from, to *company }{{l.one, l.two}, {l.two, l.one}} {
+		from, to := way.from, way.to
+		alice, bob := "alice@"+from.Domain, "bob@"+to.Domain
+		t.Run("internal from "+from.Domain, func(t *testing.T) {
+			colleague, text := "bob@"+from.Domain, secret("internal", from.Domain)
+			from.send(t, alice, []string{colleague}, letter(alice, colleague, text))
+			got := from.mail.await(t, colleague, text)
+			if kind := housetest.Field(got, "Content-Type"); !strings.Contains(got, "\r\n\r\n"+text+"\r\n.\r\nend\r\n") || !strings.HasPrefix(kind, "multipart/signed") {
+				t.Errorf("got %s, want it as it was written, and signed", got)
+			}
+			if clients, _ := l.wire.smtp(t); len(clients) != 0 {
+				t.Errorf("got %q on the wire, want nothing", clients)
+			}
+		})
+		for _, level := range levels(t, to) {
+			t.Run("partner by "+level.name+" from "+from.Domain, func(t *testing.T) {
+				from.names.Set(t, l.zones(to, level.records...)...)
+				from.configure(t, setting{Partner: level.partner})
+				text := secret(level.name, from.Domain)
+				from.send(t, alice, []string{bob}, letter(alice, bob, text))
+				got := to.mail.await(t, bob, text)
+				holds(t, got, map[string]string{"opened": "none", "verified": "yes", "signer": alice, "carried": "TLS"})
+				clients, _ := l.wire.smtp(t)
+				l.onlyTLS(t, clients, text)
+			})
+		}
+		for _, format := range []struct{ name, to, sealed string }{
+			{"openpgp", "board@" + to.Domain, "-----BEGIN PGP MESSAGE-----"},
+			{"smime", "counsel@" + to.Domain, "smime-type=enveloped-data"},
+		} {
+			t.Run("single address by "+format.name+" from "+from.Domain, func(t *testing.T) {
+				from.configure(t, setting{Partner: `format = ["` + format.name + `"]`})
+				from.names.Set(t, l.zones(nil)...)
+				to.configure(t, setting{Mode: "off"}) // what is on the wire can be read
+				text := secret(format.name, from.Domain)
+				from.send(t, alice, []string{format.to}, letter(alice, format.to, text))
+				got := to.mail.await(t, format.to, text)
+				holds(t, got, map[string]string{"opened": format.name, "verified": "yes", "signer": alice, "carried": "clear"})
+				clients, _ := l.wire.smtp(t)
+				mails := slices.DeleteFunc(slices.Clone(clients), func(said string) bool { return !strings.Contains(said, "\r\nDATA\r\n") })
+				if len(mails) != 1 || !strings.Contains(mails[0], format.sealed) || shows(clients, text) {
+					t.Errorf("got %q on the wire, want a sealed mail", clients)
+				}
+				to.configure(t, setting{})
+			})
+		}
+	}
+}
+
+// level is a way to the partner that proves who answers.
+type level struct {
+	name    string
+	partner string   // lines of the partner's table
+	records []string // what the DNS says of his server
+}
+
+// levels are those to a company with the certificates that it has.
+func levels(t testing.TB, to *company) []level {
+	t.Helper()
+	var pins []string
+	for _, kind := range credential.Kinds {
+		pins = append(pins, `"`+to.pin(t, kind)+`"`)
+	}
+	return []level{
+		{"verify", `transport = "verify"`, nil},
+		{"pin", `transport = "pin"` + "\npins = [" + strings.Join(pins, ", ") + "]", nil},
+		{"dane", `transport = "dane-only"`, tlsa(t, to)},
+	}
+}
+
+// tlsa are the records for the keys of a company's server (RFC 7671 §5.1).
+func tlsa(t testing.TB, c *company) (records []string) {
+	t.Helper()
+	for _, kind := range credential.Kinds {
+		records = append(records, "_25._tcp.mx TLSA 3 1 1 "+strings.TrimPrefix(c.pin(t, kind), "sha256:"))
+	}
+	return records
+}
+
+// onlyTLS is a wire on which somebody asked for TLS, and said nothing of a mail
+// before it.
+func (l *lab) onlyTLS(t testing.TB, clients []string, secret string) {
+	t.Helper()
+	if len(clients) == 0 {
+		t.Error("got nothing on the wire, want a session")
+	}
+	for _, said := range clients {
+		if !strings.Contains(said, "\r\nSTARTTLS\r\n") || strings.Contains(strings.ToUpper(said), "MAIL FROM") {
+			t.Errorf("got %q on the wire, want STARTTLS and nothing of a mail", said)
+		}
+	}
+	if shows(clients, secret) {
+		t.Error("got the text on the wire")
+	}
+}

@@ -1,0 +1,55 @@
+package lab
+
+import (
+	"io"
+	"net"
+	"strings"
+	"testing"
+)
+
+// The ear of the lab hears: what is said in clear is found, else every
+// "nothing in clear" of these tests would be worth nothing.
+func TestWireHears(t *testing.T) {
+	n := newNetwork(t)
+	one, _ := n.join(t, "one")
+	two, at := n.join(t, "two")
+	var l net.Listener
+	two.inside(t, func() (err error) { l, err = net.Listen("tcp", at+":25"); return err })
+	defer l.Close()
+	const secret = "Spoken in clear."
+	said := strings.Repeat("filler\r\n", 20000) + secret
+	got := make(chan string, 1)
+	go func() {
+		c, err := l.Accept()
+		if err != nil {
+			got <- err.Error()
+			return
+		}
+		defer c.Close()
+		b, _ := io.ReadAll(c)
+		got <- string(b)
+	}()
+	one.inside(t, func() error {
+		c, err := net.Dial("tcp", at+":25")
+		if err != nil {
+			return err
+		}
+		io.WriteString(c, said)
+		return c.Close()
+	})
+	if g := <-got; g != said {
+		t.Fatalf("got %d octets, want %d", len(g), len(said))
+	}
+	clients, _ := n.wire.smtp(t)
+	if len(clients) != 1 || clients[0] != said || !shows(clients, secret) {
+		t.Errorf("got %d streams, want one with what was said", len(clients))
+	}
+	if clients, _ := n.wire.smtp(t); len(clients) != 0 {
+		t.Errorf("got %d streams, want none since", len(clients))
+	}
+	for _, hidden := range []string{"U3Bva2VuIGluIGNsZWFyLg", "eFNwb2tlbiBpbiBjbGVhci4", "eHhTcG9rZW4gaW4gY2xlYXIu"} {
+		if !shows([]string{hidden[:10] + "\r\n" + hidden[10:]}, secret) {
+			t.Errorf("%s: got nothing, want the secret in base64", hidden)
+		}
+	}
+}
