@@ -14,6 +14,7 @@ import (
 	"text/tabwriter"
 
 	"postern/filter/keyring"
+	"postern/filter/record"
 	"postern/hsm"
 )
 
@@ -134,6 +135,10 @@ func judge(err error) *failure {
 			break
 		}
 		f.hint = "use the program that made the keyring, or a newer one"
+	case errors.Is(err, record.ErrNoRecord):
+		f.hint = "filterd makes the record when it starts"
+	case errors.Is(err, record.ErrVersion):
+		f.hint = "filterd and postern must be of one version; filterd brings the file up to date when it starts"
 	case errors.Is(err, fs.ErrPermission):
 		f.hint = "run it as a member of the operators' group, or as root"
 	case errors.Is(err, fs.ErrNotExist):

@@ -97,6 +97,8 @@ func (a *App) commands() []command {
 			flags: append(slices.Clone(envelope), option{name: "out", value: "DIR", about: "folder for the mails; the current one by default when there are several"}), run: process},
 		{noun: "explain", about: "say which rule decides about a mail, and with which keys",
 			more: "Takes what process takes, and prints reasons for people.", flags: envelope, run: explain},
+		{noun: "trace", args: "MESSAGE-ID|TRACE", min: 1, max: 1, about: "tell what became of a mail, and how it was carried",
+			more: "Answers from the record of filterd, which may be running: who sent it to whom, by which rule, what each recipient's server said, and how both hops were protected. The record holds nothing that a mail says. TRACE is the id at the end of a reply, in the log and in Postern-Status; a mail that came several times has several. Exit status 1 when there is none.", run: traceMail},
 		{noun: "policy", verb: "check", about: "show the rules, and which of them would hold mail up now",
 			more: "Exit status 1 when a rule asks for an identity or a certificate that is not there.", run: policyCheck},
 		{noun: "doctor", about: "look at the health of everything",

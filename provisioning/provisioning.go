@@ -26,6 +26,7 @@ const (
 	DefaultConfig  = "/etc/postern/filterd.toml"
 	DefaultSocket  = "/run/postern/keep.sock"
 	DefaultKeyring = "/var/lib/postern/keyring.db"
+	DefaultRecord  = "/var/lib/postern/record/record.db"
 	DefaultTLS     = "/var/lib/postern/tls"
 )
 
@@ -64,6 +65,7 @@ type App struct {
 type Site struct {
 	Keyring    string // file of keyring.Store
 	Seen       string // file of what verified mail brought; "": nothing is learned
+	Record     string // file of what filterd remembers of mails
 	Roots      int    // public roots that paths may end at
 	KeepSocket string
 	UseSocket  string

@@ -25,6 +25,8 @@ import (
 	"postern/filter/keyring"
 	"postern/filter/message"
 	"postern/filter/policy"
+	"postern/filter/record"
+	"postern/filter/transport"
 	"postern/hsm"
 	"postern/hsm/hsmtest"
 )
@@ -49,6 +51,7 @@ import (
 //	openssl ARG…             must exit 0; a test's own authority
 //	learn FILE ADDRESS       verified mail of the address brought the certificates in the file
 //	version1                 the keyring is a file of the first version
+//	told                     filterd is running, and has written of a mail
 func TestScripts(t *testing.T) {
 	files, err := filepath.Glob("testdata/*.txtar")
 	if err != nil || len(files) == 0 {
@@ -228,6 +231,8 @@ func (s *script) step(words []string) error {
 		}
 	case "learn":
 		return s.learn(words[1], words[2])
+	case "told":
+		return s.told()
 	case "version1":
 		return s.version1()
 	case "keyd":
@@ -284,6 +289,31 @@ func (s *script) learn(file, from string) error {
 		}
 	}
 	return nil
+}
+
+// told is filterd with a record of one mail; it runs on until the test ends.
+func (s *script) told() error {
+	r, err := record.Open(filepath.Join(s.dir, "record.db"), record.Options{Keep: time.Hour})
+	if err != nil {
+		return err
+	}
+	s.t.Cleanup(func() { r.Close() })
+	tls := transport.Carriage{TLS: "TLSv1.3:TLS_AES_128_GCM_SHA256"}
+	in, out := tls, tls
+	in.Peer, out.Level, out.Result = "name:mail.company1.example", "verify", transport.LevelMet
+	to := []record.Recipient{
+		{To: "bob@partner.example", Reply: "250 2.0.0 taken", Onward: out, Format: "openpgp", Sealed: true, Signed: true},
+		{To: "carol@other.example", Reply: "250 2.0.0 delivered earlier", Earlier: true, Format: "none"},
+	}
+	r.Tell(record.Mail{Trace: "TRACETRACETRACE1", At: s.now, Direction: "outbound", Listener: "inside", From: "alice\x1b[2J@company1.example", MessageID: "<1@company1.example>",
+		Size: 1234, Action: "relay", Reply: "250 2.0.0 taken TRACETRACETRACE1", Rule: "default", Carried: in, Recipients: append(to, slices.Repeat(to[1:], 1005)...)})
+	for end := time.Now().Add(time.Minute); time.Now().Before(end); { // it is written behind the mail
+		if found, err := r.Find(s.t.Context(), "TRACETRACETRACE1"); err != nil || len(found) > 0 {
+			return err
+		}
+		<-time.After(20 * time.Millisecond)
+	}
+	return errors.New("the record has no trace")
 }
 
 func (s *script) version1() error {
@@ -423,7 +453,7 @@ func configDocStub(w io.Writer, daemon string) error {
 
 // config reads a Site as JSON; the default one is a small company.
 func (s *script) config(path string) (Site, error) {
-	site := Site{Keyring: filepath.Join(s.dir, "keyring.db"), Seen: filepath.Join(s.dir, "seen.db"), KeepSocket: "keep.sock", UseSocket: "use.sock", TLSDir: filepath.Join(s.dir, "tls"),
+	site := Site{Keyring: filepath.Join(s.dir, "keyring.db"), Seen: filepath.Join(s.dir, "seen.db"), Record: filepath.Join(s.dir, "record.db"), KeepSocket: "keep.sock", UseSocket: "use.sock", TLSDir: filepath.Join(s.dir, "tls"),
 		Hops:   []Hop{{"inbound", "mail.company1.example:25"}},
 		Policy: &policy.Policy{Domains: map[string]policy.Sign{"company1.example": policy.SignNever}, Default: policy.Optional, Undecryptable: policy.Mark}}
 	if path == DefaultConfig {

@@ -41,6 +41,9 @@ func (c *call) site() (Site, error) {
 	if s.Keyring == "" {
 		s.Keyring = DefaultKeyring
 	}
+	if s.Record == "" {
+		s.Record = DefaultRecord
+	}
 	if s.KeepSocket == "" {
 		s.KeepSocket = DefaultSocket
 	}

@@ -79,7 +79,7 @@ func site(path string, hops map[string]*transport.Hop) (provisioning.Site, error
 	if err != nil {
 		return provisioning.Site{}, err
 	}
-	s := provisioning.Site{Keyring: c.Keyring, KeepSocket: c.Key.Keep, UseSocket: c.Key.Socket, Policy: rules}
+	s := provisioning.Site{Keyring: c.Keyring, Record: c.Record, KeepSocket: c.Key.Keep, UseSocket: c.Key.Socket, Policy: rules}
 	if c.Default.Learn != "off" {
 		s.Seen = c.Seen
 	}
