@@ -102,12 +102,18 @@ func (a *App) commands() []command {
 		{noun: "policy", verb: "check", about: "show the rules, and which of them would hold mail up now",
 			more: "Exit status 1 when a rule asks for an identity or a certificate that is not there.", run: policyCheck},
 		{noun: "doctor", about: "look at the health of everything",
-			more: "Configuration, clock, key daemon, key audit, keyring, identities, certificates, next hops. Exit status 1 when something is broken; a concern is no failure.", run: doctor},
+			more: "Configuration, clock, key daemon, key audit, keyring, identities, certificates, next hops, Postfix and its queue, resolver. Exit status 1 when something is broken; a concern is no failure.", run: doctor},
 		{noun: "status", about: "show the state in a few lines", run: status},
 		{noun: "help", args: "[COMMAND]", max: 2, about: "list the commands, or print usage of one", run: help},
 		{noun: "completion", args: "bash", min: 1, max: 1, about: "print shell completion", run: completion},
 		{noun: "manual", about: "print the manual page postern(1)", run: manual},
 		{noun: "version", about: "print the version", run: version},
+	}
+	if a.Agent != nil {
+		list = append(list, command{noun: "postfix", verb: "render", about: "write the files of the Postfix behind the gateway, and of the resolver",
+			more: "From the tables [postfix], [next-hop] and [resolver]. Only their own folders are written to, each file whole; files that somebody else wrote are left alone, and named. With -n the differences are shown.", run: renderAgent},
+			command{noun: "postfix", verb: "check", about: "say whether those files are as the configuration has them, and taken as they are",
+				more: "Exit status 1 when they are not.", run: checkAgent})
 	}
 	if a.ConfigDoc != nil {
 		list = append(list, command{noun: "config", verb: "doc", args: "filterd|keyd", min: 1, max: 1, about: "print the annotated example of a configuration", run: configDoc})

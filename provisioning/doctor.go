@@ -71,6 +71,7 @@ func doctor(ctx context.Context, c *call) (any, error) {
 	c.examineKeyring(ctx, e, site, keys, keysKnown)
 	examineShown(e, site, keys, keysKnown, c.now())
 	c.examineHops(ctx, e, site)
+	c.examineAgent(ctx, e, site)
 	e.Verdict = fine
 	for _, v := range []string{unknown, concern, broken} {
 		if slices.ContainsFunc(e.Checks, func(k check) bool { return k.Verdict == v }) {

@@ -57,6 +57,9 @@ type App struct {
 	// Clock tells whether the system clock is synchronised; known is false
 	// where the system cannot say.
 	Clock func(ctx context.Context) (synchronised, known bool)
+	// Agent is the mail agent that filterd.toml has behind the gateway; nil
+	// where it has none.
+	Agent func(config string) (Agent, error)
 	// ConfigDoc prints the annotated example of a daemon's configuration.
 	ConfigDoc func(w io.Writer, daemon string) error
 }

@@ -428,6 +428,7 @@ func (s *script) postern(args []string) int {
 			}
 			return nil
 		},
+		Agent:     agentStub,
 		ConfigDoc: configDocStub,
 	}
 	if len(s.pins) > 0 && s.pins[0] != "none" {

@@ -11,13 +11,13 @@ import (
 )
 
 // whole is a program with every command in it.
-func whole() *App { return &App{Version: "0.1-test", ConfigDoc: configDocStub} }
+func whole() *App { return &App{Version: "0.1-test", Agent: agentStub, ConfigDoc: configDocStub} }
 
 // writers are the commands that change something, and so must be seen to
 // change nothing with -n.
 var writers = []string{"token init", "token unlock", "key generate", "key retire", "key destroy",
 	"identity create", "identity add", "identity export", "identity remove",
-	"cert import", "cert trust", "cert distrust", "cert remove", "keyring upgrade", "process"}
+	"cert import", "cert trust", "cert distrust", "cert remove", "keyring upgrade", "postfix render", "process"}
 
 // scriptLines are the command lines of all scripts, split into words.
 func scriptLines(t *testing.T) (lines [][]string) {

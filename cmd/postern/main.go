@@ -46,6 +46,7 @@ func main() {
 			defer hops[h.Name].Close()
 			return hops[h.Name].Greet(ctx)
 		},
+		Agent:     agent,
 		Clock:     provisioning.SystemClock,
 		ConfigDoc: config.Example,
 	}
