@@ -13,6 +13,7 @@ import (
 	"strings"
 	"text/tabwriter"
 
+	"postern/filter/accounts"
 	"postern/filter/keyring"
 	"postern/filter/record"
 	"postern/hsm"
@@ -139,6 +140,10 @@ func judge(err error) *failure {
 		f.hint = "filterd makes the record when it starts"
 	case errors.Is(err, record.ErrVersion):
 		f.hint = "filterd and postern must be of one version; filterd brings the file up to date when it starts"
+	case errors.Is(err, accounts.ErrExists), errors.Is(err, accounts.ErrUnknown):
+		f.hint = "see `postern account list`"
+	case errors.Is(err, accounts.ErrFile):
+		f.hint = "the line was written by hand; `postern account` writes sound ones"
 	case errors.Is(err, fs.ErrPermission):
 		f.hint = "run it as a member of the operators' group, or as root"
 	case errors.Is(err, fs.ErrNotExist):

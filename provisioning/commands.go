@@ -92,6 +92,16 @@ func (a *App) commands() []command {
 		{noun: "keyring", verb: "upgrade", about: "bring the keyring file up to this version",
 			more: "Every command that changes the keyring does it as well. Programs of earlier versions cannot read the file then.", run: upgrade},
 
+		{noun: "account", verb: "add", args: "NAME", min: 1, max: 1, about: "add an account that may log in and send",
+			more: "The password is typed twice at a terminal, or is the first line of standard input; it is never an argument. Kept are its argon2id hash and keys for SCRAM-SHA-256. The running daemon knows the account at once.",
+			flags: []option{{name: "sender", value: "A", about: "address that the account writes as, or *@domain for all of a domain", many: true},
+				{name: "no-scram", about: "keep no keys for SCRAM, which are easier to guess the password from than the hash"}}, run: accountAdd},
+		{noun: "account", verb: "passwd", args: "NAME", min: 1, max: 1, about: "change the password of an account",
+			more: "The password is read as by account add.", run: accountPassword},
+		{noun: "account", verb: "list", about: "list the accounts, and as whom they write", run: accountsOf},
+		{noun: "account", verb: "remove", args: "NAME", min: 1, max: 1, about: "remove an account",
+			more: "Asks for its name. Sessions that it has open end by themselves.", flags: []option{optYes}, run: accountRemove},
+
 		{noun: "process", about: "run a mail through the gateway without relaying it",
 			more:  "Reads the mail from standard input and writes what would be relayed: to standard output when it is one mail and there is no --out, otherwise one file for each. With --json the decision is printed to standard error. Exit status 0 relay, 1 reject, 75 defer.",
 			flags: append(slices.Clone(envelope), option{name: "out", value: "DIR", about: "folder for the mails; the current one by default when there are several"}), run: process},

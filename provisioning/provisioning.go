@@ -70,6 +70,7 @@ type Site struct {
 	Seen       string // file of what verified mail brought; "": nothing is learned
 	Record     string // file of what filterd remembers of mails
 	Roots      int    // public roots that paths may end at
+	Accounts   string // file of accounts; "": they are kept elsewhere, or nowhere
 	KeepSocket string
 	UseSocket  string
 	Hops       []Hop

@@ -81,6 +81,9 @@ func site(path string, hops map[string]*transport.Hop) (provisioning.Site, error
 		return provisioning.Site{}, err
 	}
 	s := provisioning.Site{Keyring: c.Keyring, Record: c.Record, KeepSocket: c.Key.Keep, UseSocket: c.Key.Socket, Policy: rules}
+	if c.Accounts.Source == "file" {
+		s.Accounts = c.Accounts.File
+	}
 	if c.Default.Learn != "off" {
 		s.Seen = c.Seen
 	}

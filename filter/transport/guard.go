@@ -81,6 +81,7 @@ type guard struct {
 	leave   bool      // as soon as a command is waited for
 	now     bool      // even inside DATA
 	counted bool      // by the server
+	giveUp  func()    // a login that is under way; nil: there is none
 }
 
 func newGuard(s *Server, c net.Conn) *guard {
@@ -151,6 +152,9 @@ func (g *guard) dismiss(now bool) {
 	g.leave, g.now = true, g.now || now
 	if !g.waiting.IsZero() && g.dismissed() {
 		g.SetReadDeadline(time.Now())
+		if g.giveUp != nil {
+			g.giveUp()
+		}
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"time"
 
 	"postern/filter/message"
 )
@@ -148,8 +149,21 @@ func (g *guard) ahead(r *Reply) *Reply {
 	return r
 }
 
-// next calls the exchange, and survives it.
+// next calls the exchange, and survives it. A session that waits for its answer
+// can lose its place like one that is waited for, and gives up then.
 func (g *guard) next(x Exchange, said []byte) (challenge []byte, a *Account, err error) {
+	ctx, cancel := context.WithCancel(g.server.ctx)
+	defer cancel()
+	pending := func(since time.Time, giveUp func()) {
+		g.mutex.Lock()
+		defer g.mutex.Unlock()
+		g.waiting, g.mail, g.giveUp = since, time.Time{}, giveUp
+		if giveUp != nil && g.dismissed() {
+			giveUp()
+		}
+	}
+	pending(time.Now(), cancel)
+	defer pending(time.Time{}, nil)
 	var panicked error
 	defer func() {
 		if panicked != nil {
@@ -158,7 +172,7 @@ func (g *guard) next(x Exchange, said []byte) (challenge []byte, a *Account, err
 		}
 	}()
 	defer g.server.survive(g.current(), &panicked)
-	return x.Next(g.server.ctx, said)
+	return x.Next(ctx, said)
 }
 
 // failedLogin words an error. After three failures, or one that says that the

@@ -201,6 +201,61 @@ func TestLoginRefused(t *testing.T) {
 	}
 }
 
+// slowBook waits as long as it may.
+type slowBook struct{ book }
+
+func (b *slowBook) Begin(string, netip.Addr, *tls.ConnectionState) Exchange { return b }
+
+func (b *slowBook) Next(ctx context.Context, said []byte) ([]byte, *Account, error) {
+	<-ctx.Done()
+	return nil, nil, ErrLoginAway
+}
+
+// Logins that take their time keep nobody out of a full house (R48), and hold up
+// no shutdown.
+func TestSlowLogins(t *testing.T) {
+	config, _ := valid(t)
+	m := &mailbox{}
+	s := &Server{Handler: m, TLS: config, Login: &slowBook{}, MaxConns: 3}
+	addr := serve(t, s)
+	var waiting []*caller
+	for i := range 3 {
+		c := secured(t, addr)
+		c.say("AUTH PLAIN " + b64("\x00alice\x00secret") + "\r\n")
+		waiting = append(waiting, c)
+		eventually(t, "they wait", func() bool {
+			s.mutex.Lock()
+			defer s.mutex.Unlock()
+			n := 0
+			for g := range s.guards {
+				g.mutex.Lock()
+				if g.giveUp != nil {
+					n++
+				}
+				g.mutex.Unlock()
+			}
+			return n > i
+		})
+	}
+	c := call(t, addr)
+	c.upToData()
+	c.say("x\r\n.\r\n")
+	c.want("250 ")
+	waiting[0].want("454 4.7.0")
+	waiting[0].want("421 4.3.2 closing")
+	done := make(chan error, 1)
+	go func() { done <- s.Shutdown(context.Background()) }()
+	for _, c := range waiting[1:] {
+		c.want("454 4.7.0")
+	}
+	for _, c := range append(waiting, c) {
+		c.conn.Close()
+	}
+	if err := <-done; err != nil {
+		t.Errorf("Shutdown: got %v", err)
+	}
+}
+
 func TestOwns(t *testing.T) {
 	for _, test := range []struct {
 		user    string
