@@ -20,7 +20,10 @@ import (
 )
 
 // bars are the highest exposure levels allowed, of 10.
-var bars = map[string]float64{"postern-filterd.service": 1.5, "postern-keyd.service": 2.0}
+var bars = map[string]float64{"postern-filterd.service": 1.5, "postern-keyd.service": 2.0, "postern-postfix.service": 3.0, "postern-unbound.service": 2.0}
+
+// daemons are the units of our own programs.
+var daemons = []string{"postern-filterd.service", "postern-keyd.service"}
 
 // tree is a file system with our units, the system's own beside them, and
 // files in place of the programs.
@@ -70,8 +73,8 @@ func copyFile(t *testing.T, from, to string) {
 func ours(t *testing.T) []string {
 	t.Helper()
 	names, err := fs.Glob(os.DirFS("."), "postern-*")
-	if err != nil || len(names) != 6 {
-		t.Fatalf("got units %v, %v, want 6", names, err)
+	if err != nil || len(names) != 9 {
+		t.Fatalf("got units %v, %v, want 9", names, err)
 	}
 	return names
 }
@@ -199,7 +202,7 @@ func TestDropIns(t *testing.T) {
 
 // What no exposure level counts, and the daemons rely on.
 func TestDaemonsAre(t *testing.T) {
-	for unit := range bars {
+	for _, unit := range daemons {
 		for directive, want := range map[string]string{
 			"Type": "notify", "Restart": "on-failure", "RestartPreventExitStatus": "78", "LimitCORE": "0",
 			"MemorySwapMax": "0", "MemoryDenyWriteExecute": "yes", "ProtectProc": "invisible", "NoExecPaths": "/",
@@ -230,6 +233,7 @@ func TestSockets(t *testing.T) {
 		"postern-keyd-keep.socket":       {"keep", "/run/postern/keep.sock", "postern", "postern-keyd.service"},
 		"postern-filterd-outside.socket": {"outside", "25", "", "postern-filterd.service"},
 		"postern-filterd-inside.socket":  {"inside", "127.0.0.1:10025", "", "postern-filterd.service"},
+		"postern-filterd-policy.socket":  {"tls-policy", "/run/postern/tls-policy.sock", "postfix", "postern-filterd.service"},
 	} {
 		for directive, want := range map[string]string{"FileDescriptorName": want.name, "ListenStream": want.listen, "SocketGroup": want.group, "Service": want.service} {
 			if got := strings.Join(values(t, unit, directive), " "); got != want {

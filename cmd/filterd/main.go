@@ -121,7 +121,7 @@ func serve(ctx context.Context, c *config.Filterd, stderr io.Writer) error {
 		return err
 	}
 	for name := range handed {
-		if name == policySocket && c.Postfix != nil {
+		if name == policySocket {
 			continue
 		}
 		if !slices.ContainsFunc(c.Listeners, func(l config.Listener) bool { return l.Name == name }) {

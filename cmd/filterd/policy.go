@@ -22,9 +22,12 @@ import (
 const policySocket = "tls-policy"
 
 // answer tells Postfix how safe the way to each domain must be, until ctx ends.
-// failed gets what ends it before. Without a Postfix it does nothing.
+// failed gets what ends it before. Without a Postfix nobody is answered.
 func answer(ctx context.Context, c *config.Filterd, rules *policy.Policy, ways *gateway.Router, handed []net.Listener, log *slog.Logger, failed chan<- error) error {
 	if c.Postfix == nil {
+		for _, l := range handed {
+			l.Close()
+		}
 		return nil
 	}
 	if len(handed) == 0 {
