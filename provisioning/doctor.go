@@ -72,6 +72,7 @@ func doctor(ctx context.Context, c *call) (any, error) {
 	examineShown(e, site, keys, keysKnown, c.now())
 	c.examineHops(ctx, e, site)
 	c.examineAgent(ctx, e, site)
+	c.examineResolver(ctx, e, site)
 	e.Verdict = fine
 	for _, v := range []string{unknown, concern, broken} {
 		if slices.ContainsFunc(e.Checks, func(k check) bool { return k.Verdict == v }) {

@@ -52,6 +52,8 @@ type App struct {
 	// Secret prompts and reads one line without echo; nil where nobody
 	// sits at a terminal.
 	Secret func(prompt string) (string, error)
+	// Ways finds the ways to partners as filterd.toml has them.
+	Ways func(ctx context.Context, path string) (Ways, error)
 	// Greet connects to a next hop and says EHLO and QUIT.
 	Greet func(ctx context.Context, h Hop) error
 	// Clock tells whether the system clock is synchronised; known is false
@@ -74,6 +76,7 @@ type Site struct {
 	KeepSocket string
 	UseSocket  string
 	Hops       []Hop
+	Resolves   bool // filterd itself brings mail to partners, and asks for their names
 	Policy     *policy.Policy
 	TLSDir     string // folder of the certificates of listeners
 	Shown      []Shown

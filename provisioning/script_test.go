@@ -421,6 +421,7 @@ func (s *script) postern(args []string) int {
 			ring, err := keyring.OpenReadOnly(site.Keyring)
 			return court{ring}, err
 		},
+		Ways:  func(_ context.Context, path string) (Ways, error) { return ways{path}, nil },
 		Clock: func(context.Context) (bool, bool) { return true, true },
 		Greet: func(_ context.Context, h Hop) error {
 			if strings.HasPrefix(h.Address, "dead") {

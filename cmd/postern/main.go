@@ -40,6 +40,7 @@ func main() {
 		Keeper:   func(_ context.Context, socket string) (hsm.Keeper, error) { return client.Dial(socket), nil },
 		Config:   func(path string) (provisioning.Site, error) { return site(path, hops) },
 		Judge:    judge,
+		Ways:     ways,
 		Pipeline: pipeline,
 		Secret:   provisioning.TerminalSecret(os.Stdin, os.Stderr),
 		Greet: func(ctx context.Context, h provisioning.Hop) error {
@@ -105,7 +106,8 @@ func site(path string, hops map[string]*transport.Hop) (provisioning.Site, error
 		name string
 		*config.Hop
 	}{{"inbound", c.NextHop.Inbound}, {"outbound", c.NextHop.Outbound}} {
-		if h.Hop == nil {
+		if h.Hop == nil || h.Route == "direct" {
+			s.Resolves = s.Resolves || h.Hop != nil
 			continue
 		}
 		if hops[h.name], err = gateway.Hop(h.Hop, c.AuthservID); err != nil {
@@ -114,6 +116,31 @@ func site(path string, hops map[string]*transport.Hop) (provisioning.Site, error
 		s.Hops = append(s.Hops, provisioning.Hop{Name: h.name, Address: h.Address})
 	}
 	return s, nil
+}
+
+// router finds ways as filterd does.
+type router struct{ *gateway.Router }
+
+// Resolver asks it for a signed answer.
+func (r router) Resolver(ctx context.Context) (string, bool, error) {
+	ok, err := r.Router.Resolver.Validates(ctx)
+	return r.Router.Resolver.Address, ok, err
+}
+
+func ways(_ context.Context, path string) (provisioning.Ways, error) {
+	c, err := config.LoadFilterd(path)
+	if err != nil {
+		return nil, err
+	}
+	rules, err := gateway.Policy(c)
+	if err != nil {
+		return nil, err
+	}
+	r, err := gateway.OpenRouter(c, rules, false, slog.New(slog.DiscardHandler))
+	if err != nil {
+		return nil, err
+	}
+	return router{r}, nil
 }
 
 // court judges certificates as the mail path does.
