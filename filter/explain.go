@@ -172,7 +172,7 @@ func (e *account) plan(plan policy.Plan) {
 		e.say("It can also be read by our own %s certificate %s.", c.Format, c.Fingerprint)
 	}
 	if plan.Floor != "" {
-		e.say("In place of encryption its way to the recipients' servers must be %s, or it waits.", plan.Floor)
+		e.say("In place of encryption its way to the recipients' servers must be %s at least, or it waits.", plan.Floor)
 	}
 }
 

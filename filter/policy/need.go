@@ -86,12 +86,3 @@ func (p *Policy) Admit(r Recipient) Decision {
 	}
 	return Decision{Action: Relay, Rule: n.rule}
 }
-
-// floor is how safe the way to a domain must be, where it stands in for a
-// certificate: what the partner's own rule says where that is as strict.
-func (p *Policy) floor(domain string) Level {
-	if w, _ := p.Way(domain); w.Level == DANEOnly || w.Level == Pin {
-		return w.Level
-	}
-	return Verify
-}

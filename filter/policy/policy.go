@@ -249,7 +249,7 @@ func (p *Policy) copyFor(f Facts, r Recipient, n need) (kind Plan, cert keyring.
 		if n.without.Action != Relay {
 			return kind, cert, n.without
 		}
-		kind.Floor = p.floor(r.Address.Domain)
+		kind.Floor = Verify // or the way of his domain, where that is stricter
 	}
 	noIdentity := Decision{Action: Defer, Reason: ReasonNoIdentity, Rule: rule}
 	if !n.seal || len(certs) == 0 {

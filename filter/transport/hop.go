@@ -39,9 +39,6 @@ func (h *Hop) Deliver(ctx context.Context, e *Envelope, size int64, mail io.Writ
 	if len(e.Recipients) == 0 {
 		return Result{Err: errors.New("deliver mail: no recipients")}
 	}
-	if e.Floor != "" { // one server cannot promise the way behind it
-		return Result{Err: fmt.Errorf("deliver mail: level %s to the recipients' servers: %w", e.Floor, ErrNextHop)}
-	}
 	l, err := h.take(ctx)
 	if err != nil {
 		return Result{Err: err, Carriage: h.missed()}
