@@ -1,6 +1,7 @@
 package provisioning
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -41,15 +42,47 @@ func (p checked) text(w io.Writer) {
 // protectWords say what each level of protection does.
 var protectWords = map[policy.Protect]string{
 	policy.None:     "mail to it is never encrypted",
+	policy.OnDemand: "mail to it is encrypted when its sender asks for it",
 	policy.Optional: "mail to it is encrypted when a usable certificate is known",
-	policy.Require:  "mail to it is encrypted, or refused",
+	policy.Require:  "mail to it is encrypted",
+}
+
+// signWords say which mail is signed.
+var signWords = map[policy.Sign]string{
+	policy.SignAlways:   "signed",
+	policy.SignOptional: "signed where an identity can",
+	policy.SignAsked:    "signed when its sender asks for it",
+	policy.SignNever:    "not signed",
+}
+
+// withoutWords say what becomes of mail that must be encrypted and cannot be.
+var withoutWords = map[policy.NoKey]string{
+	policy.NoKeyReject:    "refused",
+	policy.NoKeyTransport: "sent without, by a verified way only",
+	policy.NoKeyDefer:     "deferred",
+}
+
+// special are the words of a partner's or recipient's rule.
+func special(p *policy.Policy, level policy.Protect, key string) string {
+	says := protectWords[level]
+	if level == policy.Require {
+		without, ok := p.NoKeys[key]
+		if !ok {
+			without = cmp.Or(p.NoKey, policy.NoKeyReject)
+		}
+		says += ", or " + withoutWords[without]
+	}
+	if sign, ok := p.Signs[key]; ok {
+		says += "; it is " + signWords[sign]
+	}
+	return says
 }
 
 func rules(p *policy.Policy) (list []rule) {
 	for _, d := range slices.Sorted(maps.Keys(p.Domains)) {
-		says := "is ours; its mail is not signed"
-		if p.Domains[d] == policy.SignAlways {
-			says = "is ours; its mail is signed"
+		says := "is ours; its mail is " + signWords[p.Domains[d]]
+		if level := p.Internal[d]; level != "" && level != policy.None {
+			says += "; from inside, " + special(p, level, d)
 		}
 		if len(p.Escrow[d]) > 0 {
 			says += "; what is sealed for its authors can be read by " + strings.Join(p.Escrow[d], ", ")
@@ -57,16 +90,35 @@ func rules(p *policy.Policy) (list []rule) {
 		list = append(list, rule{fmt.Sprintf("domain.%q", d), says})
 	}
 	for _, a := range slices.Sorted(maps.Keys(p.Recipients)) {
-		list = append(list, rule{fmt.Sprintf("recipient.%q", a), protectWords[p.Recipients[a]]})
+		list = append(list, rule{fmt.Sprintf("recipient.%q", a), special(p, p.Recipients[a], a)})
 	}
 	for _, d := range slices.Sorted(maps.Keys(p.Partners)) {
-		list = append(list, rule{fmt.Sprintf("partner.%q", d), protectWords[p.Partners[d]] + formWords(p.Forms[d], p.Formats)})
+		list = append(list, rule{fmt.Sprintf("partner.%q", d), special(p, p.Partners[d], d) + formWords(p.Forms[d], p.Formats)})
 	}
 	undecryptable := "what does not open is delivered as it came, and marked"
 	if p.Undecryptable == policy.Reject {
 		undecryptable = "what does not open is refused"
 	}
-	return append(list, rule{"default", protectWords[p.Default] + formWords(policy.Form{Formats: p.Formats}, nil)}, rule{"undecryptable", undecryptable})
+	list = append(list, rule{"default", special(p, p.Default, "") + formWords(policy.Form{Formats: p.Formats}, nil)}, rule{"undecryptable", undecryptable},
+		rule{"no-key", "what must be encrypted and cannot be is " + withoutWords[cmp.Or(p.NoKey, policy.NoKeyReject)]})
+	downgrade := "once encrypted to somebody, mail to him never goes without again: it is refused"
+	switch p.Downgrade {
+	case policy.DowngradeDefer:
+		downgrade = "once encrypted to somebody, mail to him never goes without again: it is deferred"
+	case policy.DowngradeOff:
+		downgrade = "it is not remembered to whom mail was encrypted"
+	}
+	answers := "answers to mail that came encrypted leave encrypted, or not at all"
+	if p.Answers == policy.AnswersUsual {
+		answers = "answers to mail that came encrypted leave as any mail"
+	}
+	client := map[policy.Client]string{policy.ClientRefuse: "is refused", policy.ClientOpen: "is opened and encrypted anew"}[p.Client]
+	list = append(list, rule{"downgrade", downgrade}, rule{"answers", answers},
+		rule{"client-encryption", "what a sender's own program has encrypted " + cmp.Or(client, "passes as it is")})
+	if p.Shadow {
+		list = append(list, rule{"shadow", "all this is only tried and logged; mail passes as it came"})
+	}
+	return list
 }
 
 // formWords say how, where that is not what is true of all.
@@ -140,7 +192,7 @@ func concerns(ctx context.Context, p *policy.Policy, store *keyring.Store, at ti
 			return nil, err
 		}
 		if !slices.ContainsFunc(certs, func(c keyring.Cert) bool { return c.Trust == keyring.Trusted && sealable(c, at) == nil }) {
-			list = append(list, fmt.Sprintf("mail to %s must be encrypted, and there is no trusted certificate: it will be refused", s))
+			list = append(list, fmt.Sprintf("mail to %s must be encrypted, and there is no trusted certificate: it will be %s", s, withoutWords[p.Without(a)]))
 		}
 	}
 	for _, d := range slices.Sorted(maps.Keys(p.Partners)) {
@@ -152,7 +204,7 @@ func concerns(ctx context.Context, p *policy.Policy, store *keyring.Store, at ti
 			return nil, err
 		}
 		if !slices.ContainsFunc(certs, func(c keyring.Cert) bool { return sealable(c, at) == nil }) {
-			list = append(list, fmt.Sprintf("mail to %s must be encrypted, and there is no trusted certificate of anybody there: it will be refused", d))
+			list = append(list, fmt.Sprintf("mail to %s must be encrypted, and there is no trusted certificate of anybody there: it will be %s", d, withoutWords[p.Without(message.Address{Local: "postmaster", Domain: d})]))
 		}
 	}
 	return list, nil

@@ -222,7 +222,7 @@ func sound(t *testing.T, p *Policy, f Facts, d Decision) {
 // takes protection from nobody. What a rule forbids, and was refused for that,
 // may be sent where the rule does not forbid it any more.
 func TestAnyStricterRuleProtectsNoLess(t *testing.T) {
-	try(t, 20_000, func(d dice, p *Policy, f Facts, was Decision) {
+	try(t, 8_000, func(d dice, p *Policy, f Facts, was Decision) {
 		q := *p
 		q.Recipients, q.Partners, q.Internal = maps.Clone(p.Recipients), maps.Clone(p.Partners), maps.Clone(p.Internal)
 		stricter := func(v Protect) Protect { return levels[min(max(strictness(v), 0)+d.IntN(3), 3)] }
@@ -259,7 +259,7 @@ func TestAnyStricterRuleProtectsNoLess(t *testing.T) {
 // No trigger lowers anything, but for the one that the site has to allow; and
 // that one lowers nobody whose rule asks for more than optional.
 func TestTriggersNeverLower(t *testing.T) {
-	try(t, 20_000, func(d dice, p *Policy, f Facts, _ Decision) {
+	try(t, 8_000, func(d dice, p *Policy, f Facts, _ Decision) {
 		f.Asked = Asks{}
 		base := p.Decide(f)
 		for _, a := range []Asks{{Encrypt: true}, {Sign: true}, {Encrypt: true, Sign: true}, {Encrypt: true, Plain: true}} {
@@ -295,7 +295,7 @@ func TestTriggersNeverLower(t *testing.T) {
 
 // What a mail is, and what is known of its recipients, raises only.
 func TestFactsNeverLower(t *testing.T) {
-	try(t, 20_000, func(d dice, p *Policy, f Facts, was Decision) {
+	try(t, 8_000, func(d dice, p *Policy, f Facts, was Decision) {
 		g := f
 		g.Answer = true
 		noLess(t, "answer", f, was, p.Decide(g))
@@ -329,7 +329,7 @@ func TestOrderOfRecipients(t *testing.T) {
 		}
 		return fmt.Sprint(p.Format, p.Class, p.Style, p.Sign, p.Encrypt, p.Floor, len(p.Recipients), cert)
 	}
-	try(t, 20_000, func(d dice, p *Policy, f Facts, was Decision) {
+	try(t, 8_000, func(d dice, p *Policy, f Facts, was Decision) {
 		g := f
 		g.Recipients = nil
 		for _, i := range d.Perm(len(f.Recipients)) {
@@ -350,7 +350,7 @@ func TestOrderOfRecipients(t *testing.T) {
 // What is refused before the mail is known would be refused when it is, unless
 // its sender's program has sealed it, or he asks for less.
 func TestAdmit(t *testing.T) {
-	try(t, 20_000, func(d dice, p *Policy, f Facts, was Decision) {
+	try(t, 8_000, func(d dice, p *Policy, f Facts, was Decision) {
 		if f.Layer == protect.Sealed || f.Asked.Plain {
 			return
 		}

@@ -49,6 +49,24 @@ func (r *Record) Protect(ctx context.Context, a message.Address, at time.Time) e
 	})
 }
 
+// Forget ends what Protect remembers of a; known says whether it did.
+func (r *Record) Forget(ctx context.Context, a message.Address) (known bool, err error) {
+	if r == nil {
+		return false, nil
+	}
+	err = r.change(ctx, "forget protection of "+a.Key(), func(tx *sql.Tx) error {
+		res, err := tx.Exec("DELETE FROM protected WHERE address = ?", a.Key())
+		if err != nil {
+			return err
+		}
+		gone, err := res.RowsAffected()
+		r.protected.rows.Add(-gone)
+		known = gone > 0
+		return err
+	})
+	return known && err == nil, err
+}
+
 // Opened says whether a mail with that Message-ID was opened here in the last
 // year. It takes an id with its angle brackets or without.
 func (r *Record) Opened(ctx context.Context, messageID string) (bool, error) {
