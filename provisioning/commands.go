@@ -114,6 +114,8 @@ func (a *App) commands() []command {
 		{noun: "route", args: "DOMAIN|ADDRESS", min: 1, max: 1, about: "say how mail reaches a domain, what is asked of the way, and why",
 			more:  "Nothing is sent and no server is connected to; the resolver is asked, and for an MTA-STS policy that the daemon does not know yet its place. Exit status 1 where the domain takes no mail, or no server can be as safe as it must be, 75 where names are not resolved now.",
 			flags: []option{{name: "floor", value: "LEVEL", about: "what a mail asks for by itself: encrypt or verify"}}, run: showRoute},
+		{noun: "policy", verb: "forget", args: "ADDRESS", min: 1, max: 1, about: "let mail to somebody go without encryption again",
+			more: "Mail to somebody to whom mail was encrypted once is never sent without it, whatever has become of his certificate, until this is said. From then on the rules decide alone, until mail to him is encrypted again.", run: policyForget},
 		{noun: "doctor", about: "look at the health of everything",
 			more: "Configuration, clock, key daemon, key audit, keyring, identities, certificates, next hops, Postfix and its queue, resolver. Exit status 1 when something is broken; a concern is no failure.", run: doctor},
 		{noun: "status", about: "show the state in a few lines", run: status},

@@ -238,3 +238,21 @@ func policyCheck(ctx context.Context, c *call) (any, error) {
 	}
 	return result, nil
 }
+
+func policyForget(ctx context.Context, c *call) (any, error) {
+	a, err := message.ParseAddress(c.args[0])
+	if err != nil {
+		return nil, misuse("an address looks like name@partner.example", "policy forget %.80q: %w", c.args[0], err)
+	}
+	if c.Forget == nil {
+		return nil, no("use the postern of the gateway's package", "%s: this program was built without the mail path", c.cmd.name())
+	}
+	since, known, err := c.Forget(ctx, c.config(), a, c.dry())
+	switch {
+	case err != nil:
+		return nil, fmt.Errorf("forget %s: %w", a.Key(), err)
+	case !known:
+		return did{Already: "no mail to " + a.Key() + " was encrypted"}, nil
+	}
+	return did{Done: []string{fmt.Sprintf("forget that mail to %s is encrypted since %s", a.Key(), since.Format(time.DateOnly))}, DryRun: c.dry()}, nil
+}

@@ -9,6 +9,7 @@ import (
 	"io"
 	"time"
 
+	"postern/filter/message"
 	"postern/filter/policy"
 	"postern/hsm"
 )
@@ -49,6 +50,9 @@ type App struct {
 	Judge func(ctx context.Context, config string) (Judge, error)
 	// Pipeline is the mail path of the gateway as filterd.toml wires it.
 	Pipeline func(ctx context.Context, path string) (Pipeline, error)
+	// Forget ends the memory of filterd that mail to a was encrypted, or with
+	// dry only looks; known tells whether there is any, and since when.
+	Forget func(ctx context.Context, config string, a message.Address, dry bool) (since time.Time, known bool, err error)
 	// Secret prompts and reads one line without echo; nil where nobody
 	// sits at a terminal.
 	Secret func(prompt string) (string, error)

@@ -77,6 +77,7 @@ type script struct {
 	stdin          []byte
 	stdout, stderr bytes.Buffer
 	vars           map[string]string
+	forgot         bool
 }
 
 func newScript(t *testing.T) *script {
@@ -431,6 +432,14 @@ func (s *script) postern(args []string) int {
 		},
 		Agent:     agentStub,
 		ConfigDoc: configDocStub,
+		Forget: func(_ context.Context, _ string, a message.Address, dry bool) (time.Time, bool, error) {
+			if a.Domain == "away.example" {
+				return time.Time{}, false, fs.ErrPermission
+			}
+			known := a.Domain == "partner.example" && !s.forgot
+			s.forgot = s.forgot || known && !dry
+			return time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC), known, nil
+		},
 	}
 	if len(s.pins) > 0 && s.pins[0] != "none" {
 		pins := s.pins

@@ -42,6 +42,7 @@ func main() {
 		Judge:    judge,
 		Ways:     ways,
 		Pipeline: pipeline,
+		Forget:   forget,
 		Secret:   provisioning.TerminalSecret(os.Stdin, os.Stderr),
 		Greet: func(ctx context.Context, h provisioning.Hop) error {
 			defer hops[h.Name].Close()

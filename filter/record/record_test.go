@@ -74,6 +74,21 @@ func TestProtected(t *testing.T) {
 	if err := foreign.Protect(ctx, carol, at); !errors.Is(err, ErrReadOnly) {
 		t.Errorf("operator writes: got %v, want ErrReadOnly", err)
 	}
+	if _, err := foreign.Forget(ctx, bob); !errors.Is(err, ErrReadOnly) {
+		t.Errorf("operator forgets: got %v, want ErrReadOnly", err)
+	}
+	for _, want := range []bool{true, false} {
+		if known, err := again.Forget(ctx, bob); known != want || err != nil {
+			t.Errorf("forget: got %v, %v, want %v", known, err, want)
+		}
+		if _, ok, err := again.Protected(ctx, bob); ok || err != nil {
+			t.Errorf("after that: got %v, %v", ok, err)
+		}
+	}
+	must(t, again.Protect(ctx, bob, at.Add(time.Hour)))
+	if since, ok, err := again.Protected(ctx, bob); !ok || err != nil || !since.Equal(at.Add(time.Hour)) {
+		t.Errorf("again: got %v, %v, %v", since, ok, err)
+	}
 }
 
 func TestOpened(t *testing.T) {
