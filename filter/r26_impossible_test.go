@@ -165,5 +165,5 @@ func TestNoDowngrade(t *testing.T) {
 	if err := r.Close(); err != nil {
 		t.Fatal(err)
 	}
-	is("the record cannot be read", "451 4.3.0")
+	is("the record cannot be read", "451 4.3.1")
 }

@@ -80,7 +80,7 @@ func TestOpenedMailIsRememberedFirst(t *testing.T) {
 	if err := r.Close(); err != nil {
 		t.Fatal(err)
 	}
-	w.want("sealed", w.send(policy.Inbound, w.sealed(in, bob, alice), bob, alice), "451 4.3.0")
+	w.want("sealed", w.send(policy.Inbound, w.sealed(in, bob, alice), bob, alice), "451 4.3.1")
 	if len(w.hop.got) > 0 {
 		t.Error("the mail was delivered")
 	}

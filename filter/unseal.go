@@ -50,7 +50,7 @@ func (g *Gateway) unseal(ctx context.Context, p *passage) error {
 	}
 	author, err := opened.Author()
 	signed := finding.Good && slices.ContainsFunc(finding.Signers, func(a message.Address) bool { return a.Key() == p.author.Key() })
-	if !finding.Opened || err != nil || author.Key() != p.author.Key() || p.env.User == "" && !signed {
+	if !finding.Opened || err != nil || author.Key() != p.author.Key() || !p.env.Owns(p.author) && !signed {
 		return nil
 	}
 	p.failed, p.unsealed = false, true

@@ -69,7 +69,7 @@ func TestClientEncryption(t *testing.T) {
 			mail = w.sealed(mail, "", c.seal...)
 		}
 		e := w.envelope(c.from, c.to)
-		e.User = c.user
+		e.User, e.Senders = c.user, []string{c.user}
 		w.want(c.name, w.deliver(policy.Outbound, e, strings.NewReader(mail)), c.reply)
 		w.clearOutside(c.name)
 		if c.reply[0] != '2' {
