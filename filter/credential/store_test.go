@@ -280,7 +280,7 @@ func TestHandshakesAtOnce(t *testing.T) {
 		})
 	}
 	hsmtest.Eventually(t, func() (bool, string) {
-		return b.token.inside.Load() == maxSigning, "not as many at the token as may be"
+		return b.token.inside.Load() >= maxSigning, "not as many at the token as may be"
 	})
 	for range all {
 		b.token.signing <- struct{}{}
