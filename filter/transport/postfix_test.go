@@ -1,6 +1,9 @@
 package transport
 
 import (
+	"crypto/sha256"
+	"crypto/sha512"
+	"crypto/tls"
 	"crypto/x509"
 	"encoding/pem"
 	"fmt"
@@ -58,8 +61,9 @@ scache unix - - n - 1 scache
 postlog unix-dgram n - n - 1 postlogd
 `
 
-// postfix runs a private Postfix that relays to next, and gives its address.
-func postfix(t *testing.T, next string) (addr string, roots *x509.CertPool) {
+// postfix runs a private Postfix that relays to next, and gives its address and
+// the certificate that it shows, alone in roots.
+func postfix(t *testing.T, next string) (addr string, shown *x509.Certificate, roots *x509.CertPool) {
 	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("Postfix starts as root only")
@@ -120,7 +124,10 @@ func postfix(t *testing.T, next string) (addr string, roots *x509.CertPool) {
 		}
 		return err == nil
 	})
-	return addr, roots
+	if shown, err = x509.ParseCertificate(cert.Certificate[0]); err != nil {
+		t.Fatal(err)
+	}
+	return addr, shown, roots
 }
 
 func eventually(t *testing.T, what string, is func() bool) {
@@ -137,7 +144,7 @@ func eventually(t *testing.T, what string, is func() bool) {
 // The real thing on both sides: what we hand to Postfix it hands to us.
 func TestPostfix(t *testing.T) {
 	m := &mailbox{}
-	addr, roots := postfix(t, serve(t, &Server{Handler: m}))
+	addr, _, roots := postfix(t, serve(t, &Server{Handler: m}))
 	for _, level := range []string{TLSOff, TLSMay, TLSVerify} {
 		h := &Hop{Address: addr, Name: "gw.example", Need: Need{TLS: level, ServerName: "postfix.example"}, RootCAs: roots}
 		defer h.Close()
@@ -166,5 +173,43 @@ func TestPostfix(t *testing.T) {
 				t.Errorf("%s: envelope came back as %+v", level, got.env)
 			}
 		}
+	}
+}
+
+// A Postfix as a partner's server, at the levels that look at its certificate:
+// with the right one of what was agreed on or published, and with another.
+func TestPostfixProvesItself(t *testing.T) {
+	addr, shown, roots := postfix(t, serve(t, &Server{Handler: &mailbox{}}))
+	key, whole := sha256.Sum256(shown.RawSubjectPublicKeyInfo), sha512.Sum512(shown.Raw)
+	for name, c := range map[string]struct {
+		need Need
+		ok   bool
+	}{
+		"name":             {Need{TLS: TLSVerify, Names: []string{"other.example", "postfix.example"}}, true},
+		"other name":       {Need{TLS: TLSVerify, Names: []string{"other.example"}}, false},
+		"key":              {Need{TLS: TLSPin, Pins: [][32]byte{{1}, key}}, true},
+		"other key":        {Need{TLS: TLSPin, Pins: [][32]byte{{1}}}, false},
+		"no key":           {Need{TLS: TLSPin}, false},
+		"TLSA 3 1 1":       {Need{TLS: TLSDANE, TLSA: []TLSA{{3, 1, 1, key[:]}}}, true},
+		"TLSA 3 0 2":       {Need{TLS: TLSDANE, TLSA: []TLSA{{3, 0, 2, whole[:]}}}, true},
+		"TLSA 3 0 0":       {Need{TLS: TLSDANE, TLSA: []TLSA{{3, 0, 0, shown.Raw}}}, true},
+		"other TLSA":       {Need{TLS: TLSDANE, TLSA: []TLSA{{3, 1, 1, make([]byte, 32)}}}, false},
+		"one of two":       {Need{TLS: TLSDANE, TLSA: []TLSA{{3, 1, 1, make([]byte, 32)}, {3, 1, 1, key[:]}}}, true},
+		"a better hash":    {Need{TLS: TLSDANE, TLSA: []TLSA{{3, 1, 2, make([]byte, 64)}, {3, 1, 1, key[:]}}}, false},
+		"usage of the Web": {Need{TLS: TLSDANE, TLSA: []TLSA{{1, 1, 1, key[:]}}}, false},
+		"too short":        {Need{TLS: TLSDANE, TLSA: []TLSA{{3, 1, 1, key[:31]}}}, false},
+		"no TLSA":          {Need{TLS: TLSDANE}, false},
+		"TLS 1.3":          {Need{TLS: TLSEncrypt, Min: tls.VersionTLS13}, true},
+		"no such level":    {Need{TLS: "fine"}, false},
+	} {
+		h := &Hop{Address: addr, Name: "gw.example", Need: c.need, RootCAs: roots}
+		res := deliver(t, h, envelope(t, "b@to.example"), "x\r\n")
+		if (res.Err == nil && res.Replies[0].ok()) != c.ok {
+			t.Errorf("%s: got %+v, want it taken: %v", name, res, c.ok)
+		}
+		if want := map[bool]string{true: LevelMet, false: LevelMissed}[c.ok]; res.Carriage.Result != want {
+			t.Errorf("%s: got %+v, want %s", name, res.Carriage, want)
+		}
+		h.Close()
 	}
 }
