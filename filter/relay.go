@@ -73,8 +73,8 @@ func (h handler) Data(ctx context.Context, e *transport.Envelope, body io.Reader
 	if err == nil {
 		err = h.g.slot(func() error { return h.g.guarded(ctx, worked, p) })
 	}
-	answers := p.answers(h.g.Texts, err)
-	h.g.log(ctx, p, answers[0], err)
+	told, answers := p.answers(h.g.Texts, err)
+	h.g.log(ctx, p, told, err)
 	return answers
 }
 

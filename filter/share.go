@@ -221,16 +221,16 @@ func plainReply(err error) transport.Reply {
 }
 
 // answers are the sender's: one for all, or with LMTP one for each recipient.
-func (p *passage) answers(words Texts, err error) []transport.Reply {
-	whole := p.result
+// whole is the first of these that is worth telling of.
+func (p *passage) answers(words Texts, err error) (whole transport.Reply, all []transport.Reply) {
+	whole = p.result
 	whole.Text += " " + p.env.Trace
 	if err != nil {
 		whole = words.replyTo(err, p.env.Trace)
 	}
 	if !p.env.LMTP {
-		return []transport.Reply{whole}
+		return whole, []transport.Reply{whole}
 	}
-	var all []transport.Reply
 	for _, r := range p.env.Recipients {
 		a := whole
 		if o := p.outcomes[r.Address]; o != nil && o.err != nil {
@@ -241,5 +241,5 @@ func (p *passage) answers(words Texts, err error) []transport.Reply {
 		}
 		all = append(all, a)
 	}
-	return all
+	return whole, all
 }

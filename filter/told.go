@@ -33,7 +33,7 @@ func (g *Gateway) log(ctx context.Context, p *passage, r transport.Reply, err er
 		}
 		attrs = append(attrs, slog.Int64("size", m.Size))
 	}
-	var onward []string
+	onward := []string{}
 	for _, to := range p.env.Recipients {
 		told := record.Recipient{To: to.Address.Key(), Format: "none"}
 		if o := p.outcomes[to.Address]; o != nil {

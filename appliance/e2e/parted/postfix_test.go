@@ -1,0 +1,204 @@
+package parted
+
+import (
+	"fmt"
+	"maps"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"postern/appliance/e2e/housetest"
+	"postern/appliance/trial"
+	"postern/filter/transport"
+)
+
+// A site's own Postfix hands all mail through the gateway, and takes it back at
+// a port that hands on to the office.
+const (
+	mainCF = `compatibility_level = 3.6
+queue_directory = %[1]s/queue
+data_directory = %[1]s/data
+command_directory = /usr/sbin
+daemon_directory = /usr/lib/postfix/sbin
+maillog_file = %[1]s/log
+maillog_file_prefixes = %[1]s
+myhostname = site.example
+mydestination =
+local_recipient_maps =
+alias_maps =
+relayhost = [127.0.0.1]:%[2]s
+disable_dns_lookups = yes
+inet_interfaces = 127.0.0.1
+inet_protocols = ipv4
+mynetworks = 127.0.0.0/8
+smtpd_forbid_bare_newline = yes
+smtpd_forbid_bare_newline_exclusions =
+smtpd_recipient_restrictions = permit_mynetworks, reject
+minimal_backoff_time = 2s
+maximal_backoff_time = 2s
+queue_run_delay = 2s
+content_filter = lmtp:[127.0.0.1]:%[3]s
+lmtp_send_xforward_command = no
+`
+	masterCF = `%[1]s inet n - n - - smtpd
+%[2]s inet n - n - - smtpd
+  -o content_filter=
+  -o smtpd_recipient_restrictions=check_recipient_access,inline:{dave@other.example=REJECT},permit_mynetworks,reject
+  -o receive_override_options=no_unknown_recipient_checks,no_header_body_checks
+cleanup unix n - n - 0 cleanup
+qmgr unix n - n 300 1 qmgr
+tlsmgr unix - - n 1000? 1 tlsmgr
+rewrite unix - - n - - trivial-rewrite
+bounce unix - - n - 0 bounce
+defer unix - - n - 0 bounce
+trace unix - - n - 0 bounce
+flush unix n - n 1000? 0 flush
+proxymap unix - - n - - proxymap
+smtp unix - - n - - smtp
+relay unix - - n - - smtp
+lmtp unix - - n - - lmtp
+error unix - - n - - error
+retry unix - - n - - error
+anvil unix - - n - 1 anvil
+scache unix - - n - 1 scache
+postlog unix-dgram n - n - 1 postlogd
+`
+)
+
+func free(t *testing.T) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().String()
+}
+
+func port(t *testing.T, address string) string {
+	t.Helper()
+	_, p, err := net.SplitHostPort(address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+// site runs that Postfix. front takes mail, back takes it again.
+func site(t *testing.T, front, back, filter, next string) {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Fatal("Postfix starts as root only")
+	}
+	dir := housetest.Folder(t)
+	if err := os.Chmod(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for name, text := range map[string]string{"main.cf": fmt.Sprintf(mainCF, dir, port(t, next), port(t, filter)), "master.cf": fmt.Sprintf(masterCF, front, back)} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, sub := range []string{"queue", "data"} {
+		if err := os.Mkdir(filepath.Join(dir, sub), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, args := range [][]string{{"chown", "postfix", filepath.Join(dir, "data")}, {"postfix", "-c", dir, "start"}} {
+		if out, err := exec.Command(args[0], args[1:]...).CombinedOutput(); err != nil {
+			t.Fatalf("%v: %v\n%s", args, err, out)
+		}
+	}
+	t.Cleanup(func() {
+		exec.Command("postfix", "-c", dir, "abort").Run()
+		if t.Failed() {
+			log, _ := os.ReadFile(filepath.Join(dir, "log"))
+			t.Logf("log of Postfix:\n%s", log)
+		}
+	})
+	for _, address := range []string{front, back} {
+		housetest.Eventually(t, housetest.Patience, func() (bool, string) {
+			c, err := net.Dial("tcp", address)
+			if err == nil {
+				c.Close()
+			}
+			return err == nil, "Postfix does not listen"
+		})
+	}
+}
+
+// Behind a real Postfix, over LMTP, each recipient of one mail gets what is his:
+// who has a certificate a sealed copy, who has none a signed one, and of those
+// who are refused, by a rule of ours or by the way back, the sender hears, and of
+// nobody else. Who is put off waits alone.
+func TestPostfixOverLMTP(t *testing.T) {
+	const later = "later@other.example"
+	puts := make(chan bool, 1)
+	puts <- true
+	o := &office{data: func(to []string) *transport.Reply {
+		if slices.Contains(to, later) {
+			select {
+			case <-puts: // the first time
+				return &transport.Reply{Code: 451, Enhanced: [3]int{4, 2, 1}, Text: "not now"}
+			default:
+			}
+		}
+		return nil
+	}}
+	office := o.open(t)
+	front, back, filter := free(t), free(t), free(t)
+	b := box(t, trial.Config{NextHop: back, FilterdTables: `
+[[listener]]
+name = "site"
+address = "` + filter + `"
+protocol = "lmtp"
+direction = "outbound"
+`})
+	site(t, front, back, filter, office)
+	to := []string{bob, carol, dave, "vault@partner.example", later}
+	if got := send(front, to, mail("lmtp@company1.example")); got.code != 250 {
+		t.Fatalf("submit: got %+v, want 250", got)
+	}
+	want := map[string]int{bob: 1, carol: 1, later: 1}
+	var bounce string
+	housetest.Eventually(t, 2*housetest.Patience, func() (bool, string) {
+		bounce = ""
+		got := map[string]int{}
+		for _, l := range o.got() {
+			if l.from == "" {
+				bounce += l.text
+			} else {
+				for _, a := range l.to {
+					got[a]++
+				}
+			}
+		}
+		return maps.Equal(got, want) && strings.Contains(bounce, dave) && strings.Contains(bounce, "vault@partner.example"),
+			fmt.Sprintf("got %v, want %v, and a report of two:\n%s", got, want, bounce)
+	})
+	failed := regexp.MustCompile(`(?m)^Final-Recipient: rfc822; ?(\S+?)\r?$`).FindAllStringSubmatch(bounce, -1)
+	var names []string
+	for _, m := range failed {
+		names = append(names, m[1])
+	}
+	slices.Sort(names)
+	if want := []string{dave, "vault@partner.example"}; !slices.Equal(names, want) {
+		t.Errorf("the sender hears of %q, want %q:\n%s", names, want, bounce)
+	}
+	for _, l := range o.got() {
+		if l.from != "" && slices.Contains(l.to, bob) && (strings.Contains(l.text, "secret of") || !strings.Contains(l.text, "multipart/encrypted") || len(l.to) != 1) {
+			t.Errorf("Bob got, with %q:\n%s", l.to, l.text)
+		}
+		if l.from != "" && slices.Contains(l.to, carol) && (!strings.Contains(l.text, "secret of") || !strings.Contains(l.text, "LMTP id ")) {
+			t.Errorf("Carol got:\n%s", l.text)
+		}
+	}
+	if strings.Count(read(t, b.Path("filterd.log")), `"msg":"mail"`) == 0 {
+		t.Error("the log tells of no mail")
+	}
+}
