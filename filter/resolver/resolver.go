@@ -126,7 +126,7 @@ func canonical(name string) string { return strings.TrimSuffix(strings.ToLower(n
 // A failure that the resolver tells of is final.
 func (c *Client) exchange(ctx context.Context, name string, kind uint16) (*dns.Msg, error) {
 	wire := dns.Fqdn(name)
-	if n, ok := dns.IsDomainName(wire); !ok || n == 0 || strings.ContainsAny(name, `\ `) {
+	if _, ok := dns.IsDomainName(wire); !ok || name == "" || strings.ContainsAny(name, `\ `) {
 		return nil, ErrName
 	}
 	whole := c.Timeout
