@@ -204,7 +204,7 @@ func TestEveryLevelByItsRefusals(t *testing.T) {
 	}
 }
 
-// All kinds of TLSA records that SMTP knows, each with the right certificate
+// R25: all kinds of TLSA records that SMTP knows, each with the right certificate
 // and with another one.
 func TestKindsOfTLSA(t *testing.T) {
 	const ip = "127.0.71.2"
