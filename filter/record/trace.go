@@ -107,15 +107,21 @@ func (r *Record) store(batch []Mail) {
 			if err := r.mail.makeRoom(tx, r.Now()); err != nil {
 				return err
 			}
+			add, err := tx.Prepare("INSERT INTO mail (trace, at, message_id, facts) VALUES (?, ?, ?, ?)")
+			if err != nil {
+				return err
+			}
+			defer add.Close()
 			for _, m := range batch {
 				facts, err := json.Marshal(m)
 				if err != nil {
 					return err
 				}
-				if err := r.mail.insert(tx, "INSERT INTO mail (trace, at, message_id, facts) VALUES (?, ?, ?, ?)", m.Trace, m.At.Unix(), m.MessageID, string(facts)); err != nil {
+				if _, err := add.Exec(m.Trace, m.At.Unix(), m.MessageID, string(facts)); err != nil {
 					return err
 				}
 			}
+			r.mail.rows.Add(int64(len(batch)))
 			return nil
 		})
 		for _, m := range batch {
