@@ -95,7 +95,7 @@ func TestRefusedOne(t *testing.T) {
 
 // Mails to several recipients, whose copies are deferred by chance, while the
 // daemon is killed again and again: everybody has his copy in the end, and
-// nobody more of them than the connections that broke leave open.
+// nobody more of them than the connections that broke leave open (R36).
 func TestKillWhileCopiesPart(t *testing.T) {
 	const mails = 60
 	o := &office{data: func(to []string) *transport.Reply {
