@@ -314,7 +314,7 @@ func (g *Gateway) open(ctx context.Context, p *passage) error {
 func (g *Gateway) decide(_ context.Context, p *passage) error {
 	p.decision = g.Policy.Decide(p.facts)
 	if p.decision.Action != policy.Relay {
-		return faultOf(p.decision)
+		return g.apart(p)
 	}
 	return p.covered()
 }
@@ -332,7 +332,7 @@ func (p *passage) covered() error {
 		}
 	}
 	for _, r := range p.env.Recipients {
-		if _, ok := plans[r.Address]; !ok {
+		if _, ok := plans[r.Address]; !ok && p.outcomes[r.Address] == nil {
 			return fmt.Errorf("decide: recipient %s in no plan", r.Address.Key())
 		}
 	}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"slices"
 
 	"postern/filter/message"
 	"postern/filter/policy"
@@ -25,6 +26,37 @@ type outcome struct {
 
 // final says that the recipient has his copy, or will never have it.
 func (o *outcome) final() bool { return o.err == nil || refusal(o.err) }
+
+// apart decides about each recipient by himself, where the mail as a whole does
+// not pass and each of them gets an answer of his own (LMTP): what is wrong for
+// one keeps it from no other.
+func (g *Gateway) apart(p *passage) error {
+	whole := faultOf(p.decision)
+	if !p.env.LMTP || len(p.facts.Recipients) < 2 {
+		return whole
+	}
+	alone := func(r ...policy.Recipient) policy.Decision {
+		f := p.facts
+		f.Recipients = r
+		f.Failed = f.Failed && slices.ContainsFunc(r, func(r policy.Recipient) bool { return r.Opening == "" })
+		return g.Policy.Decide(f)
+	}
+	var rest []policy.Recipient
+	for _, r := range p.facts.Recipients {
+		if d := alone(r); d.Action == policy.Relay {
+			rest = append(rest, r)
+		} else {
+			p.outcome(r.Address, &outcome{err: faultOf(d)})
+		}
+	}
+	if len(rest) == 0 {
+		return whole
+	}
+	if p.decision = alone(rest...); p.decision.Action != policy.Relay {
+		return faultOf(p.decision)
+	}
+	return p.covered()
+}
 
 // carried notes what the next hop said of one copy.
 func (p *passage) carried(env *transport.Envelope, c Copy, res transport.Result) {

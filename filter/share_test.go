@@ -137,6 +137,49 @@ func TestBrokenRecordFailsClosed(t *testing.T) {
 	}
 }
 
+// With LMTP a rule that one recipient does not fulfil keeps the mail from no
+// other; with SMTP nobody gets it, and the sender is told so.
+func TestARuleForOneRecipient(t *testing.T) {
+	for _, c := range []struct {
+		lmtp bool
+		want string
+		hop  []string
+	}{
+		{true, "250 550 250", []string{"bob@partner.example", "dave@freemail.example"}},
+		{false, "550", nil},
+	} {
+		w := newWorld(t)
+		w.gate.Triggers = []Trigger{{Tag: "[encrypt]", Asks: policy.Asks{Encrypt: true}}}
+		e := w.envelope("alice@company1.example", "bob@partner.example", "carol@other.example", "dave@freemail.example")
+		e.LMTP = c.lmtp
+		out := strings.Replace(out, "Subject: ", "Subject: [encrypt] ", 1)
+		var codes []string
+		for _, r := range w.gate.Handler(Listener{Name: "test", Direction: policy.Outbound}).Data(t.Context(), e, strings.NewReader(out)) {
+			codes = append(codes, fmt.Sprint(r.Code))
+		}
+		if got := strings.Join(codes, " "); got != c.want {
+			t.Errorf("LMTP %v: got %s, want %s\n%s", c.lmtp, got, c.want, w.log)
+		}
+		if got := w.hop.recipients(); !slices.Equal(got, c.hop) {
+			t.Errorf("LMTP %v: the hop got %q, want %q", c.lmtp, got, c.hop)
+		}
+		w.clear("LMTP")
+	}
+	w := newWorld(t)
+	w.config.Policy.Undecryptable = policy.Reject
+	sealed := w.sealed(in, "bob@partner.example", "alice@company1.example")
+	w.ring.ours = w.ring.ours[:1] // Alice's own keys only
+	var codes []int
+	e := w.envelope("bob@partner.example", "alice@company1.example", "eve@company1.example")
+	e.LMTP = true
+	for _, r := range w.gate.Handler(Listener{Name: "test", Direction: policy.Inbound}).Data(t.Context(), e, strings.NewReader(sealed)) {
+		codes = append(codes, r.Code)
+	}
+	if got := w.hop.recipients(); fmt.Sprint(codes) != "[250 554]" || !slices.Equal(got, []string{"alice@company1.example"}) {
+		t.Errorf("who can't open: got %v, %q, want 250 and 554", codes, got)
+	}
+}
+
 // With LMTP each recipient hears what became of his copy, whatever became of the
 // others', and who has his is no reason to come back.
 func TestEachRecipientHisAnswer(t *testing.T) {
