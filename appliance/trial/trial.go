@@ -28,15 +28,16 @@ import (
 
 // Config says what box to open. Zero fields have the defaults named here.
 type Config struct {
-	Dir     string // everything is below it; made when it is not there
-	Bin     string // the folder of keyd, filterd and postern
-	Module  string // PKCS#11 library; SoftHSM's
-	Domain  string // ours; company1.example
-	Outside string // addresses, 127.0.0.1:0
-	Inside  string
-	Sink    string
-	NextHop string   // instead of the sink
-	Env     []string // for keyd, where the module is another
+	Dir      string // everything is below it; made when it is not there
+	Bin      string // the folder of keyd, filterd and postern
+	Module   string // PKCS#11 library; SoftHSM's
+	Domain   string // ours; company1.example
+	Outside  string // addresses, 127.0.0.1:0
+	Inside   string
+	Sink     string
+	NextHop  string   // instead of the sink
+	Outbound string   // lines of [next-hop.outbound] in place of that
+	Env      []string // for keyd, where the module is another
 
 	// Lines of configuration: fields without a table, and tables.
 	KeydFields, FilterdFields, FilterdTables string

@@ -1,0 +1,272 @@
+package e2e
+
+import (
+	"bufio"
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/json"
+	"fmt"
+	"math/big"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"postern/appliance/trial"
+	"postern/filter/resolver/resolvertest"
+)
+
+// network is a namespace of the kernel's, with a name.
+type network string
+
+// networks are two that are joined by a wire: 192.0.2.1 in the first, 192.0.2.2
+// in the second.
+func networks(t *testing.T) (a, b network) {
+	t.Helper()
+	ip := func(args ...string) {
+		t.Helper()
+		if out, err := exec.Command("ip", args...).CombinedOutput(); err != nil {
+			t.Fatalf("ip %v: %v: %s", args, err, out)
+		}
+	}
+	name := "pt" + strings.ToLower(rand.Text()[:8])
+	a, b = network(name+"a"), network(name+"b")
+	for _, n := range []network{a, b} {
+		ip("netns", "add", string(n))
+		t.Cleanup(func() { exec.Command("ip", "netns", "del", string(n)).Run() })
+		ip("-n", string(n), "link", "set", "lo", "up")
+	}
+	ip("-n", string(a), "link", "add", "wire", "type", "veth", "peer", "name", "wire", "netns", string(b))
+	for i, n := range []network{a, b} {
+		ip("-n", string(n), "addr", "add", fmt.Sprintf("192.0.2.%d/24", i+1), "dev", "wire")
+		ip("-n", string(n), "link", "set", "wire", "up")
+	}
+	return a, b
+}
+
+// command runs a program there.
+func (n network) command(name string, args ...string) *exec.Cmd {
+	return exec.Command("ip", append([]string{"netns", "exec", string(n), name}, args...)...)
+}
+
+// in calls f on a thread that is there, and that ends with it.
+func (n network) in(f func() error) error {
+	done := make(chan error)
+	go func() {
+		runtime.LockOSThread()
+		ns, err := os.Open(filepath.Join("/run/netns", string(n)))
+		if err == nil {
+			defer ns.Close()
+			err = unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET)
+		}
+		if err == nil {
+			err = f()
+		}
+		done <- err
+	}()
+	return <-done
+}
+
+func (n network) listen(address string) (l net.Listener, err error) {
+	err = n.in(func() (err error) { l, err = net.Listen("tcp", address); return err })
+	return l, err
+}
+
+func (n network) dial(ctx context.Context, proto, address string) (c net.Conn, err error) {
+	err = n.in(func() (err error) { c, err = new(net.Dialer).DialContext(ctx, proto, address); return err })
+	return c, err
+}
+
+// mailServer is a partner's: it notes what it hears, in clear and in TLS.
+type mailServer struct {
+	config *tls.Config
+
+	mutex       sync.Mutex
+	clear, safe strings.Builder
+	mails       int
+}
+
+func (m *mailServer) serve(l net.Listener) {
+	for {
+		c, err := l.Accept()
+		if err != nil {
+			return
+		}
+		go m.session(c)
+	}
+}
+
+func (m *mailServer) session(c net.Conn) {
+	defer func() { c.Close() }()
+	r := bufio.NewReader(c)
+	secure := false
+	fmt.Fprint(c, "220 mx\r\n")
+	for {
+		line, err := r.ReadString('\n')
+		if err != nil {
+			return
+		}
+		m.mutex.Lock()
+		if secure {
+			m.safe.WriteString(line)
+		} else {
+			m.clear.WriteString(line)
+		}
+		m.mutex.Unlock()
+		answer := "250 ok"
+		switch verb := strings.ToUpper(strings.Fields(line + " x")[0]); verb {
+		case "EHLO":
+			answer = "250-mx\r\n250-STARTTLS\r\n250 PIPELINING"
+		case "STARTTLS":
+			fmt.Fprint(c, "220 go\r\n")
+			s := tls.Server(c, m.config)
+			if s.Handshake() != nil {
+				return
+			}
+			c, r, secure, answer = s, bufio.NewReader(s), true, ""
+		case "DATA":
+			fmt.Fprint(c, "354 go\r\n")
+			for line != ".\r\n" {
+				if line, err = r.ReadString('\n'); err != nil {
+					return
+				}
+			}
+			m.mutex.Lock()
+			m.mails++
+			m.mutex.Unlock()
+		case "QUIT":
+			return
+		}
+		if answer != "" {
+			fmt.Fprint(c, answer+"\r\n")
+		}
+	}
+}
+
+// heard is what was said so far, and forgotten with it.
+func (m *mailServer) heard() (clear, safe string, mails int) {
+	m.mutex.Lock()
+	defer m.mutex.Unlock()
+	clear, safe, mails = m.clear.String(), m.safe.String(), m.mails
+	m.clear.Reset()
+	m.safe.Reset()
+	m.mails = 0
+	return clear, safe, mails
+}
+
+// R25, R37 and R38 in the house: filterd without a relay, in a network of its
+// own, brings mail to a partner's server on port 25 of another one, as a signed
+// zone and a validating resolver have it. What is not as safe as it must be
+// waits; without DNS all waits, and goes when DNS is back; what leads back to
+// filterd's own machine is refused.
+func TestDirect(t *testing.T) {
+	here, there := networks(t)
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "mx"}, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour)}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	public, err := x509.MarshalPKIXPublicKey(key.Public())
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := &mailServer{config: &tls.Config{Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}}}}
+	l, err := there.listen("192.0.2.2:25")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	go server.serve(l)
+
+	zone := func(name, ip, digest string) resolvertest.Zone {
+		return resolvertest.Zone{Name: name, Records: []string{"@ MX 10 mx", "mx A " + ip, "_25._tcp.mx TLSA 3 1 1 " + digest}}
+	}
+	digest := fmt.Sprintf("%x", sha256.Sum256(public))
+	wrong := strings.Repeat("00", 32)
+	forged := zone("forged.example", "192.0.2.2", wrong)
+	forged.Forged = []string{"_25._tcp.mx TLSA 3 1 1 " + digest}
+	names := resolvertest.Config{Port: 53, Command: here.command, Dial: here.dial}.Start(t,
+		zone("safe.example", "192.0.2.2", digest), zone("wrong.example", "192.0.2.2", wrong), forged, zone("self.example", "192.0.2.1", digest))
+
+	bin := folder(t)
+	for _, name := range []string{"keyd", "filterd", "postern"} {
+		script := fmt.Sprintf("#!/bin/sh\nexec ip netns exec %s %s/%s \"$@\"\n", here, programs(t), name)
+		if err := os.WriteFile(filepath.Join(bin, name), []byte(script), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	b, err := trial.Open(t.Context(), trial.Config{Dir: folder(t), Bin: bin, Outbound: `route = "direct"`, FilterdTables: "[default]\ntransport = \"dane-only\"\n[mta-sts]\nask = \"off\"\n"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		b.Close()
+		if t.Failed() {
+			log, _ := os.ReadFile(b.Path("filterd.log"))
+			t.Logf("filterd.log:\n%s", tail(log, 6000))
+		}
+	})
+	send := func(domain string) string {
+		t.Helper()
+		ctx, cancel := context.WithTimeout(t.Context(), patience)
+		defer cancel()
+		mail := []byte("From: alice@company1.example\r\nTo: bob@" + domain + "\r\nSubject: x\r\n\r\nbody\r\n")
+		dialogue, _ := trial.Submit(ctx, b.Inside, "alice@company1.example", []string{"bob@" + domain}, mail)
+		_, after, _ := strings.Cut(dialogue, "lines sent\n")
+		return after
+	}
+	for _, c := range []struct {
+		domain, reply string
+		mails         int
+	}{
+		{"safe.example", "250 ", 1}, {"wrong.example", "451 4.4.1 ", 0}, {"forged.example", "451 4.4.3 ", 0}, {"self.example", "554 5.4.6 ", 0}, {"missing.example", "550 5.1.2 ", 0},
+	} {
+		answer := send(c.domain)
+		clear, safe, mails := server.heard()
+		if !strings.Contains(answer, c.reply) || mails != c.mails {
+			t.Errorf("%s: got %d mails, %q, want %d, %q", c.domain, mails, answer, c.mails, c.reply)
+		}
+		if strings.Contains(clear, "MAIL") || (c.mails == 0) == strings.Contains(safe, "MAIL FROM") {
+			t.Errorf("%s: heard in clear %q, in TLS %q", c.domain, clear, safe)
+		}
+	}
+	out, err := b.Postern(t.Context(), nil, "route", "safe.example", "--json")
+	var said struct {
+		Secure  bool
+		Servers []struct {
+			TLS  string
+			TLSA []string
+		}
+	}
+	if err != nil || json.Unmarshal(out, &said) != nil || !said.Secure || len(said.Servers) != 1 || said.Servers[0].TLS != "dane" || said.Servers[0].TLSA[0] != "3 1 1 "+digest {
+		t.Errorf("route: got %s, %v", out, err)
+	}
+	if out, _ := b.Postern(t.Context(), nil, "doctor"); !strings.Contains(string(out), "127.0.0.1:53 answers, and validates") {
+		t.Errorf("doctor: got %s", out)
+	}
+	names.Stop()
+	if answer := send("safe.example"); !strings.Contains(answer, "451 4.4.3 ") {
+		t.Errorf("without DNS: got %q", answer)
+	}
+	names.Resume(t)
+	if answer := send("safe.example"); !strings.Contains(answer, "250 ") {
+		t.Errorf("with DNS again: got %q", answer)
+	}
+}
