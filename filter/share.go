@@ -86,7 +86,7 @@ func (p *passage) outcome(a message.Address, o *outcome) {
 
 // earlier finds out what became of the mail when its sender tried before, and
 // names it by what stays the same: the side it came from, the envelope sender,
-// and every byte. A sender that changes a byte makes somebody read his mail
+// and every byte as it came: what we add is new each time. A sender that changes a byte makes somebody read his mail
 // twice; naming a mail by less could keep one from him. A mail to one recipient
 // needs no name where no other is remembered.
 func (g *Gateway) earlier(ctx context.Context, p *passage) (n record.Name, err error) {
@@ -100,7 +100,7 @@ func (g *Gateway) earlier(ctx context.Context, p *passage) (n record.Name, err e
 	}
 	h := sha256.New()
 	fmt.Fprintf(h, "%s\n%s\n", p.listener.Direction, p.env.From.String())
-	if _, err := io.Copy(h, io.NewSectionReader(p.msg.Source, 0, p.msg.Source.Size())); err != nil {
+	if _, err := io.Copy(h, io.NewSectionReader(p.came.Source, 0, p.came.Source.Size())); err != nil {
 		return n, fmt.Errorf("read mail: %w", err)
 	}
 	n = record.Name(h.Sum(nil))

@@ -48,6 +48,21 @@ func TestCopiesAreRememberedOverARestart(t *testing.T) {
 	}
 }
 
+// A mail that gets its Message-ID here is the same mail when it comes again.
+func TestCopiesOfASubmission(t *testing.T) {
+	w := newWorld(t)
+	bare := strings.Replace(out, "Message-ID: <1@company1.example>\r\n", "", 1)
+	w.hop.answers = []func(*transport.Envelope) transport.Result{answer(0, 451)}
+	for _, want := range []string{"451 4.1.1", "250 2.0.0"} {
+		e := w.envelope("alice@company1.example", "x@other.example", "y@other.example")
+		e.User, e.Senders = "alice", []string{"alice@company1.example"}
+		w.want(want, w.deliver(policy.Outbound, e, strings.NewReader(bare)), want)
+	}
+	if got, want := w.hop.recipients(), []string{"x@other.example y@other.example", "y@other.example"}; !slices.Equal(got, want) || !strings.Contains(string(w.hop.got[0].mail), "Message-ID:") {
+		t.Errorf("the hop got %q, want %q\n%s", got, want, w.hop.got[0].mail)
+	}
+}
+
 // Where one recipient is taken and another refused for good, SMTP has no answer
 // that is true for both. The sender is asked to come back, and is refused the
 // second one at RCPT; the first one gets no second copy.

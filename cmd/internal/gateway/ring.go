@@ -79,7 +79,11 @@ func OpenRecord(c *config.Filterd, log *slog.Logger) (*record.Record, error) {
 	if err := os.MkdirAll(filepath.Dir(c.Record), 0o700); err != nil {
 		return nil, fmt.Errorf("make folder of the record: %w (hint: the user of filterd must own it)", err)
 	}
-	return record.Open(c.Record, record.Options{Keep: time.Duration(c.RecordKeep), Log: log})
+	r, err := record.Open(c.Record, record.Options{Keep: time.Duration(c.RecordKeep), Log: log})
+	if err != nil {
+		return nil, fmt.Errorf("%w (hint: move %s and its -wal and -shm away and a new one is made; what that costs stands in operations.md)", err, c.Record)
+	}
+	return r, nil
 }
 
 // ReadRecord opens the record that filterd writes; nil where there is none, or
