@@ -29,8 +29,12 @@ import (
 	"postern/filter/resolver/resolvertest"
 )
 
-// network is a namespace of the kernel's, with a name.
-type network string
+// network is a namespace of the kernel's, with a thread that is there for good:
+// one that ended would end the programs that it had started before.
+type network struct {
+	name string
+	work chan func()
+}
 
 // networks are two that are joined by a wire: 192.0.2.1 in the first, 192.0.2.2
 // in the second.
@@ -43,40 +47,49 @@ func networks(t *testing.T) (a, b network) {
 		}
 	}
 	name := "pt" + strings.ToLower(rand.Text()[:8])
-	a, b = network(name+"a"), network(name+"b")
+	a, b = network{name + "a", make(chan func())}, network{name + "b", make(chan func())}
 	for _, n := range []network{a, b} {
-		ip("netns", "add", string(n))
-		t.Cleanup(func() { exec.Command("ip", "netns", "del", string(n)).Run() })
-		ip("-n", string(n), "link", "set", "lo", "up")
+		ip("netns", "add", n.name)
+		t.Cleanup(func() { exec.Command("ip", "netns", "del", n.name).Run() })
+		ip("-n", n.name, "link", "set", "lo", "up")
+		entered := make(chan error)
+		go n.live(entered)
+		if err := <-entered; err != nil {
+			t.Fatalf("enter network: %v", err)
+		}
+		t.Cleanup(func() { close(n.work) })
 	}
-	ip("-n", string(a), "link", "add", "wire", "type", "veth", "peer", "name", "wire", "netns", string(b))
+	ip("-n", a.name, "link", "add", "wire", "type", "veth", "peer", "name", "wire", "netns", b.name)
 	for i, n := range []network{a, b} {
-		ip("-n", string(n), "addr", "add", fmt.Sprintf("192.0.2.%d/24", i+1), "dev", "wire")
-		ip("-n", string(n), "link", "set", "wire", "up")
+		ip("-n", n.name, "addr", "add", fmt.Sprintf("192.0.2.%d/24", i+1), "dev", "wire")
+		ip("-n", n.name, "link", "set", "wire", "up")
 	}
 	return a, b
 }
 
 // command runs a program there.
 func (n network) command(name string, args ...string) *exec.Cmd {
-	return exec.Command("ip", append([]string{"netns", "exec", string(n), name}, args...)...)
+	return exec.Command("ip", append([]string{"netns", "exec", n.name, name}, args...)...)
 }
 
-// in calls f on a thread that is there, and that ends with it.
+// live does work there until there is no more.
+func (n network) live(entered chan<- error) {
+	runtime.LockOSThread()
+	ns, err := os.Open(filepath.Join("/run/netns", n.name))
+	if err == nil {
+		defer ns.Close()
+		err = unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET)
+	}
+	entered <- err
+	for f := range n.work {
+		f()
+	}
+}
+
+// in does f there.
 func (n network) in(f func() error) error {
 	done := make(chan error)
-	go func() {
-		runtime.LockOSThread()
-		ns, err := os.Open(filepath.Join("/run/netns", string(n)))
-		if err == nil {
-			defer ns.Close()
-			err = unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET)
-		}
-		if err == nil {
-			err = f()
-		}
-		done <- err
-	}()
+	n.work <- func() { done <- f() }
 	return <-done
 }
 
@@ -207,7 +220,7 @@ func TestDirect(t *testing.T) {
 
 	bin := folder(t)
 	for _, name := range []string{"keyd", "filterd", "postern"} {
-		script := fmt.Sprintf("#!/bin/sh\nexec ip netns exec %s %s/%s \"$@\"\n", here, programs(t), name)
+		script := fmt.Sprintf("#!/bin/sh\nexec ip netns exec %s %s/%s \"$@\"\n", here.name, programs(t), name)
 		if err := os.WriteFile(filepath.Join(bin, name), []byte(script), 0o755); err != nil {
 			t.Fatal(err)
 		}
