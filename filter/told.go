@@ -50,6 +50,9 @@ func (g *Gateway) log(ctx context.Context, p *passage, r transport.Reply, err er
 		}
 		m.Recipients = append(m.Recipients, told)
 	}
+	for _, r := range p.env.Refused { // at RCPT
+		m.Recipients = append(m.Recipients, record.Recipient{To: r.To.Key(), Reply: r.Reply.String(), Format: "none"})
+	}
 	attrs = append(attrs, slog.String("action", v.Action), slog.String("rule", v.Rule), slog.String("reason", v.Reason),
 		slog.Any("opened", v.Opened), slog.Bool("verified", v.Verified), slog.Any("onward", onward))
 	if p.shadow != nil {

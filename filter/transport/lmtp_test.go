@@ -61,9 +61,9 @@ func TestLMTPListener(t *testing.T) {
 	c.want("451 4.3.0 ")
 	c.want("221 ")
 	c.closed()
-	for _, x := range m.got() {
-		if !x.env.LMTP {
-			t.Error("got an envelope without LMTP")
+	for i, x := range m.got() {
+		if !x.env.LMTP || len(x.env.Refused) != 1-i {
+			t.Errorf("mail %d: got %+v, want LMTP, and who was refused at RCPT", i, x.env)
 		}
 	}
 

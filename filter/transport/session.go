@@ -172,7 +172,7 @@ func (s session) Mail(string, *smtp.MailOptions) error {
 		return spoken(g.server.words(&e, message.ErrTooBig))
 	}
 	if err := g.server.sender(&e); err != nil {
-		return g.refusal(&e, err)
+		return spoken(g.refusal(&e, err))
 	}
 	g.env, g.whole = &e, time.Now().Add(g.server.Timeouts.Whole)
 	return nil
@@ -185,20 +185,24 @@ func (s session) Rcpt(string, *smtp.RcptOptions) error {
 		return spoken(g.server.words(g.env, ErrTooMany))
 	}
 	if err := g.server.recipient(g.env, g.offerTo); err != nil {
-		return g.refusal(g.env, err)
+		r := g.refusal(g.env, err)
+		if len(g.env.Refused) < maxRefused {
+			g.env.Refused = append(g.env.Refused, Refusal{g.offerTo.Address, r})
+		}
+		return spoken(r)
 	}
 	g.env.Recipients = append(g.env.Recipients, g.offerTo)
 	return nil
 }
 
-// refusal is what go-smtp says of an error of the handler.
-func (g *guard) refusal(e *Envelope, err error) error {
+// refusal is the reply to an error of the handler.
+func (g *guard) refusal(e *Envelope, err error) Reply {
 	var r Reply
 	if !errors.As(err, &r) {
 		r = g.server.words(e, err)
 	}
 	g.hangUp = g.hangUp || errors.Is(err, ErrPanic)
-	return spoken(r)
+	return fit(r)
 }
 
 // Data hands the mail to the handler. It says yes only to a mail that was read

@@ -42,11 +42,12 @@ type Envelope struct {
 	From       message.Address
 	Null       bool // MAIL FROM:<>
 	Recipients []Recipient
-	Body       string // BODY=: "", "7BIT" or "8BITMIME"
-	Size       int64  // SIZE=, or 0
-	UTF8       bool   // SMTPUTF8
-	Return     string // RET=
-	ID         string // ENVID=, as received
+	Refused    []Refusal // at RCPT, maxRefused of them at most
+	Body       string    // BODY=: "", "7BIT" or "8BITMIME"
+	Size       int64     // SIZE=, or 0
+	UTF8       bool      // SMTPUTF8
+	Return     string    // RET=
+	ID         string    // ENVID=, as received
 	RequireTLS bool
 	Floor      string // lowest level of TLS towards the recipients' servers, where this mail asks for more than their domains' own; "" where not
 }
@@ -65,6 +66,15 @@ type Recipient struct {
 	Notify   string // NOTIFY=, as received
 	Original string // ORCPT=, as received
 }
+
+// Refusal is a recipient that is none.
+type Refusal struct {
+	To    message.Address
+	Reply Reply
+}
+
+// maxRefused is how many of them an envelope tells of.
+const maxRefused = 100
 
 // Handler is the mail path as the server sees it. It puts every error into words.
 type Handler interface {

@@ -11,7 +11,6 @@ import (
 	"net"
 	"net/smtp"
 	"net/textproto"
-	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -210,13 +209,4 @@ func eventually(t *testing.T, server string, to []string, text string) (o outcom
 		return o.code != 0 && o.code/100 != 4, fmt.Sprintf("got %+v", o)
 	})
 	return o
-}
-
-func read(t *testing.T, path string) string {
-	t.Helper()
-	text, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return string(text)
 }

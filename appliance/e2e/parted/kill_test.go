@@ -89,7 +89,7 @@ func TestRefusedOne(t *testing.T) {
 	}
 	housetest.Eventually(t, housetest.Patience, func() (bool, string) { // it is written behind the mail
 		out, err := b.Postern(t.Context(), nil, "trace", "<refused@company1.example>")
-		return err == nil && strings.Contains(string(out), "settled in an earlier try"), fmt.Sprintf("postern trace: got %v\n%s", err, out)
+		return err == nil && strings.Contains(string(out), "settled in an earlier try") && strings.Contains(string(out), "550 5.1.1 no such user"), fmt.Sprintf("postern trace: got %v\n%s", err, out)
 	})
 }
 
