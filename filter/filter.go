@@ -119,7 +119,8 @@ type passage struct {
 	unused    map[string][]unused // by recipient
 	idle      []unused            // identities of the author
 	decision  policy.Decision
-	shadow    *shadow // what would have been done
+	levels    []policy.Level // outbound: of the way of each plan
+	shadow    *shadow        // what would have been done
 	copies    []Copy
 	result    transport.Reply
 	outcomes  map[message.Address]*outcome // of the relay, and of who was refused before it
@@ -312,9 +313,14 @@ func (g *Gateway) open(ctx context.Context, p *passage) error {
 }
 
 func (g *Gateway) decide(_ context.Context, p *passage) error {
-	p.decision = g.Policy.Decide(p.facts)
+	p.decision, p.levels = g.Policy.Decide(p.facts), nil
 	if p.decision.Action != policy.Relay {
 		return g.apart(p)
+	}
+	if p.listener.Direction == policy.Outbound {
+		for _, plan := range p.decision.Plans {
+			p.levels = append(p.levels, g.Policy.Transport(plan))
+		}
 	}
 	return p.covered()
 }

@@ -106,8 +106,11 @@ func (p *passage) verdict(answer transport.Reply, err error) Verdict {
 	if v.Verified {
 		v.Signer = p.author.Key()
 	}
-	for _, plan := range p.decision.Plans {
-		out := VerdictPlan{Format: "none", Recipients: []string{}, Signed: plan.Sign, Encrypted: plan.Encrypt, Transport: "next-hop"}
+	for i, plan := range p.decision.Plans {
+		out := VerdictPlan{Format: "none", Recipients: []string{}, Signed: plan.Sign, Encrypted: plan.Encrypt, Transport: string(policy.NextHop)}
+		if i < len(p.levels) {
+			out.Transport = string(p.levels[i])
+		}
 		if plan.Sign || plan.Encrypt {
 			out.Format = string(plan.Format)
 		}

@@ -1,5 +1,7 @@
 package policy
 
+import "slices"
+
 // Level is how safe the way between two mail servers must be. The words are
 // those of the configuration.
 type Level string
@@ -38,4 +40,22 @@ func (p *Policy) Way(domain string) (Way, string) {
 		return w, `partner."` + key + `"`
 	}
 	return p.DefaultWay, "default"
+}
+
+// strength orders levels for those who are told one word about many ways.
+var strength = []Level{NextHop, May, Encrypt, DANE, Verify, DANEOnly, Pin}
+
+// Transport is what is asked of the way of a copy to every one of its
+// recipients: the weakest of their domains' levels, or the copy's floor where
+// that is more.
+func (p *Policy) Transport(plan Plan) Level {
+	least := len(strength) - 1
+	for _, a := range plan.Recipients {
+		w, _ := p.Way(a.Domain)
+		least = min(least, max(slices.Index(strength, w.Level), 0))
+	}
+	if len(plan.Recipients) == 0 {
+		least = 0
+	}
+	return strength[max(least, slices.Index(strength, plan.Floor))]
 }

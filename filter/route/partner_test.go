@@ -95,7 +95,6 @@ func association(c *x509.Certificate, selector, matching int) string {
 
 // habit is how a partner's server behaves.
 type habit struct {
-	name     string
 	strip    bool // somebody on the way takes STARTTLS out
 	refuse   bool // STARTTLS is answered with 454
 	config   *tls.Config

@@ -59,7 +59,11 @@ func Policy(c *config.Filterd) (*policy.Policy, error) {
 		p.Partners[d] = policy.Protect(v.Protect)
 		special(d, v.Sign, v.NoKey)
 		w := way(v.Transport, v.Min, v.PFS)
-		w.Names, w.Pins, w.Inbound = v.Names, pins(v.Pins), inbound(v)
+		w.Pins, w.Inbound = pins(v.Pins), inbound(v)
+		var err error
+		if w.Names, err = hosts(v.Names); err != nil {
+			return nil, fmt.Errorf("partner %q: %w", d, err)
+		}
 		p.Ways[d] = w
 		style := protect.Style{Cipher: v.SMIME.Cipher, OAEP: v.SMIME.OAEP, PSS: v.SMIME.PSS}
 		if style.Cipher == "auto" {

@@ -21,7 +21,7 @@ min = "1.3"
 transport = "may"
 [partner."named.example"]
 transport = "verify"
-names = ["*.provider.example"]
+names = ["*.Provider.example", "bücher.example"]
 min = "1.2"
 pfs = true
 [partner."pinned.example"]
@@ -39,7 +39,7 @@ protect = "none"
 	}
 	for domain, want := range map[string]policy.Way{
 		"plain.example":    {Level: policy.May},
-		"named.example":    {Level: policy.Verify, Names: []string{"*.provider.example"}, Min: tls.VersionTLS12, PFS: true},
+		"named.example":    {Level: policy.Verify, Names: []string{"*.provider.example", "xn--bcher-kva.example"}, Min: tls.VersionTLS12, PFS: true},
 		"pinned.example":   {Level: policy.Pin, Pins: [][32]byte{pin}, Min: tls.VersionTLS13},
 		"some.all.example": {Level: policy.Encrypt, Min: tls.VersionTLS13},
 		"other.example":    {Level: policy.Encrypt, Min: tls.VersionTLS13},
