@@ -210,7 +210,7 @@ func (r *Record) transact(do func(*sql.Tx) error) error {
 // How often the writer looks after the file by itself.
 const (
 	gather  = time.Second // how long a trace waits for others
-	cleanup = time.Hour
+	cleanup = 10 * time.Minute
 )
 
 // run is the one writer.
@@ -256,11 +256,19 @@ func (r *Record) run() {
 	}
 }
 
-// clean forgets what is too old.
+// clean forgets what is too old; where that is very much, it goes on next time.
 func (r *Record) clean() {
 	now := r.Now()
 	for _, t := range []*table{&r.part, &r.refusal, &r.opened, &r.mail} {
-		for n := int64(maxClean); n == maxClean; {
+		n := int64(maxClean)
+		for round := 0; round < maxRounds && n == maxClean; round++ {
+			select {
+			case q := <-r.asked: // nobody waits for more than one round
+				r.commit(q)
+			case <-r.done:
+				return
+			default:
+			}
 			err := r.transact(func(tx *sql.Tx) (err error) {
 				n, err = t.drop(tx, now.Add(-t.keep))
 				return err

@@ -44,6 +44,17 @@ func open(t *testing.T, path string, o Options) *Record {
 	return r
 }
 
+// eventually waits for what the writer does by itself.
+func eventually(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	for end := time.Now().Add(time.Minute); !ok(); {
+		if time.Now().After(end) {
+			t.Fatal(what)
+		}
+		<-time.After(5 * time.Millisecond)
+	}
+}
+
 func must(t *testing.T, err error) {
 	t.Helper()
 	if err != nil {

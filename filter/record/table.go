@@ -7,8 +7,11 @@ import (
 	"time"
 )
 
-// maxClean is how many rows are forgotten at once: nobody waits for many.
-const maxClean = 1000
+// How many rows of a table are forgotten at once, and how often in one clean-up.
+const (
+	maxClean  = 1000
+	maxRounds = 200
+)
 
 // table is one table of the file, with a bound on its rows.
 type table struct {

@@ -13,6 +13,7 @@ import (
 	"testing"
 
 	"postern/appliance/e2e/housetest"
+	"postern/appliance/postfix/postfixtest"
 	"postern/appliance/trial"
 	"postern/filter/transport"
 )
@@ -69,16 +70,6 @@ scache unix - - n - 1 scache
 postlog unix-dgram n - n - 1 postlogd
 `
 )
-
-func free(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
-}
 
 func port(t *testing.T, address string) string {
 	t.Helper()
@@ -151,7 +142,7 @@ func TestPostfixOverLMTP(t *testing.T) {
 		return nil
 	}}
 	office := o.open(t)
-	front, back, filter := free(t), free(t), free(t)
+	front, back, filter := postfixtest.Free(t), postfixtest.Free(t), postfixtest.Free(t)
 	b := box(t, trial.Config{NextHop: back, FilterdTables: `
 [[listener]]
 name = "site"
