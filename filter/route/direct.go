@@ -1,6 +1,7 @@
 package route
 
 import (
+	"cmp"
 	"context"
 	"crypto/x509"
 	"errors"
@@ -25,7 +26,8 @@ const (
 	maxDomains   = 4               // of one mail, at once
 	maxAddresses = 4               // of one server
 	maxTries     = 10              // connections
-	begin        = 2 * time.Minute // no new connection is begun after that
+	begin        = 2 * time.Minute // no new connection to a domain is begun after that
+	whole        = 5 * time.Minute // no new domain of a mail
 	maxHops      = 256             // servers that connections are kept to
 	restless     = time.Minute     // a server that nobody asked for since has none
 )
@@ -43,6 +45,7 @@ type Direct struct {
 	Own func(netip.Addr) bool
 	Log *slog.Logger
 
+	late  time.Duration // in the place of whole
 	mutex sync.Mutex
 	hops  map[string]*door
 }
@@ -74,8 +77,16 @@ func (d *Direct) Deliver(ctx context.Context, e *transport.Envelope, size int64,
 	all := transport.Result{Replies: make([]transport.Reply, len(e.Recipients)), Each: make([]transport.Carriage, len(e.Recipients))}
 	var group sync.WaitGroup
 	slots := make(chan struct{}, maxDomains)
+	end := time.Now().Add(cmp.Or(d.late, whole))
 	for _, domain := range order {
 		slots <- struct{}{}
+		if time.Now().After(end) { // the sender's patience is not ours to spend
+			for _, i := range domains[domain] {
+				all.Replies[i] = d.Word(context.DeadlineExceeded)
+			}
+			<-slots
+			continue
+		}
 		group.Go(func() {
 			defer func() { <-slots }()
 			part := *e

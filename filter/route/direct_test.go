@@ -101,6 +101,11 @@ func TestDomainsOfOneMail(t *testing.T) {
 			t.Errorf("got %+v", res.Each)
 		}
 	}
+	late := plainDirect(z, port, policy.Way{Level: policy.May})
+	late.late = -1
+	if res := deliver(t, late, envelope(t, "1@a.example")); res.Replies[0].Code != 451 {
+		t.Errorf("too late: got %+v", res)
+	}
 	clear, _, mails := first.heard()
 	if mails != 2 || strings.Count(clear, "RCPT TO:<1@a.example>") != 2 || strings.Count(clear, "MAIL FROM") != 2 {
 		t.Errorf("got %d mails, %q", mails, clear)
