@@ -52,8 +52,11 @@ func (p *passage) explain(rules *policy.Policy, err error) []string {
 		}
 		e.signing(p)
 	}
-	for _, plan := range p.decision.Plans {
+	for i, plan := range p.decision.Plans {
 		e.plan(plan)
+		if i < len(p.levels) && plan.Floor == "" && p.levels[i] != policy.NextHop {
+			e.say("Its way to the recipients' servers: %s, as `postern route DOMAIN` explains.", p.levels[i])
+		}
 	}
 	if p.decision.Rule != "" {
 		e.say("The rule that decided: %s.", p.decision.Rule)

@@ -147,3 +147,18 @@ func TestExplainEscrowAndSeen(t *testing.T) {
 		}
 	}
 }
+
+// What is asked of the way to the recipients stands in the decision, and is told.
+func TestExplainTransport(t *testing.T) {
+	w := newWorld(t)
+	w.gate.Policy.Ways = map[string]policy.Way{"partner.example": {Level: policy.DANEOnly}}
+	w.gate.Policy.DefaultWay = policy.Way{Level: policy.NextHop}
+	for to, want := range map[string]policy.Level{"bob@partner.example": policy.DANEOnly, "carol@other.example": policy.NextHop} {
+		o := w.gate.Process(t.Context(), Request{Direction: policy.Outbound, From: address(t, "alice@company1.example"), To: []message.Address{address(t, to)}, Mail: strings.NewReader(out)})
+		told := strings.Contains(strings.Join(o.Explain, "\n"), "Its way to the recipients' servers: "+string(want)+", as `postern route DOMAIN` explains.")
+		if len(o.Verdict.Plans) != 1 || o.Verdict.Plans[0].Transport != string(want) || told != (want != policy.NextHop) {
+			t.Errorf("%s: got %+v\n%s\nwant %s", to, o.Verdict, strings.Join(o.Explain, "\n"), want)
+		}
+		o.Close()
+	}
+}
