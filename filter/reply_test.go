@@ -50,6 +50,12 @@ func TestEveryReplyCanBeReached(t *testing.T) {
 			})
 			return w.send(policy.Outbound, out, "alice@company1.example", "bob@partner.example")
 		},
+		"next hop lost before it answered a whole mail": func(w *world) transport.Reply {
+			w.hop.answers = append(w.hop.answers, func(*transport.Envelope) transport.Result {
+				return transport.Result{Err: fmt.Errorf("hear: %w: %w", transport.ErrNextHop, transport.ErrLost)}
+			})
+			return w.send(policy.Outbound, out, "alice@company1.example", "bob@partner.example")
+		},
 		"recipient's domain takes no mail by its own word":         fails(route.ErrNull),
 		"recipient's domain does not exist, or has no mail server": fails(route.ErrNowhere),
 		"names of the Internet not resolved":                       fails(resolver.ErrAway),

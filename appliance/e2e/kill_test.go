@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"cmp"
 	"fmt"
 	"strings"
 	"sync"
@@ -20,10 +21,13 @@ const (
 // storm sends mails from several clients, again until each is taken, and keeps
 // count.
 type storm struct {
+	clients int // 8 by default
+
 	accepted, deferred, broken atomic.Int64
 
 	mu        sync.Mutex
-	uncertain map[string]int // by Message-ID: how often nobody knows whether it was taken
+	answers   map[string][]string // by Message-ID: all but the last one
+	uncertain map[string]int      // by Message-ID: how often nobody knows whether it was taken
 	refused   []string
 }
 
@@ -54,11 +58,11 @@ func posts(c *correspondent, b *trial.Box, n int) []post {
 
 // run sends all posts and returns when each was taken.
 func (s *storm) run(t *testing.T, all []post) {
-	s.uncertain = map[string]int{}
+	s.uncertain, s.answers = map[string]int{}, map[string][]string{}
 	queue := make(chan post)
-	end := time.Now().Add(3 * patience)
+	end := time.Now().Add(max(3*patience, time.Duration(len(all))*patience/200))
 	var group sync.WaitGroup
-	for range clients {
+	for range cmp.Or(s.clients, clients) {
 		group.Go(func() {
 			for p := range queue {
 				for !s.try(p) && time.Now().Before(end) && t.Context().Err() == nil {
@@ -85,6 +89,9 @@ func (s *storm) try(p post) bool {
 		return true
 	case a.code/100 == 4:
 		s.deferred.Add(1)
+		if strings.HasPrefix(a.text, "4.4.2 ") { // the next hop was lost before its answer
+			s.uncertain[p.id]++
+		}
 	case a.code == 0:
 		s.broken.Add(1)
 		if a.uncertain {
@@ -94,6 +101,7 @@ func (s *storm) try(p post) bool {
 		s.refused = append(s.refused, fmt.Sprintf("%s: %s", p.id, a))
 		return true
 	}
+	s.answers[p.id] = append(s.answers[p.id], a.String())
 	return false
 }
 
@@ -113,17 +121,7 @@ func (s *storm) judge(t *testing.T, b *trial.Box, c *correspondent, all []post) 
 			t.Errorf("%s: got %d copies in the sink, want 1 to %d", p.id, n, most)
 		}
 		for _, mail := range copies {
-			if p.from == bob {
-				if status := field(mail, "Postern-Status"); parameter(status, "opened") != "openpgp" || parameter(status, "verified") != "yes" || !strings.Contains(mail, p.secret) {
-					t.Errorf("%s: got %q, want an opened and verified mail", p.id, status)
-				}
-				continue
-			}
-			if strings.Contains(mail, p.secret) || !strings.HasPrefix(field(mail, "Content-Type"), "multipart/encrypted") {
-				t.Errorf("%s left in clear:\n%s", p.id, mail)
-			} else if text, err := c.open(mail); err != nil || !strings.Contains(text, p.secret) {
-				t.Errorf("%s: Bob opens: got %q, %v", p.id, text, err)
-			}
+			p.judge(t, c, mail)
 		}
 		delete(got, p.id)
 	}
@@ -131,6 +129,22 @@ func (s *storm) judge(t *testing.T, b *trial.Box, c *correspondent, all []post) 
 		t.Errorf("got a mail %q that nobody sent", id)
 	}
 	t.Logf("%d taken, %d deferred, %d connections broken, %d replies uncertain", s.accepted.Load(), s.deferred.Load(), s.broken.Load(), len(s.uncertain))
+}
+
+// judge looks at a mail that arrived: opened and verified, or sealed for Bob.
+func (p post) judge(t *testing.T, c *correspondent, mail string) {
+	t.Helper()
+	if p.from == bob {
+		if status := field(mail, "Postern-Status"); parameter(status, "opened") != "openpgp" || parameter(status, "verified") != "yes" || !strings.Contains(mail, p.secret) {
+			t.Errorf("%s: got %q, want an opened and verified mail", p.id, status)
+		}
+		return
+	}
+	if strings.Contains(mail, p.secret) || !strings.HasPrefix(field(mail, "Content-Type"), "multipart/encrypted") {
+		t.Errorf("%s left in clear:\n%s", p.id, mail)
+	} else if text, err := c.open(mail); err != nil || !strings.Contains(text, p.secret) {
+		t.Errorf("%s: Bob opens: got %q, %v", p.id, text, err)
+	}
 }
 
 // A key daemon that is killed in the middle of many mails costs nothing but

@@ -305,7 +305,7 @@ func (l *link) final(replies []Reply, to []int) Result {
 			l.broken, err = true, errReply
 		}
 		if err != nil && n == 0 {
-			return Result{Err: trouble("hear the answer", err)}
+			return Result{Err: trouble("hear the answer", fmt.Errorf("%w: %w", ErrLost, err))}
 		}
 		if err != nil { // the others' answers stand
 			for _, j := range to[n:] {

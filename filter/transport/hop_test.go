@@ -229,8 +229,8 @@ func TestDeliverAnswers(t *testing.T) {
 					if !errors.As(res.Err, &r) || r.String() != test.err {
 						t.Errorf("got error %v, want %s", res.Err, test.err)
 					}
-				case !errors.Is(res.Err, ErrNextHop) || errors.As(res.Err, &r):
-					t.Errorf("got error %v, want ErrNextHop", res.Err)
+				case !errors.Is(res.Err, ErrNextHop) || errors.As(res.Err, &r) || errors.Is(res.Err, ErrLost) != test.data:
+					t.Errorf("got error %v, want ErrNextHop, and ErrLost %v", res.Err, test.data)
 				}
 				h.mutex.Lock()
 				idle := len(h.idle) == 1

@@ -24,7 +24,8 @@ import (
 // The ways in which a session or a next hop fails.
 var (
 	ErrTooMany = errors.New("too many recipients")
-	ErrNextHop = errors.New("next hop in trouble") // not reached, not safe enough, or lost on the way
+	ErrNextHop = errors.New("next hop in trouble")    // not reached, not safe enough, or lost on the way
+	ErrLost    = errors.New("lost before its answer") // with ErrNextHop: the mail was handed over whole, and may have been taken
 	ErrPanic   = errors.New("handler panicked")
 )
 

@@ -4,11 +4,14 @@ package postfixtest
 
 import (
 	"context"
+	"errors"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -99,7 +102,12 @@ func (at Place) Start(t testing.TB, c postfix.Config) *Postfix {
 			t.Fatal(err)
 		}
 	}
-	p.run(t.Context(), "chown", "postfix", c.Data)
+	// A program that finds half a mail after a crash says so as Postfix's user,
+	// and where it cannot, Postfix does not start.
+	if err := os.WriteFile(c.Log, nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	p.run(t.Context(), "chown", "postfix", c.Data, c.Log)
 	t.Cleanup(func() {
 		p.Stop()
 		if t.Failed() {
@@ -115,22 +123,13 @@ func (at Place) Start(t testing.TB, c postfix.Config) *Postfix {
 func (p *Postfix) Run() {
 	p.t.Helper()
 	p.run(p.t.Context(), "postfix", "-c", p.Dir, "start")
-	ctx, cancel := context.WithTimeout(p.t.Context(), patience)
-	defer cancel()
-	tick := time.NewTicker(20 * time.Millisecond)
-	defer tick.Stop()
-	for {
+	p.poll("Postfix does not listen", func() error {
 		c, err := p.Dial("tcp", p.Listen)
 		if err == nil {
 			c.Close()
-			return
 		}
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
-			p.t.Fatalf("Postfix does not listen: %v", err)
-		}
-	}
+		return err
+	})
 }
 
 // Stop ends it and all its processes at once, as a crash would. Its queue
@@ -139,6 +138,48 @@ func (p *Postfix) Stop() {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	p.Command(ctx, "postfix", "-c", p.Dir, "abort").Run() // not running is fine
+}
+
+// Kill ends all its processes in the middle of whatever they do.
+func (p *Postfix) Kill() {
+	p.t.Helper()
+	text, err := os.ReadFile(filepath.Join(p.Queue, "pid", "master.pid"))
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	pid, err := strconv.Atoi(strings.TrimSpace(string(text)))
+	if err == nil {
+		err = syscall.Kill(-pid, syscall.SIGKILL) // they are one group
+	}
+	if err != nil {
+		p.t.Fatalf("kill Postfix %q: %v", text, err)
+	}
+	p.poll("Postfix is still there", func() error {
+		if p.Command(p.t.Context(), "postfix", "-c", p.Dir, "status").Run() == nil {
+			return errors.New("it runs")
+		}
+		return nil
+	})
+}
+
+// poll waits until there is no error any more.
+func (p *Postfix) poll(what string, f func() error) {
+	p.t.Helper()
+	ctx, cancel := context.WithTimeout(p.t.Context(), patience)
+	defer cancel()
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		err := f()
+		if err == nil {
+			return
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			p.t.Fatalf("%s: %v", what, err)
+		}
+	}
 }
 
 // Flush lets it try all that waits, now.
