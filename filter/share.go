@@ -136,10 +136,41 @@ func (g *Gateway) remember(ctx context.Context, p *passage, n record.Name, of []
 		}
 		shares = append(shares, s)
 	}
-	if err := g.Record.Part(context.WithoutCancel(ctx), n, shares); err != nil { // even where the daemon is about to end
+	return g.write(ctx, p, n, shares)
+}
+
+// write writes shares down, also where the daemon is about to end. Whoever is
+// refused for good is refused at RCPT when the sender comes back.
+func (g *Gateway) write(ctx context.Context, p *passage, n record.Name, shares []record.Share) error {
+	ctx = context.WithoutCancel(ctx)
+	if err := g.Record.Part(ctx, n, shares); err != nil {
 		return err
 	}
+	for _, s := range shares {
+		if s.Refused != nil && !p.env.LMTP {
+			if err := g.Record.Refuse(ctx, envelopeName(p.listener, p.env, s.To), *s.Refused); err != nil {
+				return err
+			}
+		}
+	}
 	return nil
+}
+
+// heard writes down at once what is final for some recipients of a copy that
+// goes several ways, or a crash would forget it while the others are waited for.
+func (g *Gateway) heard(ctx context.Context, p *passage, n record.Name, of []transport.Recipient, replies []transport.Reply) {
+	var shares []record.Share
+	for i, r := range replies[:min(len(replies), len(of))] {
+		switch r.Code / 100 {
+		case 2:
+			shares = append(shares, record.Share{To: of[i].Address})
+		case 5:
+			shares = append(shares, record.Share{To: of[i].Address, Refused: &r})
+		}
+	}
+	if err := g.write(ctx, p, n, shares); err != nil { // it is tried again with the others
+		g.Log.LogAttrs(ctx, slog.LevelWarn, "record", slog.String("trace", p.env.Trace), slog.String("error", err.Error()))
+	}
 }
 
 // settle is what the sender hears of all copies together.
@@ -179,9 +210,6 @@ func (g *Gateway) settle(ctx context.Context, p *passage, n record.Name) error {
 		if err := g.remember(ctx, p, n, p.env.Recipients); err != nil {
 			return err
 		}
-		if err := g.rebuff(ctx, p); err != nil {
-			return err
-		}
 		if waits == nil {
 			return fmt.Errorf("relay mail: %w: %w", ErrParted, shown{refused})
 		}
@@ -189,11 +217,7 @@ func (g *Gateway) settle(ctx context.Context, p *passage, n record.Name) error {
 	case waits != nil:
 		return fmt.Errorf("relay mail: %w", waits)
 	}
-	var all []message.Address
-	for _, r := range p.env.Recipients {
-		all = append(all, r.Address)
-	}
-	if err := g.Record.Whole(context.WithoutCancel(ctx), n, all); err != nil {
+	if err := g.forget(context.WithoutCancel(ctx), p, n); err != nil {
 		g.Log.LogAttrs(ctx, slog.LevelWarn, "record", slog.String("trace", p.env.Trace), slog.String("error", err.Error())) // the mail is through: what stands there expires
 	}
 	if refused != nil {
@@ -207,20 +231,18 @@ type shown struct{ err error }
 
 func (s shown) Error() string { return s.err.Error() }
 
-// rebuff makes sure that whoever is refused for good is refused at RCPT when the
-// sender comes back.
-func (g *Gateway) rebuff(ctx context.Context, p *passage) error {
-	if p.env.LMTP {
-		return nil
-	}
+// forget forgets a mail of which its sender knows all that there is to know.
+func (g *Gateway) forget(ctx context.Context, p *passage, n record.Name) error {
+	var all []message.Address
 	for _, r := range p.env.Recipients {
-		if o := p.outcomes[r.Address]; o.err != nil && o.final() && !o.earlier {
-			if err := g.Record.Refuse(context.WithoutCancel(ctx), envelopeName(p.listener, p.env, r.Address), plainReply(o.err)); err != nil {
+		all = append(all, r.Address)
+		if p.outcomes[r.Address].err != nil && !p.env.LMTP {
+			if _, _, err := g.Record.Refusal(ctx, envelopeName(p.listener, p.env, r.Address)); err != nil {
 				return err
 			}
 		}
 	}
-	return nil
+	return g.Record.Whole(ctx, n, all)
 }
 
 // again refuses a recipient whose copy the next hop refused when the same mail

@@ -48,6 +48,33 @@ func TestCopiesAreRememberedOverARestart(t *testing.T) {
 	}
 }
 
+// A copy that goes several ways is remembered way by way (R36).
+func TestWaysAreRememberedOverARestart(t *testing.T) {
+	w := newWorld(t)
+	path := w.record(record.Options{Now: w.config.Now})
+	to := []string{"x@one.example", "y@two.example", "z@three.example"}
+	gone := transport.Reply{Code: 550, Enhanced: [3]int{5, 1, 1}, Text: "nobody"}
+	w.hop.answers = []func(*transport.Envelope) transport.Result{func(e *transport.Envelope) transport.Result {
+		e.Heard(e.Recipients[1:2], []transport.Reply{{Code: 250, Text: "taken"}})
+		e.Heard(e.Recipients[2:], []transport.Reply{gone})
+		panic("the daemon dies here")
+	}}
+	w.want("dies", w.send(policy.Outbound, out, "alice@company1.example", to...), "451 4.3.0")
+	w.restart(path)
+	w.want("again, where z is refused at RCPT", w.send(policy.Outbound, out, "alice@company1.example", to...), "250 2.0.0")
+	if got, want := w.hop.recipients(), []string{"x@one.example"}; !slices.Equal(got, want) {
+		t.Errorf("the hop got %q, want %q", got, want)
+	}
+	if !strings.Contains(w.log.String(), `to=z@three.example reply=550 error="refused before: 550 5.1.1 nobody"`) {
+		t.Errorf("z was not refused at RCPT:\n%s", w.log)
+	}
+
+	// Where all are refused the sender hears that at once, and nothing is left of it.
+	w.hop.answers = []func(*transport.Envelope) transport.Result{answer(550), answer(554)}
+	w.want("all refused", w.send(policy.Outbound, out, "alice@company1.example", "bob@partner.example", "v@one.example"), "550 5.1.1")
+	w.want("all refused, another mail", w.send(policy.Outbound, strings.Replace(out, "Subject: out", "Subject: new", 1), "alice@company1.example", "bob@partner.example", "v@one.example"), "250 2.0.0")
+}
+
 // A mail that gets its Message-ID here is the same mail when it comes again.
 func TestCopiesOfASubmission(t *testing.T) {
 	w := newWorld(t)

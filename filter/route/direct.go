@@ -100,11 +100,14 @@ func (d *Direct) Deliver(ctx context.Context, e *transport.Envelope, size int64,
 				said = d.Word(r.Err)
 				d.log(ctx, e, domain, r.Err)
 			}
+			if r.Err != nil {
+				r.Replies = slices.Repeat([]transport.Reply{said}, len(part.Recipients))
+			}
 			for n, i := range domains[domain] {
-				if all.Replies[i] = said; r.Err == nil {
-					all.Replies[i] = r.Replies[n]
-				}
-				all.Each[i] = r.Carriage
+				all.Replies[i], all.Each[i] = r.Replies[n], r.Carriage
+			}
+			if e.Heard != nil && len(order) > 1 {
+				e.Heard(part.Recipients, r.Replies)
 			}
 		})
 	}

@@ -50,7 +50,10 @@ type Envelope struct {
 	Return     string    // RET=
 	ID         string    // ENVID=, as received
 	RequireTLS bool
-	Floor      string // lowest level of TLS towards the recipients' servers, where this mail asks for more than their domains' own; "" where not
+	// Heard is told at once what became of some of the recipients, by a hop whose
+	// mail goes several ways; nil: nobody listens. It may be called by many at once.
+	Heard func(of []Recipient, replies []Reply)
+	Floor string // lowest level of TLS towards the recipients' servers, where this mail asks for more than their domains' own; "" where not
 }
 
 // Source is who gave the mail to us, or to the server of ours that is the client.
