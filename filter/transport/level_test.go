@@ -130,3 +130,14 @@ func TestRequireTLSKept(t *testing.T) {
 		t.Errorf("got %+v", got)
 	}
 }
+
+// A level that names nothing it could look for is met by nobody.
+func TestNeedWithoutNames(t *testing.T) {
+	config, pool := valid(t)
+	addr := serve(t, &Server{Handler: &mailbox{}, TLS: config})
+	h := &Hop{Address: addr, Name: "gw.example", Need: Need{TLS: TLSVerify, ServerName: "mx.example", Names: []string{""}}, RootCAs: pool}
+	defer h.Close()
+	if res := deliver(t, h, envelope(t, "b@to.example"), "x\r\n"); !errors.Is(res.Err, ErrNextHop) || res.Carriage.Result != LevelMissed {
+		t.Errorf("got %+v", res)
+	}
+}

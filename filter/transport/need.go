@@ -101,17 +101,16 @@ func path509(chain []*x509.Certificate, roots *x509.CertPool, names []string, at
 	for _, c := range chain[1:] {
 		between.AddCert(c)
 	}
-	err := error(nil)
+	err := errors.New("no name to look for")
 	for _, name := range names {
-		// A name of its own is needed: without one Verify looks at none.
-		if name == "" {
+		if name == "" { // Verify would look at no name at all
 			continue
 		}
 		if _, err = chain[0].Verify(x509.VerifyOptions{DNSName: name, Roots: roots, Intermediates: between, CurrentTime: at}); err == nil {
 			return name, nil
 		}
 	}
-	return "", fmt.Errorf("%w: %w", errNames, errors.Join(err))
+	return "", fmt.Errorf("%w: %w", errNames, err)
 }
 
 // TLSA is an association of a certificate with a server (RFC 6698 §2.1).
@@ -167,7 +166,7 @@ func (t TLSA) fits(c *x509.Certificate) bool {
 	return bytes.Equal(t.Data, data)
 }
 
-// Weaker reports whether another record of the same kind has a better hash:
+// weaker reports whether another record of the same kind has a better hash:
 // then t counts no more (RFC 7671 §9).
 func (t TLSA) weaker(all []TLSA) bool {
 	return t.Matching == byHash256 && slices.ContainsFunc(all, func(o TLSA) bool {
