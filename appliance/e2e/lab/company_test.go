@@ -46,6 +46,7 @@ type setting struct {
 	Sign     string // of the own domain: always
 	Partner  string // lines of the partner's table
 	Mode     string // of TLS outside: offer
+	Identity string // of the server outside: mx and the domain
 	Listener string // further fields of the outside listener's tls, each with a comma before it
 	Lifetime string // of mail in the queue: 1h
 	Tables   string
@@ -121,11 +122,7 @@ func (l *lab) equip(t testing.TB, c *company) {
 		t.Helper()
 		c.postern(t, cert, "identity", "add", owner, name, "--cert", "-")
 	}
-	c.postern(t, nil, "identity", "create", "--use", "tls", "--domain", c.Server, "--out", dir)
-	for _, kind := range credential.Kinds {
-		path := strings.TrimSuffix(credential.Place(dir, c.Server, kind), ".pem") + ".csr"
-		bind("--domain", c.Server, l.servers.server(t, x509.Certificate{}, asked(t, path), c.Server))
-	}
+	c.show(t, l.servers, c.Server, x509.Certificate{})
 	board, counsel := "board@"+c.Domain, "counsel@"+c.Domain
 	c.postern(t, nil, "identity", "create", "--format", "openpgp", "--address", board, "--algorithm", "ed25519")
 	c.postern(t, inPEM(l.people.cert), "cert", "import", "--anchor", "-")
@@ -137,6 +134,23 @@ func (l *lab) equip(t testing.TB, c *company) {
 		for _, use := range []string{"sign.csr", "unwrap.pub"} { // a key that opens, on a curve, signs no request
 			pub := asked(t, filepath.Join(dir, o.name+"-"+use))
 			bind(o.owner, o.name, l.people.mail(t, pub, o.name, o.mailbox, use == "sign.csr"))
+		}
+	}
+}
+
+// show makes keys for a name of the company's server, which an authority
+// certifies.
+func (c *company) show(t testing.TB, by *authority, name string, template x509.Certificate) {
+	t.Helper()
+	dir := t.TempDir()
+	c.postern(t, nil, "identity", "create", "--use", "tls", "--domain", name, "--out", dir)
+	for _, kind := range credential.Kinds {
+		path := strings.TrimSuffix(credential.Place(dir, name, kind), ".pem") + ".csr"
+		cert := by.server(t, template, asked(t, path), name)
+		if template.NotAfter.IsZero() {
+			c.postern(t, cert, "identity", "add", "--domain", name, "--cert", "-")
+		} else { // which it refuses to bring in
+			file(t, c.Path("tls"), filepath.Base(credential.Place("", name, kind)), cert)
 		}
 	}
 }
@@ -180,6 +194,9 @@ func (c *company) configure(t testing.TB, with setting) {
 	if c.Mode == "" {
 		c.Mode = "offer"
 	}
+	if c.Identity == "" {
+		c.Identity = c.Server
+	}
 	if c.Lifetime == "" {
 		c.Lifetime = "1h"
 	}
@@ -203,11 +220,6 @@ func (c *company) configure(t testing.TB, with setting) {
 func (c *company) startFilterd(t testing.TB) {
 	t.Helper()
 	c.inside(t, func() error { return c.StartFilterd(t.Context()) })
-}
-
-func (c *company) startKeyd(t testing.TB) {
-	t.Helper()
-	c.inside(t, func() error { return c.StartKeyd(t.Context()) })
 }
 
 // Beside is a file of the company beside its box, where others than root may look.

@@ -6,6 +6,7 @@ import (
 	"os/exec"
 	"os/user"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -129,19 +130,29 @@ func (m *mailboxes) of(t testing.TB, address string) map[string]string {
 	return all
 }
 
-// await waits for a mail that has the text in it, in somebody's mailbox.
-func (m *mailboxes) await(t testing.TB, address, text string) string {
+// await waits for a mail that has all the texts in it, in somebody's mailbox.
+func (m *mailboxes) await(t testing.TB, address string, texts ...string) string {
 	t.Helper()
 	var found string
 	housetest.Eventually(t, housetest.Patience, func() (bool, string) {
 		mails := m.of(t, address)
 		for _, mail := range mails {
-			if strings.Contains(mail, text) {
+			if !slices.ContainsFunc(texts, func(text string) bool { return !strings.Contains(mail, text) }) {
 				found = mail
 				return true, ""
 			}
 		}
-		return false, fmt.Sprintf("%d mails for %s, none with %q", len(mails), address, text)
+		return false, fmt.Sprintf("%d mails for %s, none with %q", len(mails), address, texts)
 	})
 	return found
+}
+
+// empty takes all mails out of somebody's mailbox.
+func (m *mailboxes) empty(t testing.TB, address string) {
+	t.Helper()
+	for name := range m.of(t, address) {
+		if err := os.Remove(filepath.Join(m.dir, "mail", address, "new", name)); err != nil {
+			t.Fatal(err)
+		}
+	}
 }

@@ -105,13 +105,9 @@ type level struct {
 // levels are those to a company with the certificates that it has.
 func levels(t testing.TB, to *company) []level {
 	t.Helper()
-	var pins []string
-	for _, kind := range credential.Kinds {
-		pins = append(pins, `"`+to.pin(t, kind)+`"`)
-	}
 	return []level{
 		{"verify", `transport = "verify"`, nil},
-		{"pin", `transport = "pin"` + "\npins = [" + strings.Join(pins, ", ") + "]", nil},
+		{"pin", `transport = "pin"` + "\npins = [" + pins(t, to) + "]", nil},
 		{"dane", `transport = "dane-only"`, tlsa(t, to)},
 	}
 }

@@ -1,0 +1,145 @@
+package lab
+
+import (
+	"crypto/x509"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"postern/filter/credential"
+)
+
+// A partner whose server does not prove what was agreed gets nothing (R25): no
+// sender, no recipient, no text goes over the wire in clear, the mail waits in
+// the queue of Postfix, its sender hears of it inside, and as soon as all is as
+// agreed the mail arrives.
+func TestPartnerNotAsAgreed(t *testing.T) {
+	l := openLab(t)
+	from, to := l.one, l.two
+	alice, bob := "alice@"+from.Domain, "bob@"+to.Domain
+	to.show(t, l.servers, "mx.elsewhere.example", x509.Certificate{})
+	to.show(t, newAuthority(t, "Stranger"), "stranger."+to.Domain, x509.Certificate{})
+	to.show(t, l.servers, "expired."+to.Domain, x509.Certificate{NotBefore: time.Now().AddDate(0, 0, -2), NotAfter: time.Now().AddDate(0, 0, -1)})
+	other := strings.Repeat("ab", 32)
+	good := "\npins = [" + pins(t, to) + "]"
+	for _, c := range []struct {
+		name    string
+		partner string  // level, of the one who sends
+		bad     setting // of the other one
+		records []string
+	}{
+		{"no STARTTLS, verify", `transport = "verify"`, setting{Mode: "off"}, nil},
+		{"no STARTTLS, encrypt", `transport = "encrypt"`, setting{Mode: "off"}, nil},
+		{"no STARTTLS, DANE", `transport = "dane"`, setting{Mode: "off"}, tlsa(t, to)},
+		{"wrong name", `transport = "verify"`, setting{Identity: "mx.elsewhere.example"}, nil},
+		{"unknown authority", `transport = "verify"`, setting{Identity: "stranger." + to.Domain}, nil},
+		{"expired", `transport = "verify"`, setting{Identity: "expired." + to.Domain}, nil},
+		{"forged TLSA", `transport = "dane-only"`, setting{}, []string{"_25._tcp.mx TLSA 3 1 1 " + other}},
+		{"no TLSA", `transport = "dane-only"`, setting{}, []string{}},
+		{"another key than pinned", `transport = "pin"` + good, setting{Identity: "stranger." + to.Domain}, nil},
+	} {
+		t.Run(strings.ReplaceAll(c.name, " ", "-"), func(t *testing.T) {
+			from.names.Set(t, l.zones(to, c.records...)...)
+			from.configure(t, setting{Partner: c.partner})
+			to.configure(t, c.bad)
+			text := secret("refusal", c.name)
+			from.send(t, alice, []string{bob}, letter(alice, bob, text))
+
+			warning := from.mail.await(t, alice, "Final-Recipient: rfc822; "+bob)
+			if strings.Contains(warning, "\r\n\r\n"+text) || !strings.HasPrefix(warning, "Return-Path: <>\r\n") || !strings.Contains(warning, "Action: delayed") {
+				t.Errorf("got %s, want a report of delay from nobody, without the text", warning)
+			}
+			from.mail.empty(t, alice)
+			if waiting := from.waiting(t); !strings.Contains(waiting, bob) {
+				t.Errorf("got %q in the queue, want the mail to %s", waiting, bob)
+			}
+			clients, _ := l.wire.smtp(t)
+			if len(clients) == 0 && c.records == nil {
+				t.Error("got nothing on the wire, want a try")
+			}
+			for _, said := range clients {
+				if strings.Contains(strings.ToUpper(said), "MAIL FROM") || shows([]string{said}, text) || strings.Contains(said, "bob@") {
+					t.Errorf("got %q on the wire, want nothing of the mail", said)
+				}
+			}
+			if mails := to.mail.of(t, bob); len(mails) != 0 {
+				t.Errorf("got %v, want nothing", mails)
+			}
+
+			to.configure(t, setting{})
+			if c.records != nil {
+				from.names.Set(t, l.zones(to, tlsa(t, to)...)...)
+			}
+			holds(t, to.mail.await(t, bob, text), map[string]string{"verified": "yes", "signer": alice, "carried": "TLS"})
+			to.mail.empty(t, bob)
+			from.mail.await(t, alice, "Action: ") // that it went after all
+			from.mail.empty(t, alice)
+			clients, _ = l.wire.smtp(t)
+			l.onlyTLS(t, clients, text)
+		})
+	}
+}
+
+// waiting is the list of Postfix's queue.
+func (c *company) waiting(t testing.TB) string {
+	t.Helper()
+	out, err := c.command(t.Context(), "postqueue", "-c", c.post.Dir, "-p").CombinedOutput()
+	if err != nil {
+		t.Fatalf("postqueue: %v: %s", err, out)
+	}
+	return string(out)
+}
+
+// pins are those of all keys of a company's server, as an array has them.
+func pins(t testing.TB, c *company) string {
+	t.Helper()
+	var list []string
+	for _, kind := range credential.Kinds {
+		list = append(list, `"`+c.pin(t, kind)+`"`)
+	}
+	return strings.Join(list, ", ")
+}
+
+// What the other company's mail server does not want comes back to who wrote it,
+// and to nobody else, with nothing of its text (R28); the other recipients of
+// the same mail have it, each once, in the form that each must have it in.
+func TestSomeRecipientsAreNotThere(t *testing.T) {
+	l := openLab(t)
+	from, to := l.one, l.two
+	alice := "alice@" + from.Domain
+	bob, board, ghost := "bob@"+to.Domain, "board@"+to.Domain, "ghost@"+to.Domain
+	from.configure(t, setting{Partner: `transport = "verify"`, Tables: fmt.Sprintf("[recipient.%q]\nprotect = \"require\"\n", "sealed."+ghost)})
+	text := secret("to three")
+	from.send(t, alice, []string{bob, board, ghost, "sealed." + ghost}, letter(alice, bob, text))
+
+	holds(t, to.mail.await(t, bob, text), map[string]string{"opened": "none", "verified": "yes", "carried": "TLS"})
+	holds(t, to.mail.await(t, board, text), map[string]string{"opened": "openpgp", "verified": "yes", "carried": "TLS"})
+	for _, who := range []string{ghost, "sealed." + ghost} {
+		report := from.mail.await(t, alice, "Action: failed", "Final-Recipient: rfc822; "+who)
+		for _, want := range []string{"Status: 5.", "Auto-Submitted: auto-replied"} {
+			if !strings.Contains(report, want) {
+				t.Errorf("got %s, want %q in it", report, want)
+			}
+		}
+		for _, other := range []string{"\r\n\r\n" + text, board, "; " + bob} {
+			if strings.Contains(report, other) {
+				t.Errorf("got %s, want nothing of %q in it", report, other)
+			}
+		}
+		if who != ghost && strings.Contains(report, text) {
+			t.Errorf("got %s, want no word of what was sealed", report)
+		}
+	}
+	for _, b := range []struct {
+		m    *mailboxes
+		who  string
+		many int
+	}{{to.mail, bob, 1}, {to.mail, board, 1}, {from.mail, "bob@" + from.Domain, 0}, {to.mail, "alice@" + to.Domain, 0}} {
+		if got := b.m.of(t, b.who); len(got) != b.many {
+			t.Errorf("%s: got %d mails, want %d: %v", b.who, len(got), b.many, got)
+		}
+	}
+	clients, _ := l.wire.smtp(t)
+	l.onlyTLS(t, clients, text)
+}
