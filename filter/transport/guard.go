@@ -174,6 +174,14 @@ func (g *guard) dispensable(now time.Time) (since time.Time, ok bool) {
 	return g.waiting, true
 }
 
+// waits reports whether the session has a place, and waits for its client: a
+// mail that was given over whole is never in danger.
+func (g *guard) waits() bool {
+	g.mutex.Lock()
+	defer g.mutex.Unlock()
+	return g.counted && !g.waiting.IsZero()
+}
+
 // Read gives go-smtp its next line, or the mail. Its only error outside DATA
 // is io.EOF, on which go-smtp goes without a word.
 func (g *guard) Read(p []byte) (int, error) {

@@ -126,7 +126,12 @@ type caller struct {
 
 func call(t testing.TB, addr string) *caller {
 	t.Helper()
-	c, err := net.Dial("tcp", addr)
+	return dialled(t, &net.Dialer{}, addr)
+}
+
+func dialled(t testing.TB, d *net.Dialer, addr string) *caller {
+	t.Helper()
+	c, err := d.Dial("tcp", addr)
 	if err != nil {
 		t.Fatal(err)
 	}

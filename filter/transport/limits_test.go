@@ -63,6 +63,34 @@ func TestSlowClientsKeepNobodyOut(t *testing.T) {
 	}
 }
 
+// A house full of mails that have just begun, all of one network, has a place
+// for another network's client (R48), and for no further one of the same.
+func TestCrowdMakesRoom(t *testing.T) {
+	m := &mailbox{}
+	addr := serve(t, &Server{Handler: m, MaxConns: 4, MaxPerClient: 100})
+	from := func(ip string) *caller {
+		d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(ip)}}
+		return dialled(t, &d, addr)
+	}
+	for range 4 {
+		c := from("127.0.1.1")
+		c.upToData()
+		c.say("x")
+	}
+	for i, ip := range []string{"127.0.1.2", "127.0.1.3"} {
+		c := from(ip)
+		c.upToData()
+		c.say("y\r\n")
+		crowd := from("127.0.1.1")
+		crowd.want("421 4.3.2")
+		c.say(".\r\n")
+		c.want("250 ")
+		if got := m.got(); len(got) != i+1 {
+			t.Errorf("got %d mails, want %d", len(got), i+1)
+		}
+	}
+}
+
 // idlers counts the sessions that would have to go first.
 func idlers(s *Server) (n int) {
 	s.mutex.Lock()

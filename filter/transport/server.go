@@ -193,8 +193,10 @@ func (d door) Accept() (net.Conn, error) {
 	}
 }
 
-// admit gives g a place. In a full house whoever has idled longest loses his:
-// many slow clients keep nobody out. A proxy is no client.
+// admit gives g a place. In a full house whoever has idled longest loses his,
+// and where nobody idles, one of the biggest crowd of a network; but nobody
+// loses it to a network that has as many places already: many slow clients keep
+// nobody out but themselves, however often they come back. A proxy is no client.
 func (s *Server) admit(g *guard) bool {
 	s.mutex.Lock()
 	defer s.mutex.Unlock()
@@ -206,12 +208,15 @@ func (s *Server) admit(g *guard) bool {
 		return false
 	}
 	if s.count >= s.MaxConns {
-		idle := s.idlest()
-		if idle == nil {
+		out := s.idlest(from)
+		if out == nil {
+			out = s.crowding(from)
+		}
+		if out == nil {
 			return false
 		}
-		s.release(idle)
-		idle.dismiss(true)
+		s.release(out)
+		out.dismiss(true)
 	}
 	g.counted = true
 	s.count++
@@ -248,12 +253,31 @@ func (s *Server) seat(g *guard, at netip.Prefix) {
 	}
 }
 
-func (s *Server) idlest() (found *guard) {
+// idlest is the session that has idled longest, of those that may be sent away
+// for a client of the network.
+func (s *Server) idlest(from netip.Prefix) (found *guard) {
 	var first time.Time
 	now := time.Now()
 	for g := range s.guards {
+		if g.place.IsValid() && g.place != from && s.clients[g.place] <= s.clients[from] {
+			continue
+		}
 		if since, ok := g.dispensable(now); ok && (found == nil || since.Before(first)) {
 			found, first = g, since
+		}
+	}
+	return found
+}
+
+// crowding is a session that waits, of the network that has most of them, if
+// these are more than the newcomer's network would then have. So a flood that
+// begins one mail after the other, each too young to be called slow, ends where
+// others come.
+func (s *Server) crowding(from netip.Prefix) (found *guard) {
+	most := s.clients[from] + 1
+	for g := range s.guards {
+		if n := s.clients[g.place]; g.place.IsValid() && n > most && g.waits() {
+			found, most = g, n
 		}
 	}
 	return found
