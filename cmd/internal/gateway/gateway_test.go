@@ -89,6 +89,61 @@ format = ["smime", "openpgp"]
 	}
 }
 
+// The words of the rules, of what senders ask for and of what refusals say
+// arrive where they count; a text for no reply is an error.
+func TestGraduatedPolicy(t *testing.T) {
+	c := load(t, domain+`sign = "optional"
+internal = "require"
+[partner."grid.example"]
+protect = "asked"
+sign = "always"
+no-key = "transport"
+[partner."*.partner.example"]
+[recipient."Bob@partner.example"]
+protect = "require"
+no-key = "defer"
+[trigger]
+plain = ["[open]", "X-Open:"]
+[texts]
+language = "both"
+own = { no-cert = "ask Eve" }
+[default]
+no-key = "transport"
+downgrade = "defer"
+answers = "usual"
+client-encryption = "open"
+shadow = true
+`)
+	p, err := Policy(c)
+	must(t, err)
+	got := policy.Policy{Domains: p.Domains, Internal: p.Internal, Recipients: p.Recipients, Partners: p.Partners, Signs: p.Signs, NoKeys: p.NoKeys,
+		Default: p.Default, NoKey: p.NoKey, Downgrade: p.Downgrade, Answers: p.Answers, Client: p.Client, Lowering: p.Lowering, Shadow: p.Shadow}
+	want := policy.Policy{Domains: map[string]policy.Sign{"company1.example": policy.SignOptional}, Internal: map[string]policy.Protect{"company1.example": policy.Require},
+		Recipients: map[string]policy.Protect{"bob@partner.example": policy.Require}, Partners: map[string]policy.Protect{"grid.example": policy.OnDemand, "*.partner.example": policy.Optional},
+		Signs:   map[string]policy.Sign{"grid.example": policy.SignAlways},
+		NoKeys:  map[string]policy.NoKey{"grid.example": policy.NoKeyTransport, "*.partner.example": policy.NoKeyTransport, "bob@partner.example": policy.NoKeyDefer},
+		Default: policy.Optional, NoKey: policy.NoKeyTransport, Downgrade: policy.DowngradeDefer, Answers: policy.AnswersUsual, Client: policy.ClientOpen, Lowering: true, Shadow: true}
+	if !reflect.DeepEqual(got, want) {
+		t.Errorf("got  %+v\nwant %+v", got, want)
+	}
+	asks := []filter.Trigger{{Tag: "[encrypt]", Asks: policy.Asks{Encrypt: true}}, {Field: "X-Postern-Encrypt", Value: "yes", Asks: policy.Asks{Encrypt: true}},
+		{Tag: "[sign]", Asks: policy.Asks{Sign: true}}, {Field: "X-Postern-Sign", Value: "yes", Asks: policy.Asks{Sign: true}},
+		{Tag: "[open]", Asks: policy.Asks{Plain: true}}, {Field: "X-Open", Asks: policy.Asks{Plain: true}}}
+	if got := triggers(c); !reflect.DeepEqual(got, asks) {
+		t.Errorf("got triggers %+v, want %+v", got, asks)
+	}
+	if got, err := Texts(c); err != nil || got.Language != "both" || got.Own["no-cert"] != "ask Eve" {
+		t.Errorf("got texts %+v, %v", got, err)
+	}
+	c.Texts.Own["nobody"] = "x"
+	if _, err := Policy(c); err == nil {
+		t.Error("a text for no reply: got none, want an error")
+	}
+	if p, err := Policy(load(t, domain)); err != nil || p.Lowering || p.Shadow || p.Internal["company1.example"] != policy.None || p.NoKey != policy.NoKeyReject {
+		t.Errorf("defaults: got %+v, %v", p, err)
+	}
+}
+
 // authority is a CA of the test.
 type authority struct {
 	cert *x509.Certificate
