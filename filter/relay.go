@@ -189,8 +189,46 @@ func (g *Gateway) envelopeFor(p *passage, c Copy) (*transport.Envelope, error) {
 	case env.Body != "": // a sealed copy of 8-bit mail is 7-bit, and must not be labelled otherwise: a hop would encode it again
 		env.Body = "7BIT"
 	}
+	if env.UTF8 {
+		if env.UTF8, err = international(&env, c.Message); err != nil {
+			return nil, fmt.Errorf("scan mail: %w", err)
+		}
+	}
 	env.Size, env.Floor = c.Message.Len(), string(c.Plan.Floor)
 	return &env, nil
+}
+
+// international reports whether a mail has more than ASCII in its envelope or in
+// a header. Only such a one needs hops that know RFC 6531: many programs say
+// SMTPUTF8 of every mail, and not every mailbox knows it.
+func international(e *transport.Envelope, m *message.Message) (bool, error) {
+	names := []message.Address{e.From}
+	if e.Null {
+		names = nil
+	}
+	for _, r := range e.Recipients {
+		names = append(names, r.Address)
+	}
+	for _, a := range names {
+		if _, ok := a.ASCII(); !ok {
+			return true, nil
+		}
+	}
+	return wideHeader(m.Source, m.Root)
+}
+
+// wideHeader looks into the headers of p and of the parts below.
+func wideHeader(src message.Source, p *message.Part) (bool, error) {
+	header, err := message.Scan(src, message.Span{Start: p.Whole.Start, End: p.Body.Start})
+	if err != nil || header.EightBit {
+		return header.EightBit, err
+	}
+	for _, part := range p.Parts {
+		if wide, err := wideHeader(src, part); wide || err != nil {
+			return wide, err
+		}
+	}
+	return false, nil
 }
 
 // refusal tells a plain no from trouble.

@@ -44,11 +44,11 @@ type company struct {
 // setting is what tests change in filterd.toml.
 type setting struct {
 	Sign     string // of the own domain: always
+	Protect  string // mail to the partner: none
 	Partner  string // lines of the partner's table
 	Mode     string // of TLS outside: offer
 	Identity string // of the server outside: mx and the domain
 	Listener string // further fields of the outside listener's tls, each with a comma before it
-	Lifetime string // of mail in the queue: 1h
 	Tables   string
 }
 
@@ -188,17 +188,13 @@ var filterdTOML string
 func (c *company) configure(t testing.TB, with setting) {
 	t.Helper()
 	c.setting = with
-	if c.Sign == "" {
-		c.Sign = "always"
-	}
-	if c.Mode == "" {
-		c.Mode = "offer"
-	}
-	if c.Identity == "" {
-		c.Identity = c.Server
-	}
-	if c.Lifetime == "" {
-		c.Lifetime = "1h"
+	for _, f := range []struct {
+		value *string
+		usual string
+	}{{&c.Sign, "always"}, {&c.Protect, "none"}, {&c.Mode, "offer"}, {&c.Identity, c.Server}} {
+		if *f.value == "" {
+			*f.value = f.usual
+		}
 	}
 	text, err := template.New("filterd.toml").Parse(filterdTOML)
 	var out bytes.Buffer

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"postern/appliance/e2e/housetest"
 )
@@ -63,13 +64,17 @@ service lmtp {
 const lmtpAt = "127.0.0.1:24"
 
 // mailboxes are the company's mail server.
-type mailboxes struct{ dir string }
+type mailboxes struct {
+	dir    string
+	at     *place
+	server *daemon
+}
 
 // openMailboxes starts Dovecot in a place until the test ends. Nobody but the
 // users is known there.
 func openMailboxes(t testing.TB, p *place, dir string, users ...string) *mailboxes {
 	t.Helper()
-	m := &mailboxes{filepath.Join(dir, "dovecot")}
+	m := &mailboxes{dir: filepath.Join(dir, "dovecot"), at: p}
 	for _, sub := range []string{"", "run", "state", "mail"} {
 		if err := os.Mkdir(filepath.Join(m.dir, sub), 0o755); err != nil {
 			t.Fatal(err)
@@ -96,11 +101,17 @@ func openMailboxes(t testing.TB, p *place, dir string, users ...string) *mailbox
 	if !strings.HasPrefix(string(version), "2.3.") {
 		text = dovecot24 + dovecotFile
 	}
-	conf := file(t, m.dir, "dovecot.conf", fmt.Appendf(nil, text, m.dir))
+	file(t, m.dir, "dovecot.conf", fmt.Appendf(nil, text, m.dir))
 	t.Cleanup(func() { show(t, filepath.Join(m.dir, "dovecot.messages")) })
-	p.start(t, m.dir, "dovecot", "-F", "-c", conf)
-	p.awaitListener(t, lmtpAt)
+	m.start(t)
 	return m
+}
+
+// start runs Dovecot, again after it was stopped.
+func (m *mailboxes) start(t testing.TB) {
+	t.Helper()
+	m.server = m.at.start(t, m.dir, "dovecot", "-F", "-c", filepath.Join(m.dir, "dovecot.conf"))
+	m.at.awaitListener(t, lmtpAt)
 }
 
 // awaitListener waits until somebody listens there.
@@ -133,8 +144,14 @@ func (m *mailboxes) of(t testing.TB, address string) map[string]string {
 // await waits for a mail that has all the texts in it, in somebody's mailbox.
 func (m *mailboxes) await(t testing.TB, address string, texts ...string) string {
 	t.Helper()
+	return m.within(t, housetest.Patience, address, texts...)
+}
+
+// within is await with a limit of its own.
+func (m *mailboxes) within(t testing.TB, limit time.Duration, address string, texts ...string) string {
+	t.Helper()
 	var found string
-	housetest.Eventually(t, housetest.Patience, func() (bool, string) {
+	housetest.Eventually(t, limit, func() (bool, string) {
 		mails := m.of(t, address)
 		for _, mail := range mails {
 			if !slices.ContainsFunc(texts, func(text string) bool { return !strings.Contains(mail, text) }) {
