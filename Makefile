@@ -12,7 +12,7 @@ BENCHTIME  ?= 2s
 # A Go that is older than go.mod asks for fetches the right one.
 export GOTOOLCHAIN := auto
 
-.PHONY: all deps deps-run deps-test build run demo test race fuzz oracle bench lint docs anchors clean
+.PHONY: all deps deps-run deps-test build run demo lab test race fuzz oracle bench lint docs anchors clean
 all: build
 
 # ---- set-up ----------------------------------------------------------------
@@ -37,6 +37,10 @@ run: build
 # Mails in both formats, before and after; then it stops.
 demo: build
 	bin/trial --dir $$(mktemp -d) --demo
+
+# Two companies with all that they have, and what passes between them. As root.
+lab: deps-test
+	$(GO) test -count=1 -v -run '^TestTwoCompanies$$' ./appliance/e2e/lab -tell
 
 # ---- judgement -------------------------------------------------------------
 

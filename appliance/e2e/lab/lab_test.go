@@ -1,6 +1,7 @@
 package lab
 
 import (
+	"flag"
 	"fmt"
 	"slices"
 	"strings"
@@ -9,6 +10,47 @@ import (
 	"postern/appliance/e2e/housetest"
 	"postern/filter/credential"
 )
+
+// tellFlag shows a person what happens: make lab.
+var tellFlag = flag.Bool("tell", false, "show each mail of TestTwoCompanies, on the wire and in the mailbox")
+
+// tell prints what was heard between the companies, as far as it is text, and
+// what the mailbox has.
+func tell(what, from, to string, clients []string, mail string) {
+	if !*tellFlag {
+		return
+	}
+	fmt.Printf("\n%s\n  %s writes to %s\n", what, from, to)
+	if len(clients) == 0 {
+		fmt.Println("  on the wire: nothing")
+	}
+	for _, said := range clients {
+		text := strings.IndexFunc(said, func(r rune) bool { return r == 0xfffd || r < ' ' && r != '\r' && r != '\n' && r != '\t' })
+		if text < 0 {
+			text = len(said)
+		}
+		fmt.Println("  on the wire:")
+		for _, line := range head(said[:text], 30) {
+			fmt.Println("    | " + line)
+		}
+		if text < len(said) {
+			fmt.Printf("    | … %d octets of TLS\n", len(said)-text)
+		}
+	}
+	fmt.Println("  in the mailbox:")
+	for _, line := range head(mail, 60) {
+		fmt.Println("    | " + line)
+	}
+}
+
+// head are the first lines of a text.
+func head(text string, n int) []string {
+	lines := strings.Split(strings.TrimRight(strings.ReplaceAll(text, "\r", ""), "\n"), "\n")
+	if len(lines) > n {
+		lines = append(lines[:n], "…")
+	}
+	return lines
+}
 
 // letter is a mail with a secret of its own in it.
 func letter(from, to, secret string) string {
@@ -56,9 +98,11 @@ func TestTwoCompanies(t *testing.T) {
 			if kind := housetest.Field(got, "Content-Type"); !strings.Contains(got, "\r\n\r\n"+text+"\r\n.\r\nend\r\n") || !strings.HasPrefix(kind, "multipart/signed") {
 				t.Errorf("got %s, want it as it was written, and signed", got)
 			}
-			if clients, _ := l.wire.smtp(t); len(clients) != 0 {
+			clients, _ := l.wire.smtp(t)
+			if len(clients) != 0 {
 				t.Errorf("got %q on the wire, want nothing", clients)
 			}
+			tell("Inside of a company: plain, and not outside", alice, colleague, clients, got)
 		})
 		for _, level := range levels(t, to) {
 			t.Run("partner by "+level.name+" from "+from.Domain, func(t *testing.T) {
@@ -70,6 +114,7 @@ func TestTwoCompanies(t *testing.T) {
 				holds(t, got, map[string]string{"opened": "none", "verified": "yes", "signer": alice, "carried": "TLS"})
 				clients, _ := l.wire.smtp(t)
 				l.onlyTLS(t, clients, text)
+				tell("To the partner: "+level.partner, alice, bob, clients, got)
 			})
 		}
 		for _, format := range []struct{ name, to, sealed string }{
@@ -90,6 +135,7 @@ func TestTwoCompanies(t *testing.T) {
 					t.Errorf("got %q on the wire, want a sealed mail", clients)
 				}
 				to.configure(t, setting{})
+				tell("To a single address: end to end, here without TLS", alice, format.to, mails, got)
 			})
 		}
 	}
