@@ -103,6 +103,7 @@ type passage struct {
 
 	spools    []*message.Spool
 	came      *message.Message // as it was received
+	eightBit  bool             // so it was received
 	msg       *message.Message // what is worked on: outbound without what the sender's program or his triggers added
 	author    message.Address  // zero unless one From field names one address
 	layer     protect.Layer
@@ -208,10 +209,11 @@ func (g *Gateway) recipient(ctx context.Context, p *passage, to message.Address)
 // spool takes the whole mail in before anything looks at it.
 func (g *Gateway) spool(_ context.Context, p *passage) error {
 	s := g.spoolFor(p)
-	if _, err := message.Copy(s, message.Strict(p.body)); err != nil {
+	strict := message.Strict(p.body)
+	if _, err := message.Copy(s, strict); err != nil {
 		return fmt.Errorf("spool mail: %w", err)
 	}
-	p.msg = &message.Message{Source: s}
+	p.msg, p.eightBit = &message.Message{Source: s}, strict.EightBit()
 	return nil
 }
 

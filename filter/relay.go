@@ -180,7 +180,10 @@ func (g *Gateway) envelopeFor(p *passage, c Copy) (*transport.Envelope, error) {
 			env.Recipients, seen[a] = append(env.Recipients, r), true
 		}
 	}
-	content, err := message.Scan(c.Message.Source, c.Message.Root.Whole)
+	content, err := message.Content{EightBit: p.eightBit}, error(nil)
+	if c.Message.Source != p.came.Source {
+		content, err = message.Scan(c.Message.Source, c.Message.Root.Whole)
+	}
 	switch {
 	case err != nil:
 		return nil, fmt.Errorf("scan mail: %w", err)

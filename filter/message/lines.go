@@ -14,19 +14,26 @@ var ErrLineEnds = errors.New("bare CR, LF or NUL")
 
 // Strict passes r on, and ends with ErrLineEnds at a CR without LF, an LF
 // without CR, or a NUL. Lines may be of any length.
-func Strict(r io.Reader) io.Reader { return &strict{r: r} }
+func Strict(r io.Reader) *StrictReader { return &StrictReader{r: r} }
 
-type strict struct {
-	r   io.Reader
-	cr  bool // the last byte was CR
-	err error
+// StrictReader is what Strict gives.
+type StrictReader struct {
+	r     io.Reader
+	cr    bool // the last byte was CR
+	eight bool
+	err   error
 }
 
-func (s *strict) Read(p []byte) (int, error) {
+// EightBit reports whether a byte above 127 has passed.
+func (s *StrictReader) EightBit() bool { return s.eight }
+
+// Read implements io.Reader.
+func (s *StrictReader) Read(p []byte) (int, error) {
 	if s.err != nil {
 		return 0, s.err
 	}
 	n, err := s.r.Read(p)
+	s.eight = s.eight || !isASCII(p[:n])
 	if !s.pass(p[:n]) {
 		s.err = ErrLineEnds
 		return 0, s.err
@@ -39,7 +46,7 @@ func (s *strict) Read(p []byte) (int, error) {
 }
 
 // pass reports whether p may follow what was read.
-func (s *strict) pass(p []byte) bool {
+func (s *StrictReader) pass(p []byte) bool {
 	if bytes.IndexByte(p, 0) >= 0 {
 		return false
 	}

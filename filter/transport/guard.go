@@ -21,6 +21,7 @@ import (
 const (
 	maxLine   = 512              // of a command with its CRLF (RFC 5321 §4.5.3.1.4)
 	maxPath   = 2048             // of MAIL and RCPT, whose parameters add about 1,100 (RFC 1870 §3, 3461 §4, 6531 §3.4)
+	bigMail   = 64 << 10         // bytes of a mail that have come, until it gets a bigger buffer
 	maxErrors = 10               // of syntax, since the last mail
 	maxIdling = 100              // commands since the last mail, besides two for each recipient
 	minRate   = 1024             // bytes a second a mail must come in, on the whole
@@ -52,6 +53,7 @@ type guard struct {
 	place     netip.Prefix // where the session is counted, if at all
 	logins    int          // that failed, one after the other
 	reader    *bufio.Reader
+	narrow    *bufio.Reader // the usual one, while reader is the wide one of a big mail
 	writer    *bufio.Writer
 	out       []byte // of the line for go-smtp
 	said      []byte // of the line from go-smtp
@@ -235,6 +237,7 @@ func (l letter) Read(p []byte) (n int, err error) {
 		case g.body.state == atEnd:
 			return 0, io.EOF
 		}
+		g.widen()
 		if _, err = g.reader.Peek(1); err == nil {
 			var read int
 			chunk, _ := g.reader.Peek(g.reader.Buffered())
@@ -249,8 +252,25 @@ func (l letter) Read(p []byte) (n int, err error) {
 	return n, nil
 }
 
+// widen gives a big mail a bigger buffer: most of what it costs is to ask for it
+// in small pieces. The usual buffer is empty then, and stays so.
+func (g *guard) widen() {
+	if g.narrow == nil && g.body.size >= bigMail && g.reader.Buffered() == 0 {
+		g.narrow, g.reader = g.reader, bufio.NewReaderSize(peer{g}, block)
+	}
+}
+
+// narrowed takes the usual buffer again. What came behind the mail is read from
+// the big one first.
+func (g *guard) narrowed() {
+	if g.narrow != nil && g.reader.Buffered() == 0 {
+		g.reader, g.narrow = g.narrow, nil
+	}
+}
+
 // readLine reads a command up to its CRLF, which it leaves out.
 func (g *guard) readLine() (string, error) {
+	g.narrowed()
 	return g.readUpTo(maxLine, func(line []byte) int {
 		verb := strings.ToUpper(string(line[:5]))
 		switch {

@@ -114,6 +114,8 @@ func TestCommands(t *testing.T) {
 		{"no UTF-8", "EHLO c.example\r\nMAIL FROM:<b\xfcro@b.example> SMTPUTF8", "501 5.1.7"},
 		{"unknown mail parameter", "EHLO c.example\r\nMAIL FROM:<a@b.example> XYZZY=1", "555 5.5.4"},
 		{"auth parameter", "EHLO c.example\r\nMAIL FROM:<a@b.example> AUTH=<>", "555 5.5.4"},
+		{"deliverby", "EHLO c.example\r\nMAIL FROM:<a@b.example> BY=120;R", "555 5.5.4"},
+		{"mt-priority", "EHLO c.example\r\nMAIL FROM:<a@b.example> MT-PRIORITY=3", "555 5.5.4"},
 		{"requiretls in clear", "EHLO c.example\r\nMAIL FROM:<a@b.example> REQUIRETLS", "555 5.5.4"},
 		{"binarymime", "EHLO c.example\r\nMAIL FROM:<a@b.example> BODY=BINARYMIME", "555 5.5.4"},
 		{"unknown rcpt parameter", start + "RCPT TO:<a@b.example> XYZZY", "555 5.5.4"},
