@@ -17,91 +17,15 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
-	"golang.org/x/sys/unix"
-
+	"postern/appliance/e2e/placetest"
 	"postern/appliance/trial"
 	"postern/filter/resolver/resolvertest"
 )
-
-// network is a namespace of the kernel's, with a thread that is there for good:
-// one that ended would end the programs that it had started before.
-type network struct {
-	name string
-	work chan func()
-}
-
-// networks are two that are joined by a wire: 192.0.2.1 in the first, 192.0.2.2
-// in the second.
-func networks(t *testing.T) (a, b network) {
-	t.Helper()
-	ip := func(args ...string) {
-		t.Helper()
-		if out, err := exec.Command("ip", args...).CombinedOutput(); err != nil {
-			t.Fatalf("ip %v: %v: %s", args, err, out)
-		}
-	}
-	name := "pt" + strings.ToLower(rand.Text()[:8])
-	a, b = network{name + "a", make(chan func())}, network{name + "b", make(chan func())}
-	for _, n := range []network{a, b} {
-		ip("netns", "add", n.name)
-		t.Cleanup(func() { exec.Command("ip", "netns", "del", n.name).Run() })
-		ip("-n", n.name, "link", "set", "lo", "up")
-		entered := make(chan error)
-		go n.live(entered)
-		if err := <-entered; err != nil {
-			t.Fatalf("enter network: %v", err)
-		}
-		t.Cleanup(func() { close(n.work) })
-	}
-	ip("-n", a.name, "link", "add", "wire", "type", "veth", "peer", "name", "wire", "netns", b.name)
-	for i, n := range []network{a, b} {
-		ip("-n", n.name, "addr", "add", fmt.Sprintf("192.0.2.%d/24", i+1), "dev", "wire")
-		ip("-n", n.name, "link", "set", "wire", "up")
-	}
-	return a, b
-}
-
-// command runs a program there.
-func (n network) command(name string, args ...string) *exec.Cmd {
-	return exec.Command("ip", append([]string{"netns", "exec", n.name, name}, args...)...)
-}
-
-// live does work there until there is no more.
-func (n network) live(entered chan<- error) {
-	runtime.LockOSThread()
-	ns, err := os.Open(filepath.Join("/run/netns", n.name))
-	if err == nil {
-		defer ns.Close()
-		err = unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET)
-	}
-	entered <- err
-	for f := range n.work {
-		f()
-	}
-}
-
-// in does f there.
-func (n network) in(f func() error) error {
-	done := make(chan error)
-	n.work <- func() { done <- f() }
-	return <-done
-}
-
-func (n network) listen(address string) (l net.Listener, err error) {
-	err = n.in(func() (err error) { l, err = net.Listen("tcp", address); return err })
-	return l, err
-}
-
-func (n network) dial(ctx context.Context, proto, address string) (c net.Conn, err error) {
-	err = n.in(func() (err error) { c, err = new(net.Dialer).DialContext(ctx, proto, address); return err })
-	return c, err
-}
 
 // mailServer is a partner's: it notes what it hears, in clear and in TLS.
 type mailServer struct {
@@ -186,7 +110,9 @@ func (m *mailServer) heard() (clear, safe string, mails int) {
 // waits; without DNS all waits, and goes when DNS is back; what leads back to
 // filterd's own machine is refused.
 func TestDirect(t *testing.T) {
-	here, there := networks(t)
+	wire := placetest.NewNetwork(t)
+	here, us := wire.Join(t, "here")
+	there, them := wire.Join(t, "there")
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		t.Fatal(err)
@@ -201,7 +127,7 @@ func TestDirect(t *testing.T) {
 		t.Fatal(err)
 	}
 	server := &mailServer{config: &tls.Config{Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}}}}
-	l, err := there.listen("192.0.2.2:25")
+	l, err := there.Listen("tcp", them+":25")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -213,14 +139,18 @@ func TestDirect(t *testing.T) {
 	}
 	digest := fmt.Sprintf("%x", sha256.Sum256(public))
 	wrong := strings.Repeat("00", 32)
-	forged := zone("forged.example", "192.0.2.2", wrong)
+	forged := zone("forged.example", them, wrong)
 	forged.Forged = []string{"_25._tcp.mx TLSA 3 1 1 " + digest}
-	names := resolvertest.Config{Port: 53, Command: here.command, Dial: here.dial}.Start(t,
-		zone("safe.example", "192.0.2.2", digest), zone("wrong.example", "192.0.2.2", wrong), forged, zone("self.example", "192.0.2.1", digest))
+	names := resolvertest.Config{
+		Port:    53,
+		Command: func(name string, args ...string) *exec.Cmd { return here.Command(context.Background(), name, args...) },
+		Dial:    func(_ context.Context, network, address string) (net.Conn, error) { return here.Dial(network, address) },
+	}.Start(t,
+		zone("safe.example", them, digest), zone("wrong.example", them, wrong), forged, zone("self.example", us, digest))
 
 	bin := folder(t)
 	for _, name := range []string{"keyd", "filterd", "postern"} {
-		script := fmt.Sprintf("#!/bin/sh\nexec ip netns exec %s %s/%s \"$@\"\n", here.name, programs(t), name)
+		script := fmt.Sprintf("#!/bin/sh\nexec nsenter --net=%s %s/%s \"$@\"\n", here.File("net"), programs(t), name)
 		if err := os.WriteFile(filepath.Join(bin, name), []byte(script), 0o755); err != nil {
 			t.Fatal(err)
 		}

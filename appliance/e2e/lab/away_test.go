@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"postern/appliance/e2e/housetest"
+	"postern/appliance/e2e/placetest"
 )
 
 // recovery is how long the house may take to work again by itself.
@@ -24,7 +25,7 @@ func TestAwayAndBack(t *testing.T) {
 	from, to := l.one, l.two
 	alice, bob, board := "alice@"+from.Domain, "bob@"+to.Domain, "board@"+to.Domain
 	spool := from.Path("spool")
-	from.inside(t, func() error { return unix.Mount("spool", spool, "tmpfs", 0, "size=8m") })
+	from.Do(t, func() error { return unix.Mount("spool", spool, "tmpfs", 0, "size=8m") })
 	from.configure(t, setting{Partner: `transport = "verify"`})
 	for _, c := range []struct {
 		name       string
@@ -34,11 +35,11 @@ func TestAwayAndBack(t *testing.T) {
 		size       int    // of the mail
 	}{
 		{"key daemon", bob, func(*testing.T) { from.Keyd.Kill() }, func(t *testing.T) {
-			from.inside(t, func() error { return from.StartKeyd(t.Context()) })
+			from.Do(t, func() error { return from.StartKeyd(t.Context()) })
 		}, "451 4.7.5 ", 0},
 		{"next hop", bob, func(*testing.T) { from.post.Stop() }, func(*testing.T) { from.post.Run() }, "451 4.4.1 ", 0},
-		{"disk", bob, func(t *testing.T) { from.fill(t, spool) }, func(t *testing.T) {
-			from.inside(t, func() error { return os.Remove(spool + "/filler") })
+		{"disk", bob, func(t *testing.T) { fill(t, from.Place, spool) }, func(t *testing.T) {
+			from.Do(t, func() error { return os.Remove(spool + "/filler") })
 		}, "451 4.3.0 ", 1 << 20},
 		{"names", bob, func(*testing.T) { from.names.Stop() }, func(t *testing.T) { from.names.Resume(t) }, "", 0},
 		{"partner's gateway", bob, func(t *testing.T) {
@@ -47,9 +48,9 @@ func TestAwayAndBack(t *testing.T) {
 			}
 		}, func(t *testing.T) { to.startFilterd(t) }, "", 0},
 		{"partner's key daemon", board, func(*testing.T) { to.Keyd.Kill() }, func(t *testing.T) {
-			to.inside(t, func() error { return to.StartKeyd(t.Context()) })
+			to.Do(t, func() error { return to.StartKeyd(t.Context()) })
 		}, "", 0},
-		{"partner's mail server", bob, func(*testing.T) { to.mail.server.stop() }, func(t *testing.T) { to.mail.start(t) }, "", 0},
+		{"partner's mail server", bob, func(*testing.T) { to.mail.server.Stop() }, func(t *testing.T) { to.mail.start(t) }, "", 0},
 	} {
 		t.Run(strings.ReplaceAll(c.name, " ", "-"), func(t *testing.T) {
 			text := secret(c.name, "away")
@@ -88,9 +89,9 @@ func TestAwayAndBack(t *testing.T) {
 }
 
 // fill takes all that is free of a folder's disk.
-func (p *place) fill(t testing.TB, dir string) {
+func fill(t testing.TB, p *placetest.Place, dir string) {
 	t.Helper()
-	p.inside(t, func() error {
+	p.Do(t, func() error {
 		f, err := os.Create(dir + "/filler")
 		if err != nil {
 			return err

@@ -17,6 +17,7 @@ import (
 
 	"postern/appliance/config"
 	"postern/appliance/e2e/housetest"
+	"postern/appliance/e2e/placetest"
 	"postern/appliance/postfix"
 	"postern/appliance/postfix/postfixtest"
 	"postern/appliance/trial"
@@ -28,7 +29,7 @@ import (
 // Dovecot, its Postfix and the wire.
 type company struct {
 	*trial.Box
-	*place
+	*placetest.Place
 	Other     string // the partner's domain
 	Mailboxes string // addresses inside
 	Queue     string
@@ -54,7 +55,8 @@ type setting struct {
 
 // lab is the two of them.
 type lab struct {
-	*network
+	*placetest.Network
+	wire     *wire
 	one, two *company
 	servers  *authority // of mail servers
 	people   *authority // of S/MIME
@@ -70,11 +72,12 @@ const (
 // openLab opens both companies, each knowing the other one's certificates.
 func openLab(t testing.TB) *lab {
 	t.Helper()
-	l := &lab{network: newNetwork(t), servers: newAuthority(t, "Lab Servers"), people: newAuthority(t, "Lab People")}
+	l := &lab{Network: placetest.NewNetwork(t), servers: newAuthority(t, "Lab Servers"), people: newAuthority(t, "Lab People")}
+	l.wire = listen(t, l.Between)
 	l.one = l.found(t, "company1.example", "company2.example")
 	l.two = l.found(t, "company2.example", "company1.example")
 	for _, c := range []*company{l.one, l.two} {
-		c.names = c.place.resolve(t, c.Dir, l.zones(nil)...)
+		c.names = resolve(t, c.Place, c.Dir, l.zones(nil)...)
 		l.equip(t, c)
 	}
 	l.one.meet(t, l.two)
@@ -90,7 +93,7 @@ func openLab(t testing.TB) *lab {
 func (l *lab) found(t testing.TB, domain, other string) *company {
 	t.Helper()
 	c := &company{Other: other, Mailboxes: lmtpAt, Queue: queueAt, Strict: strictAt}
-	c.place, c.address = l.join(t, domain)
+	c.Place, c.address = l.Join(t, domain)
 	dir := housetest.Folder(t)
 	if err := os.Chmod(dir, 0o755); err != nil { // Postfix and Dovecot have users of their own
 		t.Fatal(err)
@@ -99,8 +102,8 @@ func (l *lab) found(t testing.TB, domain, other string) *company {
 	for _, u := range []string{"alice", "bob", "board", "counsel"} {
 		users = append(users, u+"@"+domain)
 	}
-	c.mail = openMailboxes(t, c.place, dir, users...)
-	c.inside(t, func() (err error) {
+	c.mail = openMailboxes(t, c.Place, dir, users...)
+	c.Do(t, func() (err error) {
 		c.Box, err = trial.Open(t.Context(), trial.Config{
 			Dir: filepath.Join(dir, "box"), Bin: housetest.Programs(t), Domain: domain,
 			Outside: c.address + ":25", Inside: insideAt, NextHop: queueAt,
@@ -215,7 +218,7 @@ func (c *company) configure(t testing.TB, with setting) {
 
 func (c *company) startFilterd(t testing.TB) {
 	t.Helper()
-	c.inside(t, func() error { return c.StartFilterd(t.Context()) })
+	c.Do(t, func() error { return c.StartFilterd(t.Context()) })
 }
 
 // Beside is a file of the company beside its box, where others than root may look.
@@ -229,7 +232,7 @@ func (c *company) startPostfix(t testing.TB) {
 		t.Fatal(err)
 	}
 	p := have.Postfix
-	c.post = postfixtest.Place{Command: c.command, Dial: c.dial}.Start(t, postfix.Config{
+	c.post = postfixtest.Place{Command: c.Command, Dial: c.Dial}.Start(t, postfix.Config{
 		Dir: p.Config, Queue: p.Queue, Data: p.Data, Log: p.Log, Listen: p.Submission, Strict: p.Strict,
 		Name: have.AuthservID, Domains: []string{c.Domain}, Own: []netip.Addr{netip.MustParseAddr(c.address)},
 		Inside: postfix.Inside{Address: c.Mailboxes, LMTP: true, TLS: "off"}, Root: p.Root,
@@ -260,7 +263,7 @@ func (c *company) submit(t testing.TB, from string, to []string, mail string) (d
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 2*housetest.Patience)
 	defer cancel()
-	c.in(func() error {
+	c.In(func() error {
 		dialogue, err = trial.Submit(ctx, insideAt, from, to, []byte(mail))
 		return nil
 	})

@@ -91,7 +91,7 @@ func TestCopies(t *testing.T) {
 // say submits a mail to its last byte; swaks adds an empty line.
 func (c *company) say(t testing.TB, from, to, mail string) {
 	t.Helper()
-	conn, err := c.dial("tcp", insideAt)
+	conn, err := c.Dial("tcp", insideAt)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"postern/appliance/e2e/housetest"
+	"postern/appliance/e2e/placetest"
 )
 
 // The configuration of Dovecot, which has one language up to 2.3 and another
@@ -66,13 +67,13 @@ const lmtpAt = "127.0.0.1:24"
 // mailboxes are the company's mail server.
 type mailboxes struct {
 	dir    string
-	at     *place
-	server *daemon
+	at     *placetest.Place
+	server *placetest.Daemon
 }
 
 // openMailboxes starts Dovecot in a place until the test ends. Nobody but the
 // users is known there.
-func openMailboxes(t testing.TB, p *place, dir string, users ...string) *mailboxes {
+func openMailboxes(t testing.TB, p *placetest.Place, dir string, users ...string) *mailboxes {
 	t.Helper()
 	m := &mailboxes{dir: filepath.Join(dir, "dovecot"), at: p}
 	for _, sub := range []string{"", "run", "state", "mail"} {
@@ -102,7 +103,7 @@ func openMailboxes(t testing.TB, p *place, dir string, users ...string) *mailbox
 		text = dovecot24 + dovecotFile
 	}
 	file(t, m.dir, "dovecot.conf", fmt.Appendf(nil, text, m.dir))
-	t.Cleanup(func() { show(t, filepath.Join(m.dir, "dovecot.messages")) })
+	t.Cleanup(func() { placetest.Show(t, filepath.Join(m.dir, "dovecot.messages")) })
 	m.start(t)
 	return m
 }
@@ -110,20 +111,8 @@ func openMailboxes(t testing.TB, p *place, dir string, users ...string) *mailbox
 // start runs Dovecot, again after it was stopped.
 func (m *mailboxes) start(t testing.TB) {
 	t.Helper()
-	m.server = m.at.start(t, m.dir, "dovecot", "-F", "-c", filepath.Join(m.dir, "dovecot.conf"))
-	m.at.awaitListener(t, lmtpAt)
-}
-
-// awaitListener waits until somebody listens there.
-func (p *place) awaitListener(t testing.TB, at string) {
-	t.Helper()
-	housetest.Eventually(t, housetest.Patience, func() (bool, string) {
-		c, err := p.dial("tcp", at)
-		if err == nil {
-			c.Close()
-		}
-		return err == nil, fmt.Sprintf("%s in %s: %v", at, p.name, err)
-	})
+	m.server = m.at.Start(t, m.dir, "dovecot", "-F", "-c", filepath.Join(m.dir, "dovecot.conf"))
+	m.at.Await(t, lmtpAt)
 }
 
 // of are the mails in somebody's mailbox, each under its file name.

@@ -1,3 +1,6 @@
+// Package lab is two companies on one machine: each with its gateway, its
+// Postfix, its Dovecot and its names in a network of its own, and between them a
+// wire that is listened to.
 package lab
 
 import (
@@ -10,6 +13,8 @@ import (
 	"postern/appliance/e2e/housetest"
 	"postern/filter/credential"
 )
+
+func TestMain(m *testing.M) { housetest.Main(m) }
 
 // tellFlag shows a person what happens: make lab.
 var tellFlag = flag.Bool("tell", false, "show each mail of TestTwoCompanies, on the wire and in the mailbox")

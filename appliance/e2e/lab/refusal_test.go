@@ -84,7 +84,7 @@ func TestPartnerNotAsAgreed(t *testing.T) {
 // waiting is the list of Postfix's queue.
 func (c *company) waiting(t testing.TB) string {
 	t.Helper()
-	out, err := c.command(t.Context(), "postqueue", "-c", c.post.Dir, "-p").CombinedOutput()
+	out, err := c.Command(t.Context(), "postqueue", "-c", c.post.Dir, "-p").CombinedOutput()
 	if err != nil {
 		t.Fatalf("postqueue: %v: %s", err, out)
 	}

@@ -19,6 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"postern/appliance/e2e/housetest"
+	"postern/appliance/e2e/placetest"
 )
 
 // wire hears all that passes between the places, and puts what was said over
@@ -28,7 +29,7 @@ type wire struct {
 	open    map[flow]*stream
 	streams []*stream
 	marks   map[string]chan struct{}
-	at      *place
+	at      *placetest.Place
 }
 
 // flow is one direction of one connection.
@@ -42,11 +43,11 @@ type stream struct {
 }
 
 // listen hears every device of a place until the test ends.
-func listen(t testing.TB, p *place) *wire {
+func listen(t testing.TB, p *placetest.Place) *wire {
 	t.Helper()
 	w := &wire{open: map[flow]*stream{}, marks: map[string]chan struct{}{}, at: p}
 	var heard *os.File
-	p.inside(t, func() error {
+	p.Do(t, func() error {
 		fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
 		if err != nil {
 			return err
@@ -130,7 +131,7 @@ func (w *wire) catchUp(t testing.TB) {
 	w.mu.Lock()
 	w.marks[mark] = seen
 	w.mu.Unlock()
-	w.at.inside(t, func() error {
+	w.at.Do(t, func() error {
 		c, err := net.Dial("udp", "127.0.0.1:9")
 		if err != nil {
 			return err
