@@ -51,6 +51,8 @@ func tlsHop(config *tls.Config, ehlo, starttls string, ahead string, play func(*
 	}
 }
 
+// Below its level nothing of a mail is said (R25), and replies sent ahead of TLS
+// end the way (R24).
 func TestLevels(t *testing.T) {
 	good, pool := certificate(t, "mx.example", time.Now().Add(-time.Hour), time.Now().Add(time.Hour))
 	old, oldPool := certificate(t, "mx.example", time.Now().Add(-2*time.Hour), time.Now().Add(-time.Hour))

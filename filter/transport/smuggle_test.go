@@ -19,6 +19,7 @@ var smuggling = []string{
 
 const second = "MAIL FROM:<evil@from.example>\r\nRCPT TO:<victim@to.example>\r\nDATA\r\nsmuggled\r\n.\r\nQUIT\r\n"
 
+// None of them ends a mail, with SMTP as with LMTP (R23).
 func TestSmugglingIn(t *testing.T) {
 	t.Run("SMTP", func(t *testing.T) { smuggleIn(t, false) })
 	t.Run("LMTP", func(t *testing.T) { smuggleIn(t, true) })
@@ -59,7 +60,7 @@ func smuggleIn(t *testing.T, lmtp bool) {
 	}
 }
 
-// In small pieces the same must come out.
+// In small pieces the same must come out (R23).
 func TestScannerPieces(t *testing.T) {
 	for _, end := range smuggling {
 		for _, whole := range []string{"x" + end + second, end + second} {
@@ -80,6 +81,7 @@ func TestScannerPieces(t *testing.T) {
 	}
 }
 
+// None of them is sent, and who is given one is hung up on (R23).
 func TestSmugglingOut(t *testing.T) {
 	f := playing(t, plain)
 	h := &Hop{Address: f.addr, Name: "gw.example"}
