@@ -44,7 +44,7 @@ type victim struct {
 
 // killer kills one victim after the other while a storm goes on, each when so
 // many mails were taken as chance has it, and brings it back when enough
-// clients have felt it.
+// clients have felt it, or all wait for it.
 type killer struct {
 	storm   *storm
 	random  *rand.Rand
@@ -78,7 +78,8 @@ func (k *killer) run(t *testing.T, mails int, done <-chan struct{}) {
 			mark = felt() + int64(1+k.random.IntN(senders))
 			v.kill()
 			k.killed[v.name]++
-			until(func() bool { return felt() >= mark })
+			died := time.Now()
+			until(func() bool { return felt() >= mark || time.Since(died) > 500*time.Millisecond })
 			v.start()
 		}
 	}

@@ -7,13 +7,11 @@ import (
 	"crypto/x509"
 	_ "embed"
 	"encoding/hex"
-	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 	"text/template"
-	"time"
 
 	"postern/appliance/config"
 	"postern/appliance/e2e/housetest"
@@ -224,21 +222,17 @@ func (c *company) startFilterd(t testing.TB) {
 // Beside is a file of the company beside its box, where others than root may look.
 func (c *company) Beside(name string) string { return filepath.Join(filepath.Dir(c.Dir), name) }
 
-// startPostfix starts what the gateway hands its mail to.
+// startPostfix starts what the gateway hands its mail to, as an operator has it
+// rendered.
 func (c *company) startPostfix(t testing.TB) {
 	t.Helper()
 	have, err := config.LoadFilterd(c.Path("filterd.toml"))
 	if err != nil {
 		t.Fatal(err)
 	}
+	c.postern(t, nil, "postfix", "render")
 	p := have.Postfix
-	c.post = postfixtest.Place{Command: c.Command, Dial: c.Dial}.Start(t, postfix.Config{
-		Dir: p.Config, Queue: p.Queue, Data: p.Data, Log: p.Log, Listen: p.Submission, Strict: p.Strict,
-		Name: have.AuthservID, Domains: []string{c.Domain}, Own: []netip.Addr{netip.MustParseAddr(c.address)},
-		Inside: postfix.Inside{Address: c.Mailboxes, LMTP: true, TLS: "off"}, Root: p.Root,
-		Socket: p.Socket, CAFile: p.CAFile, MaxSize: 101 << 20, Recipients: have.Limits.Recipients,
-		Warn: time.Duration(p.DelayWarning), Lifetime: time.Duration(p.Lifetime), Retry: time.Duration(p.Retry), RetryMax: time.Duration(p.RetryMax),
-	})
+	c.post = postfixtest.Place{Command: c.Command, Dial: c.Dial}.Take(t, postfix.Config{Dir: p.Config, Queue: p.Queue, Data: p.Data, Log: p.Log, Listen: p.Submission})
 }
 
 // pin is the name of a key of the company's server, as pins have it.

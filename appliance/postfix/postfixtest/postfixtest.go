@@ -72,12 +72,6 @@ func Start(t testing.TB, c postfix.Config) *Postfix { t.Helper(); return Place{}
 // Start renders c and runs it in the place.
 func (at Place) Start(t testing.TB, c postfix.Config) *Postfix {
 	t.Helper()
-	if at.Command == nil {
-		at.Command = exec.CommandContext
-	}
-	if at.Dial == nil {
-		at.Dial = net.Dial
-	}
 	have, err := postfix.Probe(t.Context())
 	if err != nil {
 		t.Fatal(err)
@@ -92,6 +86,18 @@ func (at Place) Start(t testing.TB, c postfix.Config) *Postfix {
 	}
 	if err != nil {
 		t.Fatal(err)
+	}
+	return at.Take(t, c)
+}
+
+// Take runs what is rendered already: of c count its folders, Log and Listen.
+func (at Place) Take(t testing.TB, c postfix.Config) *Postfix {
+	t.Helper()
+	if at.Command == nil {
+		at.Command = exec.CommandContext
+	}
+	if at.Dial == nil {
+		at.Dial = net.Dial
 	}
 	p := &Postfix{c, at, t}
 	for _, dir := range []string{filepath.Dir(c.Dir), c.Queue, c.Data} {
