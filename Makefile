@@ -44,11 +44,12 @@ lab: deps-test
 
 # ---- judgement -------------------------------------------------------------
 
+# The tests of the house take their time: one sends 10,000 mails (1,000 with -short).
 test: deps-test build
-	$(GO) test ./...
+	$(GO) test -timeout 40m ./...
 
 race: deps-test build
-	$(GO) test -race ./...
+	$(GO) test -race -short -timeout 60m ./...
 
 # Every fuzz target for FUZZTIME each.
 fuzz: deps-run
