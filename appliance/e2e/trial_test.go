@@ -43,7 +43,7 @@ func TestRun(t *testing.T) {
 	for range 2 {
 		text, stop := running(t, dir)
 		did := commands(text)
-		if len(did) != 6 {
+		if len(did) != 7 {
 			t.Fatalf("got commands %q\nof %s", did, text)
 		}
 		for i, want := range []struct {
@@ -57,6 +57,7 @@ func TestRun(t *testing.T) {
 			{"Agreed.", []string{"smime-type=enveloped-data", "Subject: [...]"}, false},
 			{`The rule that decided: recipient."vault@partner.example"`, []string{"Delivered-To: carol@partner.example"}, true},
 			{"ok       identity company1.example", nil, false},
+			{"Verify return code: 0 (ok)", nil, false},
 		} {
 			out, err := exec.CommandContext(t.Context(), "bash", "-o", "pipefail", "-c", did[i]).CombinedOutput()
 			if (err != nil) != want.refuses || !strings.Contains(string(out), want.prints) {

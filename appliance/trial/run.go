@@ -10,6 +10,8 @@ import (
 	"os"
 	"slices"
 	"time"
+
+	"postern/filter/credential"
 )
 
 const (
@@ -129,6 +131,9 @@ func (b *Box) postmaster() string { return "postmaster@" + b.Domain }
 // ctx ends or a daemon does.
 func Run(ctx context.Context, c Config, out io.Writer) error {
 	fmt.Fprintln(out, "Starting a gateway in", c.Dir, "…")
+	if c.TLS == "" {
+		c.TLS = "offer"
+	}
 	return with(ctx, c, func(b *Box, p partners) error { return b.wait(ctx, p, out) })
 }
 
@@ -217,8 +222,12 @@ Operate it:
 
   %[3]s doctor --config %[4]s
 
+Both listeners offer STARTTLS, with keys in the token; this is how a server outside looks at it:
+
+  openssl s_client -starttls smtp -connect %[5]s -CAfile %[6]s -verify_hostname %[7]s -verify_return_error < /dev/null
+
 Stop it with Ctrl-C.
-`, []any{b.Kept.Dir(), b.Domain, b.Bin + "/postern", b.Path("filterd.toml")}},
+`, []any{b.Kept.Dir(), b.Domain, b.Bin + "/postern", b.Path("filterd.toml"), b.Outside, b.Certificate(credential.ECDSA), b.Server}},
 	} {
 		fmt.Fprintf(out, text.format, text.values...)
 	}

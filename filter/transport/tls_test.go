@@ -217,10 +217,11 @@ func TestProfile(t *testing.T) {
 // Tickets resume a session for a while, and their keys change: neither another
 // process nor this one later opens an old ticket.
 func TestTicketsRotate(t *testing.T) {
-	config, pool := profiled(t)
+	config, _ := profiled(t)
 	var later atomic.Int64
 	config.Time = func() time.Time { return time.Now().Add(time.Duration(later.Load())) }
-	config.Certificates[0], pool = certificate(t, "mx.example", time.Now().Add(-time.Hour), time.Now().AddDate(1, 0, 0))
+	long, pool := certificate(t, "mx.example", time.Now().Add(-time.Hour), time.Now().AddDate(1, 0, 0))
+	config.Certificates[0] = long
 	addr := serve(t, &Server{Handler: &mailbox{}, TLS: config, MaxPerClient: 100})
 	another := Profile(0)
 	another.Certificates = config.Certificates
