@@ -49,6 +49,8 @@ type Config struct {
 	Server string
 	// Further fields of their tls, each with a comma before it.
 	OutsideTLS, InsideTLS string
+	// Further lines of the listeners.
+	OutsideFields, InsideFields string
 
 	// Create are the arguments of `identity create`; --format openpgp --domain Domain.
 	Create []string

@@ -1,0 +1,215 @@
+package e2e
+
+import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+)
+
+// chain makes a key and a certificate for a server, in one file.
+func (a *siteCA) chain(dir, name string) string {
+	a.t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	private, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	cert := a.sign(&x509.Certificate{Subject: pkix.Name{CommonName: name}, DNSNames: []string{name}, BasicConstraintsValid: true,
+		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}}, key.Public())
+	path := filepath.Join(dir, "chain.pem")
+	if err := os.WriteFile(path, append(pemBlock("PRIVATE KEY", private), pemBlock("CERTIFICATE", cert.Raw)...), 0o600); err != nil {
+		a.t.Fatal(err)
+	}
+	return path
+}
+
+// free is an address on loopback where nobody listens.
+func free(t testing.TB) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().String()
+}
+
+// listens waits for a server.
+func listens(t testing.TB, address string) {
+	t.Helper()
+	eventually(t, patience, func() (bool, string) {
+		c, err := net.Dial("tcp", address)
+		if err != nil {
+			return false, "nobody listens at " + address
+		}
+		c.Close()
+		return true, ""
+	})
+}
+
+const postfixPlaces = `queue_directory = %[1]s/queue
+data_directory = %[1]s/data
+command_directory = /usr/sbin
+daemon_directory = /usr/lib/postfix/sbin
+maillog_file = %[1]s/log
+maillog_file_prefixes = %[1]s
+mail_owner = postfix
+setgid_group = postdrop
+inet_interfaces = 127.0.0.1
+inet_protocols = ipv4
+mynetworks = 127.0.0.0/8
+alias_maps =
+disable_dns_lookups = yes
+smtpd_forbid_bare_newline = yes
+smtpd_forbid_bare_newline_exclusions =
+`
+
+const postfixServices = `%s inet n - n - - smtpd
+cleanup unix n - n - 0 cleanup
+qmgr unix n - n 300 1 qmgr
+tlsmgr unix - - n 1000? 1 tlsmgr
+rewrite unix - - n - - trivial-rewrite
+bounce unix - - n - 0 bounce
+defer unix - - n - 0 bounce
+trace unix - - n - 0 bounce
+flush unix n - n 1000? 0 flush
+proxymap unix - - n - - proxymap
+smtp unix - - n - - smtp
+relay unix - - n - - smtp
+error unix - - n - - error
+retry unix - - n - - error
+anvil unix - - n - 1 anvil
+scache unix - - n - 1 scache
+postlog unix-dgram n - n - 1 postlogd
+`
+
+// runPostfix runs a Postfix of the site's, with more lines in its main.cf, until
+// the test ends, and gives where it takes mail.
+func runPostfix(t *testing.T, more string) (address string) {
+	t.Helper()
+	dir := folder(t)
+	address = free(t)
+	for name, text := range map[string]string{"main.cf": fmt.Sprintf(postfixPlaces, dir) + more, "master.cf": fmt.Sprintf(postfixServices, address)} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, sub := range []string{"queue", "data"} {
+		if err := os.Mkdir(filepath.Join(dir, sub), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Chmod(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	run(t, nil, "chown", "postfix", filepath.Join(dir, "data"))
+	if out, err := exec.Command("postfix", "-c", dir, "start").CombinedOutput(); err != nil {
+		t.Fatalf("postfix start: %v\n%s%s", err, out, contents(t, filepath.Join(dir, "log")))
+	}
+	t.Cleanup(func() {
+		exec.Command("postfix", "-c", dir, "abort").Run()
+		if t.Failed() {
+			log, _ := os.ReadFile(filepath.Join(dir, "log"))
+			t.Logf("log of Postfix:\n%s", tail(log, 8000))
+		}
+	})
+	listens(t, address)
+	return address
+}
+
+// Dovecot's configuration has one language up to 2.3, and another one since.
+const (
+	dovecotAuth = `base_dir = %[1]s/run
+state_dir = %[1]s/state
+log_path = %[1]s/messages
+protocols =
+ssl = no
+default_login_user = nobody
+default_internal_user = nobody
+default_internal_group = nogroup
+auth_mechanisms = plain login
+`
+	dovecotAuth23 = `service auth {
+  inet_listener {
+    address = 127.0.0.1
+    port = %[2]s
+  }
+}
+passdb {
+  driver = passwd-file
+  args = scheme=PLAIN %[1]s/users
+}
+userdb {
+  driver = passwd-file
+  args = %[1]s/users
+}
+`
+	dovecotAuth24 = `dovecot_config_version = 2.4.0
+dovecot_storage_version = 2.4.0
+`
+	dovecotAuth24End = `service auth {
+  inet_listener postfix {
+    listen = 127.0.0.1
+    port = %[2]s
+  }
+}
+passdb passwd-file {
+  default_password_scheme = PLAIN
+  passwd_file_path = %[1]s/users
+}
+userdb passwd-file {
+  passwd_file_path = %[1]s/users
+}
+`
+)
+
+// runDovecotAuth runs the part of Dovecot that knows passwords until the test
+// ends, and gives where Postfix asks it.
+func runDovecotAuth(t *testing.T, users string) (address string) {
+	t.Helper()
+	dir := folder(t)
+	address = free(t)
+	_, port, _ := net.SplitHostPort(address)
+	version := string(run(t, nil, "dovecot", "--version"))
+	text := dovecotAuth + dovecotAuth23
+	if !strings.HasPrefix(version, "2.3.") {
+		text = dovecotAuth24 + dovecotAuth + dovecotAuth24End
+	}
+	for name, text := range map[string]string{"dovecot.conf": fmt.Sprintf(text, dir, port), "users": users} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Chmod(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command("dovecot", "-F", "-c", filepath.Join(dir, "dovecot.conf"))
+	var said strings.Builder
+	cmd.Stdout, cmd.Stderr = &said, &said
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		cmd.Process.Signal(syscall.SIGTERM)
+		cmd.Wait()
+		if t.Failed() {
+			log, _ := os.ReadFile(filepath.Join(dir, "messages"))
+			t.Logf("Dovecot:\n%s%s", said.String(), tail(log, 4000))
+		}
+	})
+	listens(t, address)
+	return address
+}
