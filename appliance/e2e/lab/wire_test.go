@@ -79,7 +79,7 @@ func listen(t testing.TB, p *placetest.Place) *wire {
 	return w
 }
 
-// take looks at one packet: IPv4 (RFC 791) with TCP (RFC 9293) counts.
+// take looks at one packet: IPv4 with TCP counts.
 func (w *wire) take(packet []byte) {
 	if len(packet) < 20 || packet[0]>>4 != 4 {
 		return

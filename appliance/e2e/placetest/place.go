@@ -195,7 +195,7 @@ func NewNetwork(t testing.TB) *Network {
 	return n
 }
 
-// Join gives a new place on the wire, and its address (RFC 5737 §3).
+// Join gives a new place on the wire, and its address.
 func (n *Network) Join(t testing.TB, name string) (p *Place, address string) {
 	t.Helper()
 	p = New(t, name)
