@@ -1,6 +1,7 @@
 package accounts
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -213,6 +214,29 @@ func TestHashingIsBounded(t *testing.T) {
 	runtime.ReadMemStats(&m)
 	if m.HeapSys > 512<<20 {
 		t.Errorf("got a heap of %d MiB", m.HeapSys>>20)
+	}
+}
+
+// A name that is not there costs a hash like one that is: both wait for a turn.
+func TestNobodyIsHashed(t *testing.T) {
+	f, _ := file(t)
+	for range maxHashing {
+		turns <- struct{}{}
+	}
+	defer func() {
+		for range maxHashing {
+			<-turns
+		}
+	}()
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	for _, name := range []string{"alice", "nobody"} {
+		if _, err := f.Check(ctx, name, "wrong secret"); !errors.Is(err, transport.ErrLoginAway) {
+			t.Errorf("%s: got %v, want a wait for a turn", name, err)
+		}
+	}
+	if f.nobody.memory != argonMemory || f.nobody.time != argonTime || f.nobody.lanes != argonLanes {
+		t.Errorf("got a hash of %d KiB for nobody", f.nobody.memory)
 	}
 }
 

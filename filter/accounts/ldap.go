@@ -96,9 +96,6 @@ const user = "{user}"
 
 // Check binds as the account.
 func (l *LDAP) Check(ctx context.Context, name, password string) (*transport.Account, error) {
-	if password == "" { // a bind without one is anonymous, and succeeds (RFC 4513 §5.1.2)
-		return nil, transport.ErrLoginRefused
-	}
 	ctx, cancel := context.WithTimeout(ctx, ldapTime)
 	defer cancel()
 	select {
@@ -218,7 +215,7 @@ func local(host string) bool {
 
 // bind logs in. What says that name or password are wrong is a no, and only that.
 func bind(c *ldap.Conn, dn, password string) error {
-	if dn == "" || password == "" {
+	if dn == "" || password == "" { // a bind without one is anonymous, and may succeed (RFC 4513 §5.1.2)
 		return transport.ErrLoginRefused
 	}
 	err := c.Bind(dn, password)
