@@ -217,7 +217,7 @@ func TestHashingIsBounded(t *testing.T) {
 	}
 }
 
-// A name that is not there costs a hash like one that is: both wait for a turn.
+// A name that is not there costs a hash like one that is (R27): both wait for a turn.
 func TestNobodyIsHashed(t *testing.T) {
 	f, _ := file(t)
 	for range maxHashing {

@@ -174,7 +174,7 @@ func directory(t testing.TB) (plain, secure, socket string, roots *x509.CertPool
 	}
 }
 
-// TestLDAP: accounts of a real directory, by each way to reach it and to find
+// TestLDAP (R27): accounts of a real directory, by each way to reach it and to find
 // them.
 func TestLDAP(t *testing.T) {
 	plain, secure, socket, roots := directory(t)
