@@ -14,6 +14,9 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"postern/appliance/e2e/housetest"
+	"postern/appliance/postfix/postfixtest"
 )
 
 // chain makes a key and a certificate for a server, in one file.
@@ -36,97 +39,12 @@ func (a *siteCA) chain(dir, name string) string {
 	return path
 }
 
-// free is an address on loopback where nobody listens.
-func free(t testing.TB) string {
+// runPostfix runs a Postfix of the site's, with more lines in its main.cf, and
+// gives where it takes mail.
+func runPostfix(t testing.TB, more string) (address string) {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
-}
-
-// listens waits for a server.
-func listens(t testing.TB, address string) {
-	t.Helper()
-	eventually(t, patience, func() (bool, string) {
-		c, err := net.Dial("tcp", address)
-		if err != nil {
-			return false, "nobody listens at " + address
-		}
-		c.Close()
-		return true, ""
-	})
-}
-
-const postfixPlaces = `queue_directory = %[1]s/queue
-data_directory = %[1]s/data
-command_directory = /usr/sbin
-daemon_directory = /usr/lib/postfix/sbin
-maillog_file = %[1]s/log
-maillog_file_prefixes = %[1]s
-mail_owner = postfix
-setgid_group = postdrop
-inet_interfaces = 127.0.0.1
-inet_protocols = ipv4
-mynetworks = 127.0.0.0/8
-alias_maps =
-disable_dns_lookups = yes
-smtpd_forbid_bare_newline = yes
-smtpd_forbid_bare_newline_exclusions =
-`
-
-const postfixServices = `%s inet n - n - - smtpd
-cleanup unix n - n - 0 cleanup
-qmgr unix n - n 300 1 qmgr
-tlsmgr unix - - n 1000? 1 tlsmgr
-rewrite unix - - n - - trivial-rewrite
-bounce unix - - n - 0 bounce
-defer unix - - n - 0 bounce
-trace unix - - n - 0 bounce
-flush unix n - n 1000? 0 flush
-proxymap unix - - n - - proxymap
-smtp unix - - n - - smtp
-relay unix - - n - - smtp
-error unix - - n - - error
-retry unix - - n - - error
-anvil unix - - n - 1 anvil
-scache unix - - n - 1 scache
-postlog unix-dgram n - n - 1 postlogd
-`
-
-// runPostfix runs a Postfix of the site's, with more lines in its main.cf, until
-// the test ends, and gives where it takes mail.
-func runPostfix(t *testing.T, more string) (address string) {
-	t.Helper()
-	dir := folder(t)
-	address = free(t)
-	for name, text := range map[string]string{"main.cf": fmt.Sprintf(postfixPlaces, dir) + more, "master.cf": fmt.Sprintf(postfixServices, address)} {
-		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	for _, sub := range []string{"queue", "data"} {
-		if err := os.Mkdir(filepath.Join(dir, sub), 0o755); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if err := os.Chmod(dir, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	run(t, nil, "chown", "postfix", filepath.Join(dir, "data"))
-	if out, err := exec.Command("postfix", "-c", dir, "start").CombinedOutput(); err != nil {
-		t.Fatalf("postfix start: %v\n%s%s", err, out, contents(t, filepath.Join(dir, "log")))
-	}
-	t.Cleanup(func() {
-		exec.Command("postfix", "-c", dir, "abort").Run()
-		if t.Failed() {
-			log, _ := os.ReadFile(filepath.Join(dir, "log"))
-			t.Logf("log of Postfix:\n%s", tail(log, 8000))
-		}
-	})
-	listens(t, address)
+	address = postfixtest.Free(t)
+	housetest.Postfix(t, more, address+" inet n - n - - smtpd\n", address)
 	return address
 }
 
@@ -181,7 +99,7 @@ userdb passwd-file {
 func runDovecotAuth(t *testing.T, users string) (address string) {
 	t.Helper()
 	dir := folder(t)
-	address = free(t)
+	address = postfixtest.Free(t)
 	_, port, _ := net.SplitHostPort(address)
 	version := string(run(t, nil, "dovecot", "--version"))
 	text := dovecotAuth + dovecotAuth23
@@ -210,6 +128,6 @@ func runDovecotAuth(t *testing.T, users string) (address string) {
 			t.Logf("Dovecot:\n%s%s", said.String(), tail(log, 4000))
 		}
 	})
-	listens(t, address)
+	housetest.Listens(t, address)
 	return address
 }

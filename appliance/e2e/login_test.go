@@ -141,10 +141,7 @@ func TestClientsOfProxies(t *testing.T) {
 	}
 }
 
-const clientPostfix = `compatibility_level = 3.6
-myhostname = mail.company1.example
-mydestination =
-local_recipient_maps =
+const clientPostfix = `myhostname = mail.company1.example
 relayhost = [127.0.0.1]:%s
 smtp_tls_security_level = encrypt
 smtp_tls_mandatory_protocols = >=TLSv1.2
@@ -186,10 +183,7 @@ func TestPostfixLogsIn(t *testing.T) {
 	}
 }
 
-const serverPostfix = `compatibility_level = 3.6
-myhostname = mail.company1.example
-mydestination =
-local_recipient_maps =
+const serverPostfix = `myhostname = mail.company1.example
 smtpd_sasl_auth_enable = yes
 smtpd_sasl_type = dovecot
 smtpd_sasl_path = inet:%s

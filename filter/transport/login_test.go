@@ -74,6 +74,7 @@ func secured(t *testing.T, addr string) *caller {
 	return c
 }
 
+// TestLogin (R27): who has logged in over TLS may write, as himself.
 func TestLogin(t *testing.T) {
 	config, _ := valid(t)
 	m, b := &mailbox{}, &book{}
@@ -130,7 +131,7 @@ func TestLogin(t *testing.T) {
 	c.ask("AUTH PLAIN "+b64(strings.Repeat("x", 9204)), "235 ")
 }
 
-// What is no AUTH, or fails, is nothing else either: where a client is out of
+// What is no AUTH, or fails, is nothing else either (R27): where a client is out of
 // step with the exchange, the session ends before its secret is read as a command.
 func TestLoginRefused(t *testing.T) {
 	config, _ := valid(t)
@@ -256,6 +257,8 @@ func TestSlowLogins(t *testing.T) {
 	}
 }
 
+// TestOwns (R27): an account writes as its own addresses, and no pattern says more
+// than it spells.
 func TestOwns(t *testing.T) {
 	for _, test := range []struct {
 		user    string

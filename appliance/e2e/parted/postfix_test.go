@@ -4,9 +4,6 @@ import (
 	"fmt"
 	"maps"
 	"net"
-	"os"
-	"os/exec"
-	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -21,29 +18,13 @@ import (
 // A site's own Postfix hands all mail through the gateway, and takes it back at
 // a port that hands on to the office.
 const (
-	mainCF = `compatibility_level = 3.6
-queue_directory = %[1]s/queue
-data_directory = %[1]s/data
-command_directory = /usr/sbin
-daemon_directory = /usr/lib/postfix/sbin
-maillog_file = %[1]s/log
-maillog_file_prefixes = %[1]s
-myhostname = site.example
-mydestination =
-local_recipient_maps =
-alias_maps =
-relayhost = [127.0.0.1]:%[2]s
-disable_dns_lookups = yes
-inet_interfaces = 127.0.0.1
-inet_protocols = ipv4
-mynetworks = 127.0.0.0/8
-smtpd_forbid_bare_newline = yes
-smtpd_forbid_bare_newline_exclusions =
+	mainCF = `myhostname = site.example
+relayhost = [127.0.0.1]:%[1]s
 smtpd_recipient_restrictions = permit_mynetworks, reject
 minimal_backoff_time = 2s
 maximal_backoff_time = 2s
 queue_run_delay = 2s
-content_filter = lmtp:[127.0.0.1]:%[3]s
+content_filter = lmtp:[127.0.0.1]:%[2]s
 lmtp_send_xforward_command = no
 `
 	masterCF = `%[1]s inet n - n - - smtpd
@@ -51,23 +32,6 @@ lmtp_send_xforward_command = no
   -o content_filter=
   -o smtpd_recipient_restrictions=check_recipient_access,inline:{dave@other.example=REJECT},permit_mynetworks,reject
   -o receive_override_options=no_unknown_recipient_checks,no_header_body_checks
-cleanup unix n - n - 0 cleanup
-qmgr unix n - n 300 1 qmgr
-tlsmgr unix - - n 1000? 1 tlsmgr
-rewrite unix - - n - - trivial-rewrite
-bounce unix - - n - 0 bounce
-defer unix - - n - 0 bounce
-trace unix - - n - 0 bounce
-flush unix n - n 1000? 0 flush
-proxymap unix - - n - - proxymap
-smtp unix - - n - - smtp
-relay unix - - n - - smtp
-lmtp unix - - n - - lmtp
-error unix - - n - - error
-retry unix - - n - - error
-anvil unix - - n - 1 anvil
-scache unix - - n - 1 scache
-postlog unix-dgram n - n - 1 postlogd
 `
 )
 
@@ -83,44 +47,7 @@ func port(t *testing.T, address string) string {
 // site runs that Postfix. front takes mail, back takes it again.
 func site(t *testing.T, front, back, filter, next string) {
 	t.Helper()
-	if os.Geteuid() != 0 {
-		t.Fatal("Postfix starts as root only")
-	}
-	dir := housetest.Folder(t)
-	if err := os.Chmod(dir, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	for name, text := range map[string]string{"main.cf": fmt.Sprintf(mainCF, dir, port(t, next), port(t, filter)), "master.cf": fmt.Sprintf(masterCF, front, back)} {
-		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	for _, sub := range []string{"queue", "data"} {
-		if err := os.Mkdir(filepath.Join(dir, sub), 0o755); err != nil {
-			t.Fatal(err)
-		}
-	}
-	for _, args := range [][]string{{"chown", "postfix", filepath.Join(dir, "data")}, {"postfix", "-c", dir, "start"}} {
-		if out, err := exec.Command(args[0], args[1:]...).CombinedOutput(); err != nil {
-			t.Fatalf("%v: %v\n%s", args, err, out)
-		}
-	}
-	t.Cleanup(func() {
-		exec.Command("postfix", "-c", dir, "abort").Run()
-		if t.Failed() {
-			log, _ := os.ReadFile(filepath.Join(dir, "log"))
-			t.Logf("log of Postfix:\n%s", log)
-		}
-	})
-	for _, address := range []string{front, back} {
-		housetest.Eventually(t, housetest.Patience, func() (bool, string) {
-			c, err := net.Dial("tcp", address)
-			if err == nil {
-				c.Close()
-			}
-			return err == nil, "Postfix does not listen"
-		})
-	}
+	housetest.Postfix(t, fmt.Sprintf(mainCF, port(t, next), port(t, filter)), fmt.Sprintf(masterCF, front, back), front, back)
 }
 
 // Behind a real Postfix, over LMTP, each recipient of one mail gets what is his:
