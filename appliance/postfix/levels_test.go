@@ -105,18 +105,27 @@ const body = "Only the two of us know this line."
 // submit hands a mail over as filterd does.
 func submit(t *testing.T, address, to string) {
 	t.Helper()
+	mail := "From: alice@company1.example\r\nTo: " + to + "\r\nSubject: offer\r\n\r\n" + body + "\r\n"
+	res := hand(t, address, transport.Envelope{From: message.Address{Local: "alice", Domain: "company1.example"}}, to, mail)
+	if res.Err != nil || res.Replies[0].Code != 250 {
+		t.Fatalf("submit to %s: got %+v", to, res)
+	}
+}
+
+// hand gives one mail with one recipient to the port at address.
+func hand(t *testing.T, address string, e transport.Envelope, to, mail string) transport.Result {
+	t.Helper()
 	h := &transport.Hop{Address: address, Name: "gw.company1.example"}
 	defer h.Close()
 	a, err := message.ParseAddress(to)
 	if err != nil {
 		t.Fatal(err)
 	}
-	mail := "From: alice@company1.example\r\nTo: " + to + "\r\nSubject: offer\r\n\r\n" + body + "\r\n"
-	e := &transport.Envelope{From: message.Address{Local: "alice", Domain: "company1.example"}, Recipients: []transport.Recipient{{Address: a}}}
-	res := h.Deliver(t.Context(), e, int64(len(mail)), strings.NewReader(mail))
-	if res.Err != nil || res.Replies[0].Code != 250 {
-		t.Fatalf("submit to %s: got %+v", to, res)
+	e.Recipients = []transport.Recipient{{Address: a, Notify: "FAILURE,DELAY"}}
+	if strings.HasPrefix(to, "bob@") {
+		e.Recipients[0].Original = "rfc822;" + to
 	}
+	return h.Deliver(t.Context(), &e, int64(len(mail)), strings.NewReader(mail))
 }
 
 func tls12(c *tls.Config) { c.MaxVersion = tls.VersionTLS12 }

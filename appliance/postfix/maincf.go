@@ -203,7 +203,7 @@ func (c *Config) self() (group, error) {
 func (c *Config) own() string {
 	var list []string
 	for _, a := range c.Own {
-		if !a.IsLoopback() && !a.IsUnspecified() {
+		if !a.IsUnspecified() {
 			list = append(list, bracketed(a))
 		}
 	}

@@ -167,7 +167,7 @@ func (p *peer) serve(c net.Conn) {
 			if p.config != nil && how == "clear" {
 				say("250-peer\r\n250-8BITMIME\r\n250 STARTTLS")
 			} else {
-				say("250-peer\r\n250 8BITMIME")
+				say("250-peer\r\n250-8BITMIME\r\n250-SMTPUTF8\r\n250 DSN")
 			}
 		case "STARTTLS":
 			if p.refuse || p.config == nil {
@@ -181,6 +181,9 @@ func (p *peer) serve(c net.Conn) {
 				return
 			}
 			conn, in, how = s, bufio.NewReader(s), "TLS"
+		case "MAIL":
+			to = " " + strings.TrimSpace(line)
+			say("250 2.1.0 ok")
 		case "RCPT":
 			to += " " + strings.TrimSpace(line)
 			say("250 2.1.5 ok")
