@@ -104,7 +104,7 @@ func onlySealed(w *world) bool {
 }
 
 // What goes by a safe way instead does not share a copy with what does not
-// need one, and whoever has a certificate gets his sealed.
+// need one, and whoever has a certificate gets his sealed (R26).
 func TestSafeWayInstead(t *testing.T) {
 	const alice, bob, carol, dave = "alice@company1.example", "bob@partner.example", "carol@other.example", "x@free.example"
 	w := newWorld(t)
@@ -123,7 +123,7 @@ func TestSafeWayInstead(t *testing.T) {
 }
 
 // Once mail to somebody was sealed, it never leaves in clear again: not when
-// his certificate has gone; until an operator says so, or a rule does.
+// his certificate has gone; until an operator says so, or a rule does (R26).
 func TestNoDowngrade(t *testing.T) {
 	const alice, bob = "alice@company1.example", "bob@partner.example"
 	w := newWorld(t)

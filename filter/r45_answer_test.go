@@ -72,7 +72,7 @@ func ids(n int) string {
 	return strings.TrimRight(b.String(), "\n ")
 }
 
-// A mail whose id cannot be remembered is not opened for anybody: it waits.
+// A mail whose id cannot be remembered is not opened for anybody: it waits (R45).
 func TestOpenedMailIsRememberedFirst(t *testing.T) {
 	const alice, bob = "alice@company1.example", "bob@partner.example"
 	w := newWorld(t)

@@ -220,7 +220,7 @@ func sound(t *testing.T, p *Policy, f Facts, d Decision) {
 
 // Making any rule stricter, or adding one that asks for as much at least,
 // takes protection from nobody. What a rule forbids, and was refused for that,
-// may be sent where the rule does not forbid it any more.
+// may be sent where the rule does not forbid it any more (R26).
 func TestAnyStricterRuleProtectsNoLess(t *testing.T) {
 	try(t, 8_000, func(d dice, p *Policy, f Facts, was Decision) {
 		q := *p
@@ -257,7 +257,7 @@ func TestAnyStricterRuleProtectsNoLess(t *testing.T) {
 }
 
 // No trigger lowers anything, but for the one that the site has to allow; and
-// that one lowers nobody whose rule asks for more than optional.
+// that one lowers nobody whose rule asks for more than optional (R26).
 func TestTriggersNeverLower(t *testing.T) {
 	try(t, 8_000, func(d dice, p *Policy, f Facts, _ Decision) {
 		f.Asked = Asks{}
@@ -293,7 +293,7 @@ func TestTriggersNeverLower(t *testing.T) {
 	})
 }
 
-// What a mail is, and what is known of its recipients, raises only.
+// What a mail is, and what is known of its recipients, raises only (R26, R45).
 func TestFactsNeverLower(t *testing.T) {
 	try(t, 8_000, func(d dice, p *Policy, f Facts, was Decision) {
 		g := f
@@ -362,7 +362,7 @@ func TestAdmit(t *testing.T) {
 	})
 }
 
-// A word that is none lets nothing through in clear.
+// A word that is none lets nothing through in clear (R26).
 func TestUnknownWordsDefer(t *testing.T) {
 	f := Facts{Direction: Outbound, Author: alice, Signing: formats, Recipients: []Recipient{{Address: dave, Once: true}}}
 	for name, spoil := range map[string]func(*Policy){
