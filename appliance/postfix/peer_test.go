@@ -13,7 +13,6 @@ import (
 	"crypto/x509/pkix"
 	"encoding/hex"
 	"encoding/pem"
-	"fmt"
 	"io"
 	"math/big"
 	"net"
@@ -238,7 +237,7 @@ func await(t *testing.T, what string, ok func() bool) {
 	defer tick.Stop()
 	for end := time.Now().Add(3 * time.Minute); !ok(); <-tick.C {
 		if time.Now().After(end) {
-			t.Fatal(fmt.Sprintf("%s: not within 3 min", what))
+			t.Fatalf("%s: not within 3 min", what)
 		}
 	}
 }

@@ -23,7 +23,7 @@ import (
 // The ways in which Postfix, or what is to be written for it, is not as it should be.
 var (
 	ErrConfig  = errors.New("configuration for Postfix")
-	ErrMissing = errors.New("Postfix is not installed")
+	ErrMissing = errors.New("no Postfix is installed")
 	ErrForeign = errors.New("written by somebody else")
 )
 
