@@ -36,6 +36,7 @@ func (g *Gateway) noteOpened(ctx context.Context, p *passage) error {
 	if g.Record == nil || p.listener.Direction != policy.Inbound {
 		return nil
 	}
+	var opened []string
 	for _, c := range p.copies {
 		if !c.Plan.Opened {
 			continue
@@ -45,12 +46,11 @@ func (g *Gateway) noteOpened(ctx context.Context, p *passage) error {
 			if err != nil {
 				return err
 			}
-			for _, id := range ids[:min(len(ids), maxOwnIDs)] {
-				if err := g.Record.RememberOpened(ctx, id); err != nil {
-					return fmt.Errorf("remember opened mail: %w", err)
-				}
-			}
+			opened = append(opened, ids[:min(len(ids), maxOwnIDs)]...)
 		}
+	}
+	if err := g.Record.RememberOpened(ctx, opened...); err != nil {
+		return fmt.Errorf("remember opened mail: %w", err)
 	}
 	return nil
 }

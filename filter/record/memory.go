@@ -1,11 +1,13 @@
 package record
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"crypto/sha256"
 	"database/sql"
 	"errors"
+	"slices"
 	"strings"
 	"time"
 
@@ -84,10 +86,19 @@ func (r *Record) Opened(ctx context.Context, messageID string) (bool, error) {
 	return r.Now().Sub(time.Unix(at, 0)) < openedFor, nil
 }
 
-// RememberOpened remembers that the mail with that Message-ID was opened. One
-// without an id can't be remembered.
-func (r *Record) RememberOpened(ctx context.Context, messageID string) error {
-	if r == nil || bare(messageID) == "" {
+// RememberOpened remembers that a mail with those Message-IDs was opened, in one
+// write. One without an id can't be remembered.
+func (r *Record) RememberOpened(ctx context.Context, messageIDs ...string) error {
+	if r == nil {
+		return nil
+	}
+	var names [][]byte
+	for _, id := range messageIDs {
+		if name := nameOf(id); bare(id) != "" && !slices.ContainsFunc(names, func(n []byte) bool { return bytes.Equal(n, name) }) {
+			names = append(names, name)
+		}
+	}
+	if len(names) == 0 {
 		return nil
 	}
 	now := r.Now()
@@ -95,7 +106,12 @@ func (r *Record) RememberOpened(ctx context.Context, messageID string) error {
 		if err := r.opened.makeRoom(tx, now); err != nil {
 			return err
 		}
-		return r.opened.insert(tx, "INSERT INTO opened VALUES (?, ?) ON CONFLICT DO UPDATE SET at = excluded.at", nameOf(messageID), now.Unix())
+		for _, name := range names {
+			if err := r.opened.insert(tx, "INSERT INTO opened VALUES (?, ?) ON CONFLICT DO UPDATE SET at = excluded.at", name, now.Unix()); err != nil {
+				return err
+			}
+		}
+		return nil
 	})
 }
 

@@ -189,11 +189,16 @@ func (r *Record) commit(first request) {
 		}
 		return nil
 	})
+	if err == nil {
+		r.broken.Store(false)
+	}
 	for _, q := range all {
 		q.done <- err
 	}
 }
 
+// transact notes what fails. That something works says little of what is asked
+// for by mails: to forget old rows takes no room.
 func (r *Record) transact(do func(*sql.Tx) error) error {
 	tx, err := r.write.Begin()
 	if err == nil {
@@ -203,7 +208,9 @@ func (r *Record) transact(do func(*sql.Tx) error) error {
 			tx.Rollback()
 		}
 	}
-	r.broken.Store(err != nil && !errors.Is(err, ErrFull))
+	if err != nil && !errors.Is(err, ErrFull) {
+		r.broken.Store(true)
+	}
 	return err
 }
 

@@ -105,7 +105,7 @@ func TestProtected(t *testing.T) {
 func TestOpened(t *testing.T) {
 	ctx, c := t.Context(), &clock{at: time.Unix(1_700_000_000, 0)}
 	r := open(t, filepath.Join(t.TempDir(), "record.db"), Options{Now: c.now})
-	must(t, r.RememberOpened(ctx, "<a@b.example>"))
+	must(t, r.RememberOpened(ctx, "<a@b.example>", "a@b.example", "<c@b.example>"))
 	must(t, r.RememberOpened(ctx, " "))
 	for _, e := range []struct {
 		id   string
