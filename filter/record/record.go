@@ -70,9 +70,10 @@ type Record struct {
 	ended  chan struct{} // closed: it has ended
 	once   sync.Once
 
-	queued atomic.Int64 // recipients in traces
-	lost   atomic.Int64 // traces since the last line of the log
-	broken atomic.Bool  // the last write failed
+	queued  atomic.Int64 // recipients in traces
+	lost    atomic.Int64 // traces since the last line of the log
+	company bool         // the last change was not alone; the writer's own
+	broken  atomic.Bool  // the last write failed
 
 	part, refusal, opened, protected, mail table
 }
@@ -145,8 +146,13 @@ type request struct {
 	done chan error
 }
 
-// maxTogether is how many changes are made durable at once.
-const maxTogether = 64
+// How changes are made durable together: so many at once; and where the last time
+// there was more than one, each waits so long for others. A commit costs as much
+// for many as for one.
+const (
+	maxTogether = 64
+	together    = 5 * time.Millisecond
+)
 
 // change makes one change, and returns when it is on the disk. Changes that are
 // asked for at the same time share one write; where it fails, all of them do.
@@ -170,17 +176,30 @@ func (r *Record) change(ctx context.Context, what string, do func(*sql.Tx) error
 
 func away(what string, err error) error { return fmt.Errorf("%s: %w: %w", what, ErrAway, err) }
 
-// commit makes first and what else is asked for by now in one transaction.
+// commit makes first and what else is asked for by now, or soon, in one transaction.
 func (r *Record) commit(first request) {
 	all := []request{first}
+	var late <-chan time.Time
+	if r.company {
+		late = time.After(together)
+	}
 	for more := true; more && len(all) < maxTogether; {
 		select {
 		case q := <-r.asked:
 			all = append(all, q)
+			continue
 		default:
-			more = false
+		}
+		if more = late != nil; more {
+			select {
+			case q := <-r.asked:
+				all = append(all, q)
+			case <-late:
+				late = nil
+			}
 		}
 	}
+	r.company = len(all) > 1
 	err := r.transact(func(tx *sql.Tx) error {
 		for _, q := range all {
 			if err := q.do(tx); err != nil {
