@@ -85,10 +85,13 @@ func (k *keeper) mails(t testing.TB) map[string][]kept {
 		t.Fatal(err)
 	}
 	all := map[string][]kept{}
+	listed := map[string]bool{}
 	for _, e := range entries {
-		if strings.HasPrefix(e.Name(), ".") { // killed while it was written
+		name := strings.TrimSuffix(e.Name(), heard)
+		if strings.HasPrefix(name, ".") || listed[name] { // killed while it was written; named anew while the folder was read
 			continue
 		}
+		listed[name] = true
 		path := filepath.Join(k.dir, e.Name())
 		b, err := os.ReadFile(path)
 		if errors.Is(err, fs.ErrNotExist) { // it has just been heard
