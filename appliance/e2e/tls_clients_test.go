@@ -27,7 +27,13 @@ func finger(t *testing.T, b *trial.Box, ca string, more ...string) string {
 	t.Helper()
 	args := append([]string{"-c", "-L", "summary,untrusted", "-l", "secure", "-F", ca}, more...)
 	host, port, _ := strings.Cut(b.Outside, ":")
-	out, err := exec.CommandContext(t.Context(), "posttls-finger", append(args, "["+host+"]:"+port, b.Server)...).CombinedOutput()
+	settings := t.TempDir() // without a main.cf it does nothing, and Debian installs none
+	if err := os.WriteFile(filepath.Join(settings, "main.cf"), nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.CommandContext(t.Context(), "posttls-finger", append(args, "["+host+"]:"+port, b.Server)...)
+	cmd.Env = append(os.Environ(), "MAIL_CONFIG="+settings)
+	out, err := cmd.CombinedOutput()
 	if err != nil {
 		t.Fatalf("posttls-finger %s: %v: %s", strings.Join(args, " "), err, out)
 	}

@@ -5,7 +5,9 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"os"
 	"os/exec"
+	"path/filepath"
 	"strconv"
 	"strings"
 )
@@ -24,8 +26,17 @@ func Probe(ctx context.Context) (Installed, error) {
 	if err != nil {
 		return have, fmt.Errorf("%w (hint: apt-get install postfix)", ErrMissing)
 	}
-	ask := func(args ...string) ([]byte, error) {
-		cmd := exec.CommandContext(ctx, path, args...)
+	// It reads a main.cf whatever it is asked, and Debian installs none.
+	empty, err := os.MkdirTemp("", "postern-postconf-*")
+	if err != nil {
+		return have, fmt.Errorf("ask postconf: %w", err)
+	}
+	defer os.RemoveAll(empty)
+	if err := os.WriteFile(filepath.Join(empty, "main.cf"), nil, 0o644); err != nil {
+		return have, fmt.Errorf("ask postconf: %w", err)
+	}
+	ask := func(what string) ([]byte, error) {
+		cmd := exec.CommandContext(ctx, path, "-c", empty, what)
 		var stderr bytes.Buffer
 		cmd.Stderr = &stderr
 		out, err := cmd.Output()
