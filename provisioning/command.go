@@ -42,7 +42,7 @@ func (c command) name() string { return strings.TrimSpace(c.noun + " " + c.verb)
 
 // common are the flags of every command.
 var common = []option{
-	{name: "config", value: "FILE", about: "filterd.toml, " + DefaultConfig + " by default"},
+	{name: "config", value: "FILE", about: "filterd.toml, " + DefaultConfig + " by default; of a box box.toml"},
 	{name: "socket", value: "PATH", about: "keep socket of the key daemon, where it is not the configured one"},
 	{name: "json", about: "print JSON for programs"},
 	{name: "n", about: "change nothing, show what would happen"},

@@ -130,8 +130,11 @@ func (a *App) commands() []command {
 			command{noun: "postfix", verb: "check", about: "say whether those files are as the configuration has them, and taken as they are",
 				more: "Exit status 1 when they are not.", run: checkAgent})
 	}
+	if a.Box != nil {
+		list = append(list, boxCommands...)
+	}
 	if a.ConfigDoc != nil {
-		list = append(list, command{noun: "config", verb: "doc", args: "filterd|keyd", min: 1, max: 1, about: "print the annotated example of a configuration", run: configDoc})
+		list = append(list, command{noun: "config", verb: "doc", args: "filterd|keyd|box", min: 1, max: 1, about: "print the annotated example of a configuration", run: configDoc})
 	}
 	return list
 }
@@ -301,8 +304,8 @@ func version(_ context.Context, c *call) (any, error) {
 }
 
 func configDoc(_ context.Context, c *call) (any, error) {
-	if d := c.args[0]; d != "filterd" && d != "keyd" {
-		return nil, misuse("daemons: filterd, keyd", "no daemon %.40q", d)
+	if d := c.args[0]; d != "filterd" && d != "keyd" && d != "box" {
+		return nil, misuse("files: filterd, keyd, box", "no file %.40q", d)
 	}
 	var b strings.Builder
 	if err := c.ConfigDoc(&b, c.args[0]); err != nil {

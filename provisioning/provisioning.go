@@ -29,6 +29,7 @@ const (
 	DefaultKeyring = "/var/lib/postern/keyring.db"
 	DefaultRecord  = "/var/lib/postern/record/record.db"
 	DefaultTLS     = "/var/lib/postern/tls"
+	DefaultBox     = "/var/lib/postern/box.toml"
 )
 
 // App is the program with its surroundings handed in. Stdin, Stdout, Stderr,
@@ -66,8 +67,10 @@ type App struct {
 	// Agent is the mail agent that filterd.toml has behind the gateway; nil
 	// where it has none.
 	Agent func(config string) (Agent, error)
-	// ConfigDoc prints the annotated example of a daemon's configuration.
-	ConfigDoc func(w io.Writer, daemon string) error
+	// Box is what a box of its own has beside a gateway.
+	Box Box
+	// ConfigDoc prints the annotated example of a configuration file.
+	ConfigDoc func(w io.Writer, file string) error
 }
 
 // Site is what the commands need of the configuration.

@@ -18,8 +18,11 @@ var update = flag.Bool("update", false, "write what is said of each bad file")
 
 // load reads a file as the daemon would, and names it by its last element.
 func load(daemon, name string, data []byte) (any, error) {
-	if daemon == "filterd" {
+	switch daemon {
+	case "filterd":
 		return parseFilterd(name, data)
+	case "box":
+		return ParseBox(name, data)
 	}
 	return parseKeyd(name, data, "")
 }
@@ -69,6 +72,7 @@ func TestMissingFile(t *testing.T) {
 	for _, f := range []func(string) error{
 		func(p string) error { _, err := LoadFilterd(p); return err },
 		func(p string) error { _, err := LoadKeyd(p); return err },
+		func(p string) error { _, err := LoadBox(p); return err },
 	} {
 		err := f(path)
 		if !errors.Is(err, fs.ErrNotExist) {
@@ -155,7 +159,7 @@ func TestPINFileFromCredentials(t *testing.T) {
 // The example loads as it stands, and again with every default as a line; it
 // means the same both times.
 func TestExampleLoads(t *testing.T) {
-	for _, daemon := range []string{"filterd", "keyd"} {
+	for _, daemon := range []string{"filterd", "keyd", "box"} {
 		var plain, all bytes.Buffer
 		if err := Example(&plain, daemon); err != nil {
 			t.Fatal(err)
@@ -186,7 +190,7 @@ func TestExampleLoads(t *testing.T) {
 func printed(t *testing.T, c any) string {
 	t.Helper()
 	var b bytes.Buffer
-	if err := write(&b, c); err != nil {
+	if err := Write(&b, c); err != nil {
 		t.Fatal(err)
 	}
 	return b.String()
@@ -220,7 +224,7 @@ func TestPrintRoundTrips(t *testing.T) {
 // in the example or the reference.
 func TestEveryFieldIsDocumented(t *testing.T) {
 	known := []string{"toml", "doc", "default", "need", "enum", "later", "form", "min", "max"}
-	for daemon, c := range map[string]any{"filterd": Filterd{}, "keyd": Keyd{}} {
+	for daemon, c := range map[string]any{"filterd": Filterd{}, "keyd": Keyd{}, "box": Box{}} {
 		var ref bytes.Buffer
 		if err := Reference(&ref, daemon); err != nil {
 			t.Fatal(err)
@@ -302,7 +306,7 @@ func FuzzLoad(f *testing.F) {
 		f.Add(data)
 	}
 	f.Add([]byte(small))
-	for _, daemon := range []string{"filterd", "keyd"} {
+	for _, daemon := range []string{"filterd", "keyd", "box"} {
 		var b bytes.Buffer
 		if err := Example(&b, daemon); err != nil {
 			f.Fatal(err)
@@ -310,7 +314,7 @@ func FuzzLoad(f *testing.F) {
 		f.Add(b.Bytes())
 	}
 	f.Fuzz(func(t *testing.T, data []byte) {
-		for _, daemon := range []string{"filterd", "keyd"} {
+		for _, daemon := range []string{"filterd", "keyd", "box"} {
 			c, err := load(daemon, "file", data)
 			if err == nil {
 				if _, err := load(daemon, "again", []byte(printed(t, c))); err != nil {

@@ -19,8 +19,10 @@ func sample(daemon string) (any, error) {
 		return sampleFilterd(), nil
 	case "keyd":
 		return sampleKeyd(), nil
+	case "box":
+		return sampleBox(), nil
 	}
-	return nil, fmt.Errorf("print configuration: no daemon %q (hint: filterd or keyd)", daemon)
+	return nil, fmt.Errorf("print configuration: no file %q (hint: filterd, keyd or box)", daemon)
 }
 
 func sampleFilterd() *Filterd {
@@ -53,8 +55,21 @@ func sampleKeyd() *Keyd {
 	}
 }
 
-// Example prints the annotated example of a daemon's file, "filterd" or
-// "keyd". It loads as it stands, and means the same with every commented
+func sampleBox() *Box {
+	f := sampleFilterd()
+	f.AuthservID = "gw.company1.example"
+	return &Box{
+		Box: TheBox{Name: "gw.company1.example", Unlock: "operator", ManageFrom: []Network{{netip.MustParsePrefix("10.0.0.0/24")}}},
+		Network: Ground{Interfaces: []Interface{
+			{Name: "outside", Device: "enp1s0", Addresses: []string{"192.0.2.25/24", "2001:db8::25/64"}, Gateways: []string{"192.0.2.1", "2001:db8::1"}},
+			{Name: "inside", Device: "enp2s0", Addresses: []string{"10.0.0.2/24"}},
+		}},
+		Filterd: *f,
+	}
+}
+
+// Example prints the annotated example of a file, "filterd", "keyd" or
+// "box". It loads as it stands, and means the same with every commented
 // field uncommented.
 func Example(w io.Writer, daemon string) error { return example(w, daemon, false) }
 
@@ -74,22 +89,25 @@ func example(w io.Writer, daemon string, all bool) error {
 	return p.w.Flush()
 }
 
-// write writes a *Filterd or *Keyd as a file, only the fields that are set.
-func write(w io.Writer, c any) error {
+// Write writes a *Filterd, *Keyd or *Box as a file, only the fields that are set.
+func Write(w io.Writer, c any) error {
 	p := printer{w: bufio.NewWriter(w)}
 	v := reflect.ValueOf(c).Elem()
 	p.table(v, v, nil)
 	return p.w.Flush()
 }
 
-// complete is said with the defaults, by reading what write makes of it.
+// complete is said with the defaults, by reading what Write makes of it.
 func complete(said any) (any, error) {
 	var b bytes.Buffer
-	if err := write(&b, said); err != nil {
+	if err := Write(&b, said); err != nil {
 		return nil, err
 	}
-	if _, ok := said.(*Filterd); ok {
+	switch said.(type) {
+	case *Filterd:
 		return parseFilterd("example", b.Bytes())
+	case *Box:
+		return ParseBox("example", b.Bytes())
 	}
 	return parseKeyd("example", b.Bytes(), "")
 }
@@ -125,14 +143,14 @@ func (p *printer) gap() {
 // table prints the scalars of a struct and then its tables.
 func (p *printer) table(said, full reflect.Value, path []string) {
 	all := fields(said.Type())
-	for i, f := range all {
+	for _, f := range all {
 		if isScalar(f.Type) {
-			p.scalar(f, said.Field(i), full.Field(i))
+			p.scalar(f, said.FieldByIndex(f.Index), full.FieldByIndex(f.Index))
 		}
 	}
-	for i, f := range all {
+	for _, f := range all {
 		if !isScalar(f.Type) {
-			p.tables(f, said.Field(i), full.Field(i), append(slices.Clip(path), f.name))
+			p.tables(f, said.FieldByIndex(f.Index), full.FieldByIndex(f.Index), append(slices.Clip(path), f.name))
 		}
 	}
 }

@@ -119,6 +119,22 @@ func form(name, s string) string {
 		if a, err := netip.ParseAddr(s); err != nil || a.Zone() != "" {
 			return "want an address such as 192.0.2.1 or 2001:db8::1"
 		}
+	case "prefix":
+		if p, err := netip.ParsePrefix(s); err != nil || p.Addr().Is4In6() || p.Addr().IsUnspecified() {
+			return "want an address and the length of its network, such as 192.0.2.25/24"
+		}
+	case "device":
+		if s == "" || len(s) > 15 || strings.Trim(s, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.-*") != "" || s[0] == '.' || s[0] == '-' {
+			return "want the name of a network device such as enp1s0, or en* for the first that fits"
+		}
+	case "mac":
+		if m, err := net.ParseMAC(s); err != nil || len(m) != 6 {
+			return "want a hardware address such as 52:54:00:12:34:56"
+		}
+	case "age":
+		if !strings.HasPrefix(s, "age1") || len(s) < 62 || len(s) > 4096 || strings.Trim(s[4:], "0123456789abcdefghijklmnopqrstuvwxyz") != "" {
+			return "want an age recipient such as age1…, as age-keygen prints it"
+		}
 	case "tls-version":
 		if s != "1.2" && s != "1.3" {
 			return "want 1.2 or 1.3"

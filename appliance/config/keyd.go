@@ -89,19 +89,30 @@ func (c *Keyd) check(r *reading, credentials string) {
 	if c.Socket.Use.Path == c.Socket.Keep.Path {
 		r.wrong(r.line("socket", "keep", "path"), "socket.keep.path: is the path of socket.use too", "operators have a socket of their own")
 	}
+	checkRules(r, c.Rules)
+	checkEnvironment(r, c.Environment)
+}
+
+// checkRules finds rules that never decide, in the table at path.
+func checkRules(r *reading, rules []Rule, path ...any) {
 	labels := map[string]bool{}
-	for i, rule := range c.Rules {
-		if labels[rule.Label] {
-			r.wrong(r.line("rule", i, "label"), fmt.Sprintf("rule.label = %q: another rule has it", rule.Label), "the first one decides")
+	for i, rule := range rules {
+		if at := append(slices.Clip(path), "rule", i, "label"); labels[rule.Label] {
+			r.wrong(r.line(at...), fmt.Sprintf("%s = %q: another rule has it", name(at), rule.Label), "the first one decides")
 		}
 		labels[rule.Label] = true
 	}
-	for k, v := range c.Environment {
+}
+
+// checkEnvironment finds variables that no module reads, in the table at path.
+func checkEnvironment(r *reading, environment map[string]string, path ...any) {
+	for k, v := range environment {
+		at := append(slices.Clip(path), "environment", k)
 		switch {
 		case !slices.Contains(variables, k):
-			r.wrong(r.line("environment", k), fmt.Sprintf("environment.%s: no variable of a module", quoteKey(k)), "known: "+strings.Join(variables, ", "))
+			r.wrong(r.line(at...), name(at)+": no variable of a module", "known: "+strings.Join(variables, ", "))
 		case v == "" || strings.ContainsRune(v, 0):
-			r.wrong(r.line("environment", k), fmt.Sprintf("environment.%s: want a text, not empty and without NUL", quoteKey(k)), "")
+			r.wrong(r.line(at...), name(at)+": want a text, not empty and without NUL", "")
 		}
 	}
 }

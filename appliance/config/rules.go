@@ -22,11 +22,20 @@ type field struct {
 	name string
 }
 
+// fields are those of t, with those of a struct inside it that has no name in
+// the file in its place.
 func fields(t reflect.Type) []field {
 	var all []field
 	for i := range t.NumField() {
 		f := t.Field(i)
-		all = append(all, field{f, f.Tag.Get("toml")})
+		if !f.Anonymous || f.Tag.Get("toml") != "" || !isTable(f.Type) {
+			all = append(all, field{f, f.Tag.Get("toml")})
+			continue
+		}
+		for _, inner := range fields(f.Type) {
+			inner.Index = append(slices.Clip(f.Index), inner.Index...)
+			all = append(all, inner)
+		}
 	}
 	return all
 }
@@ -161,8 +170,8 @@ func distance(a, b string) int {
 // rules fills in defaults and applies the tags, to every table of v. n is nil
 // where the file has no such table.
 func (r *reading) rules(n *node, v reflect.Value, path []any) {
-	for i, f := range fields(v.Type()) {
-		fv := v.Field(i)
+	for _, f := range fields(v.Type()) {
+		fv := v.FieldByIndex(f.Index)
 		fpath := append(slices.Clip(path), f.name)
 		var fn *node
 		if n != nil {

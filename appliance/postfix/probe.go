@@ -26,14 +26,17 @@ func Probe(ctx context.Context) (Installed, error) {
 	if err != nil {
 		return have, fmt.Errorf("%w (hint: apt-get install postfix)", ErrMissing)
 	}
-	// It reads a main.cf whatever it is asked, and Debian installs none.
+	// It reads a main.cf whatever it is asked, and Debian installs none; for a
+	// master.cf that is not there it waits two seconds.
 	empty, err := os.MkdirTemp("", "postern-postconf-*")
 	if err != nil {
 		return have, fmt.Errorf("ask postconf: %w", err)
 	}
 	defer os.RemoveAll(empty)
-	if err := os.WriteFile(filepath.Join(empty, "main.cf"), nil, 0o644); err != nil {
-		return have, fmt.Errorf("ask postconf: %w", err)
+	for _, name := range []string{"main.cf", "master.cf"} {
+		if err := os.WriteFile(filepath.Join(empty, name), nil, 0o644); err != nil {
+			return have, fmt.Errorf("ask postconf: %w", err)
+		}
 	}
 	ask := func(what string) ([]byte, error) {
 		cmd := exec.CommandContext(ctx, path, "-c", empty, what)

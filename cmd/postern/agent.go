@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
-	"net"
 	"path/filepath"
 	"time"
 
@@ -57,21 +56,14 @@ func (a postfixAgent) folders(ctx context.Context) ([]folder, error) {
 		return nil, err
 	}
 	list := []folder{{a.p.Dir, "`postfix -c " + a.p.Dir + " reload`, or start it", files}}
-	if a.beside() {
+	if dir := gateway.ResolverDir(a.c); dir != "" {
 		f, err := postfix.Resolver(a.c.Resolver.Address)
 		if err != nil {
 			return nil, err
 		}
-		list = append(list, folder{a.c.Postfix.Resolver, "`systemctl restart postern-unbound`", []postfix.File{f}})
+		list = append(list, folder{dir, "`systemctl restart postern-unbound`", []postfix.File{f}})
 	}
 	return list, nil
-}
-
-// beside reports whether the resolver is one on this machine.
-func (a postfixAgent) beside() bool {
-	host, _, _ := net.SplitHostPort(a.c.Resolver.Address)
-	ip := net.ParseIP(host)
-	return ip != nil && ip.IsLoopback()
 }
 
 // Changes are the files that are not as rendered.
@@ -101,10 +93,11 @@ func (a postfixAgent) Write(c provisioning.AgentChange) error {
 // Check is what Postfix and unbound say against their files.
 func (a postfixAgent) Check(ctx context.Context) ([]string, error) {
 	said, err := postfix.Check(ctx, a.p.Dir)
-	if err != nil || !a.beside() {
+	dir := gateway.ResolverDir(a.c)
+	if err != nil || dir == "" {
 		return said, err
 	}
-	more, err := postfix.CheckResolver(ctx, filepath.Join(a.c.Postfix.Resolver, "unbound.conf"))
+	more, err := postfix.CheckResolver(ctx, filepath.Join(dir, "unbound.conf"))
 	return append(said, more...), err
 }
 

@@ -49,6 +49,7 @@ func main() {
 			return hops[h.Name].Greet(ctx)
 		},
 		Agent:     agent,
+		Box:       house{},
 		Clock:     provisioning.SystemClock,
 		ConfigDoc: config.Example,
 	}

@@ -54,6 +54,22 @@ func Postfix(c *config.Filterd) *postfix.Config {
 	return out
 }
 
+// ResolverDir is the folder of unbound.conf; "" where the resolver is not on
+// this machine, or nobody asks it.
+func ResolverDir(c *config.Filterd) string {
+	host, _, _ := net.SplitHostPort(c.Resolver.Address)
+	a, err := netip.ParseAddr(host)
+	switch h := c.NextHop.Outbound; {
+	case err != nil || !a.IsLoopback():
+		return ""
+	case c.Postfix != nil:
+		return c.Postfix.Resolver
+	case h != nil && h.Route == "direct":
+		return "/etc/postern/unbound"
+	}
+	return ""
+}
+
 // Policies answers Postfix how safe the way to a domain must be.
 func Policies(rules *policy.Policy, ways *Router) postfix.Policies {
 	return postfix.Policies{Route: ways.Route, Way: rules.Way}
