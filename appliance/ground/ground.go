@@ -5,6 +5,7 @@
 package ground
 
 import (
+	"errors"
 	"net/netip"
 )
 
@@ -51,7 +52,13 @@ type File struct{ Path, Text string }
 
 // Render prints all of them.
 func Render(c Config) ([]File, error) {
-	var list []File
+	if len(c.Time.Servers) == 0 {
+		return nil, errors.New("render clock: no server tells the time")
+	}
+	list := []File{firewall(c), clock(c.Time)}
+	for _, i := range c.Interfaces {
+		list = append(list, network(i))
+	}
 	if c.Local {
 		list = append(list, File{"/etc/resolv.conf", header + "nameserver 127.0.0.1\noptions edns0 trust-ad\n"})
 	}
