@@ -26,7 +26,7 @@ type AgentChange struct {
 	Path string
 	Text string // what will stand there
 	Diff string // lines that go and lines that come
-	Tell string // what has to be done for it to count
+	Tell string // what has to be done for it to count; "": nothing
 }
 
 // Examined is what the doctor says of one thing.
@@ -60,13 +60,17 @@ type rendered struct {
 
 func (r rendered) text(w io.Writer) {
 	for _, d := range r.Diffs {
-		for line := range strings.Lines(d) {
-			fmt.Fprintln(w, printable(strings.TrimRight(line, "\n")))
-		}
+		showDiff(w, d)
 	}
 	r.did.text(w)
 	for _, s := range r.Tell {
 		fmt.Fprintln(w, "now:", printable(s))
+	}
+}
+
+func showDiff(w io.Writer, diff string) {
+	for line := range strings.Lines(diff) {
+		fmt.Fprintln(w, printable(strings.TrimRight(line, "\n")))
 	}
 }
 
@@ -91,7 +95,7 @@ func renderAgent(ctx context.Context, c *call) (any, error) {
 			return r, err
 		}
 		r.Done = append(r.Done, "write "+change.Path)
-		if !c.dry() && !told[change.Tell] {
+		if !c.dry() && change.Tell != "" && !told[change.Tell] {
 			told[change.Tell] = true
 			r.Tell = append(r.Tell, change.Tell)
 		}
@@ -102,12 +106,14 @@ func renderAgent(ctx context.Context, c *call) (any, error) {
 // agreed is the result of postfix check.
 type agreed struct {
 	Different []string `json:"different"`
+	Diffs     []string `json:"diffs"` // of those
 	Said      []string `json:"said"`
 }
 
 func (a agreed) text(w io.Writer) {
-	for _, p := range a.Different {
+	for i, p := range a.Different {
 		fmt.Fprintln(w, "not as the configuration has it:", printable(p))
+		showDiff(w, a.Diffs[i])
 	}
 	for _, s := range a.Said {
 		fmt.Fprintln(w, printable(s))
@@ -126,9 +132,9 @@ func checkAgent(ctx context.Context, c *call) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := agreed{Different: []string{}, Said: []string{}}
+	r := agreed{Different: []string{}, Diffs: []string{}, Said: []string{}}
 	for _, change := range list {
-		r.Different = append(r.Different, change.Path)
+		r.Different, r.Diffs = append(r.Different, change.Path), append(r.Diffs, change.Diff)
 	}
 	if len(list) == 0 { // others would be judged than those that are meant
 		said, err := a.Check(ctx)
@@ -138,7 +144,7 @@ func checkAgent(ctx context.Context, c *call) (any, error) {
 		r.Said = append(r.Said, said...)
 	}
 	if len(r.Different) > 0 {
-		return r, no("`postern postfix render -n` shows how, `postern postfix render` writes them", "%d files are not as the configuration has them", len(r.Different))
+		return r, no("`postern postfix render` writes them", "%d files are not as the configuration has them", len(r.Different))
 	}
 	if len(r.Said) > 0 {
 		return r, no("change filterd.toml, and render again", "the files are not taken as they are")

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"os/user"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -16,7 +17,15 @@ import (
 // Check is what Postfix says against the files of the folder; nothing where it
 // takes them without a word.
 func Check(ctx context.Context, dir string) ([]string, error) {
-	return say(exec.CommandContext(ctx, "postfix", "-c", dir, "check"), "check Postfix")
+	said, err := say(exec.CommandContext(ctx, "postfix", "-c", dir, "check"), "check Postfix")
+	return slices.DeleteFunc(said, copied), err
+}
+
+// copied holds for what Debian's Postfix says as it copies files of the system
+// into its folder, for programs in a chroot: we have none, and it is no fault.
+func copied(line string) bool {
+	_, to, ok := strings.Cut(strings.TrimPrefix(line, "updating "), " => ")
+	return ok && strings.HasPrefix(line, "updating /") && strings.HasPrefix(to, "/")
 }
 
 // CheckResolver is what unbound says against its file.
@@ -52,11 +61,12 @@ func Running(ctx context.Context, dir string) bool {
 }
 
 // Ask asks the policy socket for a domain as Postfix does: with its own
-// program, and where we may, as its own user.
+// program, and where we may, as its own user. The error wraps ErrAnswer where
+// what comes is no answer of filterd's, and that of ctx where none comes.
 func Ask(ctx context.Context, c *Config, domain string) (string, error) {
 	cmd := exec.CommandContext(ctx, "postmap", "-c", c.Dir, "-q", domain, "socketmap:unix:"+c.Socket+":"+Table)
 	if os.Geteuid() == 0 {
-		credential, err := owner("postfix")
+		credential, err := owner(mailOwner)
 		if err != nil {
 			return "", fmt.Errorf("ask for %s: %w", domain, err)
 		}
@@ -66,11 +76,23 @@ func Ask(ctx context.Context, c *Config, domain string) (string, error) {
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
 	out, err := cmd.Output()
+	if ctx.Err() != nil {
+		return "", fmt.Errorf("ask for %s: no answer: %w", domain, ctx.Err())
+	}
 	if err != nil {
 		return "", fmt.Errorf("ask for %s: %w: %s", domain, err, bytes.TrimSpace(stderr.Bytes()))
 	}
-	return strings.TrimSpace(string(out)), nil
+	answer := strings.TrimSpace(string(out))
+	if level, _, _ := strings.Cut(answer, " "); !slices.Contains(answered, level) {
+		return "", fmt.Errorf("ask for %s: %w: %.80q", domain, ErrAnswer, answer)
+	}
+	return answer, nil
 }
+
+// answered are the levels that filterd answers with (entry in policy.go). Any
+// other one is the answer of somebody else, and of one that Postfix does not
+// know it makes a mail that waits.
+var answered = []string{"may", "encrypt", "dane", "dane-only", "fingerprint", "secure"}
 
 // owner are the ids of a user, with all its groups.
 func owner(name string) (*syscall.Credential, error) {

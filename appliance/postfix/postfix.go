@@ -25,6 +25,7 @@ var (
 	ErrConfig  = errors.New("configuration for Postfix")
 	ErrMissing = errors.New("no Postfix is installed")
 	ErrForeign = errors.New("written by somebody else")
+	ErrAnswer  = errors.New("not an answer of filterd")
 )
 
 // The names under which main.cf asks filterd: each is a floor, "" where the

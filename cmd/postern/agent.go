@@ -81,11 +81,20 @@ func (a postfixAgent) Changes(ctx context.Context) (list []provisioning.AgentCha
 			list = append(list, provisioning.AgentChange{Path: filepath.Join(f.dir, c.Name), Text: c.Text, Diff: c.Diff(), Tell: f.tell})
 		}
 	}
+	switch err := a.p.CheckLog(); {
+	case errors.Is(err, postfix.ErrLog):
+		list = append(list, provisioning.AgentChange{Path: a.p.Log, Diff: err.Error() + "\n"})
+	case err != nil:
+		return nil, err
+	}
 	return list, nil
 }
 
 // Write puts one file in place.
 func (a postfixAgent) Write(c provisioning.AgentChange) error {
+	if c.Path == a.p.Log {
+		return a.p.MakeLog()
+	}
 	dir, name := filepath.Split(c.Path)
 	return postfix.Write(filepath.Clean(dir), []postfix.Change{{File: postfix.File{Name: name, Text: c.Text}}})
 }
@@ -141,10 +150,10 @@ func (a postfixAgent) Examine(ctx context.Context) (list []provisioning.Examined
 		return list
 	}
 	defer ways.Close()
-	switch answer, err := ways.Resolver.MX(ctx, "org"); { // signed, whoever is at home there
+	switch validates, err := ways.Resolver.Validates(ctx); {
 	case err != nil:
 		say("resolver", "broken", "is it running? `systemctl status postern-unbound`; without it no mail leaves", "%s: %v", a.c.Resolver.Address, err)
-	case !answer.Secure:
+	case !validates:
 		say("resolver", "broken", "DANE counts for nothing without: let a validating unbound answer there, see `postern postfix render`", "%s does not validate, or is not believed", a.c.Resolver.Address)
 	default:
 		say("resolver", "ok", "", "%s validates", a.c.Resolver.Address)

@@ -108,12 +108,10 @@ func (at Place) Take(t testing.TB, c postfix.Config) *Postfix {
 			t.Fatal(err)
 		}
 	}
-	// A program that finds half a mail after a crash says so as Postfix's user,
-	// and where it cannot, Postfix does not start.
-	if err := os.WriteFile(c.Log, nil, 0o644); err != nil {
+	if err := c.MakeLog(); err != nil {
 		t.Fatal(err)
 	}
-	p.run(t.Context(), "chown", "postfix", c.Data, c.Log)
+	p.run(t.Context(), "chown", "postfix", c.Data)
 	t.Cleanup(func() {
 		p.Stop()
 		if t.Failed() {
