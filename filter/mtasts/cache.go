@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"postern/filter/resolver"
+	"postern/filter/web"
 )
 
 // How policies are looked for.
@@ -60,7 +61,7 @@ func New(c Config) *Cache {
 		c.Now = time.Now
 	}
 	return &Cache{
-		Config: c, http: client(c.Names, c.Roots, c.Private, c.dial),
+		Config: c, http: web.Client(c.Names, c.Roots, c.Private, c.dial),
 		memory: map[string]Policy{}, rest: map[string]time.Time{}, flights: map[string]chan struct{}{},
 	}
 }

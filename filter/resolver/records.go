@@ -2,6 +2,7 @@ package resolver
 
 import (
 	"context"
+	"encoding/base64"
 	"encoding/hex"
 	"net"
 	"net/netip"
@@ -69,6 +70,31 @@ func (c *Client) TLSA(ctx context.Context, name string) (Answer[TLSA], error) {
 			data = nil
 		}
 		return TLSA{t.Usage, t.Selector, t.MatchingType, data}, true
+	})
+}
+
+// OpenPGPKey are the certificates under a name, binary (RFC 7929 §2).
+func (c *Client) OpenPGPKey(ctx context.Context, name string) (Answer[[]byte], error) {
+	return ask(ctx, c, name, dns.TypeOPENPGPKEY, func(r dns.RR) ([]byte, bool) {
+		k, ok := r.(*dns.OPENPGPKEY)
+		if !ok {
+			return nil, false
+		}
+		data, err := base64.StdEncoding.DecodeString(k.PublicKey)
+		return data, err == nil
+	})
+}
+
+// SMIMEA are the associations of certificates with a mail address (RFC 8162 §2);
+// their fields are those of TLSA.
+func (c *Client) SMIMEA(ctx context.Context, name string) (Answer[TLSA], error) {
+	return ask(ctx, c, name, dns.TypeSMIMEA, func(r dns.RR) (TLSA, bool) {
+		s, ok := r.(*dns.SMIMEA)
+		if !ok {
+			return TLSA{}, false
+		}
+		data, err := hex.DecodeString(s.Certificate)
+		return TLSA{s.Usage, s.Selector, s.MatchingType, data}, err == nil
 	})
 }
 

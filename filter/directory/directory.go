@@ -1,0 +1,260 @@
+// Package directory looks for certificates of strangers where such are
+// published: web key directories, key servers, LDAP, the DNS. What it finds is
+// trusted no more than its source allows: a certificate is used on the word of a
+// source that is believed by itself, on that of a validated DNS answer, or where
+// two sources give the same one; otherwise an operator is asked. Sources that
+// contradict each other are believed by nobody.
+//
+// All that comes is hostile: bounded in size, number and time. A look-up costs a
+// mail its budget at most; what comes later is there for the next.
+package directory
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"postern/filter/keyring"
+	"postern/filter/message"
+)
+
+// ErrAway is a source that did not answer, or not so that it could be read.
+var ErrAway = errors.New("directory not available")
+
+// Bounds of what one source gives for an address.
+const (
+	maxAnswer = 256 << 10 // bytes
+	maxCerts  = 8
+	maxHeld   = 4096 // addresses that are remembered
+	maxAsked  = 32   // look-ups at once, of all sources
+	longest   = time.Minute
+)
+
+// Directory is one source.
+type Directory interface {
+	// Name tells it from all others in logs and in the keyring.
+	Name() string
+	// Lookup gives what is published for a. No certificate and no error: there
+	// is none.
+	Lookup(ctx context.Context, a message.Address) (Answer, error)
+}
+
+// Answer is what one source gives.
+type Answer struct {
+	Certs  []keyring.Cert
+	Secure bool // the DNS answer that it came in was validated
+	// Home: the owner of the address's domain says so. His word is enough for a
+	// certificate of the domain as a whole, which names postmaster there.
+	Home bool
+}
+
+// Trust says when what a source gives is used.
+type Trust string
+
+const (
+	Alone  Trust = "alone"  // on its own word: a directory of the site
+	DNSSEC Trust = "dnssec" // where its answer was validated
+	Agree  Trust = "agree"  // where another source gives the same certificate
+	Never  Trust = "never"  // it counts for no other source either: for an operator to see
+)
+
+// Source is a directory and what it is worth.
+type Source struct {
+	Directory
+	Trust Trust
+}
+
+// Config is what a Finder works by. Zero values work, but for Sources.
+type Config struct {
+	Sources []Source      // those that come first are named first
+	Budget  time.Duration // how long one mail waits at most: 5 s
+	Keep    time.Duration // how long an answer counts: 12 h
+	Again   time.Duration // after how long a source is asked again that had nothing: 1 h
+	Retry   time.Duration // the same of one that was away: 1 min
+	Now     func() time.Time
+}
+
+// Finder asks all sources and weighs what they say. It is safe for concurrent use.
+type Finder struct {
+	Config
+	mutex sync.Mutex
+	held  map[string]*entry // by address
+	turns chan struct{}
+}
+
+// entry is what is known of one address.
+type entry struct {
+	said []said // as Sources
+	used time.Time
+}
+
+// said is what one source answered.
+type said struct {
+	Answer
+	err    error
+	until  time.Time
+	flight chan struct{} // open: it is being asked
+}
+
+// New gives a Finder.
+func New(c Config) *Finder {
+	for _, d := range []struct {
+		field *time.Duration
+		value time.Duration
+	}{{&c.Budget, 5 * time.Second}, {&c.Keep, 12 * time.Hour}, {&c.Again, time.Hour}, {&c.Retry, time.Minute}} {
+		if *d.field <= 0 {
+			*d.field = d.value
+		}
+	}
+	if c.Now == nil {
+		c.Now = time.Now
+	}
+	return &Finder{Config: c, held: map[string]*entry{}, turns: make(chan struct{}, maxAsked)}
+}
+
+// Found is one certificate, who gave it, and what follows.
+type Found struct {
+	keyring.Cert
+	By  []string // sources, as they are configured
+	Use bool     // it may be sealed to without asking anybody
+	Why string   // in words for operators
+}
+
+// Result is what is known of an address when the budget is spent.
+type Result struct {
+	Found []Found
+	Away  []string // sources that might know more, and did not answer
+}
+
+// Find asks for a. It is never an error that a source is away; the result says so.
+func (f *Finder) Find(ctx context.Context, a message.Address) Result {
+	ctx, cancel := context.WithTimeout(ctx, f.Budget)
+	defer cancel()
+	flights := f.begin(ctx, a)
+	for _, flight := range flights {
+		select {
+		case <-flight:
+		case <-ctx.Done():
+		}
+	}
+	f.mutex.Lock()
+	defer f.mutex.Unlock()
+	var r Result
+	var all []witness
+	e := f.held[a.Key()]
+	if e == nil { // others needed the room
+		e = &entry{said: make([]said, len(f.Sources))}
+	}
+	for i, s := range f.Sources {
+		one := e.said[i]
+		if one.err != nil || one.until.IsZero() {
+			r.Away = append(r.Away, s.Name())
+			continue
+		}
+		all = append(all, witness{s, one.Answer})
+	}
+	r.Found = weigh(all)
+	return r
+}
+
+// begin starts to ask every source whose answer does not count any more, and
+// gives what is to be waited for. Nobody's look-up ends with the mail that
+// asked: its answer is there for the next.
+func (f *Finder) begin(ctx context.Context, a message.Address) (flights []chan struct{}) {
+	f.mutex.Lock()
+	defer f.mutex.Unlock()
+	now, key := f.Now(), a.Key()
+	e := f.held[key]
+	if e == nil {
+		f.room()
+		e = &entry{said: make([]said, len(f.Sources))}
+		f.held[key] = e
+	}
+	e.used = now
+	for i, s := range f.Sources {
+		one := &e.said[i]
+		switch {
+		case one.flight != nil:
+		case now.Before(one.until):
+			continue
+		default:
+			one.flight = make(chan struct{})
+			go f.ask(context.WithoutCancel(ctx), s, a, one)
+		}
+		flights = append(flights, one.flight)
+	}
+	return flights
+}
+
+// room forgets whom nobody has asked for the longest time, where there are too many.
+func (f *Finder) room() {
+	for len(f.held) >= maxHeld {
+		oldest := ""
+		for key, e := range f.held {
+			if oldest == "" || e.used.Before(f.held[oldest].used) {
+				oldest = key
+			}
+		}
+		delete(f.held, oldest)
+	}
+}
+
+// ask asks one source once.
+func (f *Finder) ask(ctx context.Context, s Source, a message.Address, one *said) {
+	ctx, cancel := context.WithTimeout(ctx, longest)
+	defer cancel()
+	var answer Answer
+	var err error
+	select {
+	case f.turns <- struct{}{}:
+		answer, err = lookup(ctx, s, a)
+		<-f.turns
+	case <-ctx.Done():
+		err = fmt.Errorf("%w: %w", ErrAway, ctx.Err())
+	}
+	f.mutex.Lock()
+	defer f.mutex.Unlock()
+	keep := f.Keep
+	switch {
+	case err != nil:
+		keep = f.Retry
+	case len(answer.Certs) == 0:
+		keep = f.Again
+	}
+	close(one.flight)
+	*one = said{Answer: answer, err: err, until: f.Now().Add(keep)}
+}
+
+// lookup survives what a certificate does to its reader.
+func lookup(ctx context.Context, s Source, a message.Address) (answer Answer, err error) {
+	defer func() {
+		if v := recover(); v != nil {
+			answer, err = Answer{}, fmt.Errorf("panic: %T: %w", v, ErrAway)
+		}
+	}()
+	if answer, err = s.Lookup(ctx, a); err != nil {
+		return Answer{}, fmt.Errorf("ask %s for %s: %w: %w", s.Name(), a.Key(), ErrAway, err)
+	}
+	answer.Certs = slices.DeleteFunc(answer.Certs, func(c keyring.Cert) bool { return !serves(c, a, answer.Home) })
+	if len(answer.Certs) > maxCerts {
+		return Answer{}, fmt.Errorf("ask %s for %s: %d certificates, more than %d: %w", s.Name(), a.Key(), len(answer.Certs), maxCerts, ErrAway)
+	}
+	for i := range answer.Certs {
+		c := &answer.Certs[i]
+		c.Trust, c.Role, c.Domains, c.Source = keyring.Seen, keyring.Holder, nil, s.Name()
+		c.Addresses = []message.Address{a}
+	}
+	return answer, nil
+}
+
+// serves reports whether a certificate is one for a: it names him, or it is that
+// of his domain as a whole and the owner of the domain has said so.
+func serves(c keyring.Cert, a message.Address, home bool) bool {
+	return c.Role == keyring.Holder && slices.ContainsFunc(c.Addresses, func(b message.Address) bool {
+		return b.Key() == a.Key() || home && strings.EqualFold(b.Local, "postmaster") && strings.EqualFold(b.Domain, a.Domain)
+	})
+}
