@@ -13,6 +13,7 @@ import (
 	"slices"
 	"time"
 
+	"postern/filter/directory"
 	"postern/filter/keyring"
 	"postern/filter/message"
 	"postern/filter/policy"
@@ -46,6 +47,9 @@ type Config struct {
 	// Revoked tells whether its authority is known to have revoked a certificate
 	// that an operator trusts: then it is not sealed to. nil: nobody knows.
 	Revoked func(ctx context.Context, c keyring.Cert, at time.Time) bool
+	// Finder looks for certificates of recipients of whom no operator trusts one.
+	// nil: nobody looks.
+	Finder Finder
 	// Record remembers what outlives a mail. nil: nothing is remembered.
 	Record   *record.Record
 	Triggers []Trigger // what senders can ask for
@@ -194,8 +198,15 @@ func (g *Gateway) recipient(ctx context.Context, p *passage, to message.Address)
 	}
 	d := g.Policy.Admit(known)
 	if d.Action != policy.Relay { // without a certificate
-		if known.Certs, _, err = g.usable(ctx, to, p.at); err != nil {
+		var about directory.Result
+		if g.Finder != nil { // nobody waits yet: what is found meanwhile is there after DATA
+			about = g.Finder.Known(ctx, to)
+		}
+		if known.Certs, _, err = g.usable(ctx, to, p.at, about); err != nil {
 			return err
+		}
+		if len(about.Away) > 0 && len(known.Certs) == 0 {
+			return nil
 		}
 		d = g.Policy.Admit(known)
 	}

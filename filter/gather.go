@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"postern/filter/directory"
 	"postern/filter/keyring"
 	"postern/filter/message"
 	"postern/filter/policy"
@@ -51,19 +52,25 @@ func (g *Gateway) gather(ctx context.Context, p *passage) error {
 			}
 		}
 	}
+	found, err := g.find(ctx, p)
+	if err != nil {
+		return err
+	}
+	g.noteFound(p, found)
 	for _, r := range p.env.Recipients {
 		known := policy.Recipient{Address: r.Address, Hidden: !shown[r.Address.Key()]}
 		if o, ok := p.opened[r.Address.Key()]; ok {
 			known.Opening = o.group
 		}
 		if p.listener.Direction == policy.Outbound {
-			var err error
 			if known.Once, err = g.once(ctx, r.Address); err != nil {
 				return err
 			}
-			if known.Certs, p.unused[r.Address.Key()], err = g.usable(ctx, r.Address, p.at); err != nil {
+			about := found[r.Address.Key()]
+			if known.Certs, p.unused[r.Address.Key()], err = g.usable(ctx, r.Address, p.at, about); err != nil {
 				return err
 			}
+			known.Unsure = len(about.Away) > 0
 		}
 		p.facts.Recipients = append(p.facts.Recipients, known)
 	}
@@ -177,10 +184,11 @@ func (g *Gateway) once(ctx context.Context, a message.Address) (bool, error) {
 
 // usable are the certificates that mail to a can be sealed to now: those that
 // an operator trusts, and that nobody has revoked. Where he has trusted none,
-// not even one that has expired, it is those that arrived by themselves and
-// that the Judge lets pass (R16: mail adds to nothing that a person has said).
-// The others come with the reason why they are not taken.
-func (g *Gateway) usable(ctx context.Context, a message.Address, at time.Time) ([]policy.Sealable, []unused, error) {
+// not even one that has expired, it is those that the directories vouch for, and
+// those that arrived by themselves and that the Judge lets pass (R16: mail adds
+// to nothing that a person has said). The others come with the reason why they
+// are not taken.
+func (g *Gateway) usable(ctx context.Context, a message.Address, at time.Time, about directory.Result) ([]policy.Sealable, []unused, error) {
 	all, err := g.KeyRing.Certs(ctx, a)
 	if err != nil {
 		return nil, nil, fmt.Errorf("look up certificates: %w", err)
@@ -202,20 +210,40 @@ func (g *Gateway) usable(ctx context.Context, a message.Address, at time.Time) (
 			not = append(not, unused{c, why})
 		}
 	}
-	if len(trusted) > 0 || g.Judge == nil {
-		fit, out := g.sealable(trusted, at)
+	valid := func(list []keyring.Cert) []policy.Sealable {
+		fit, out := g.sealable(list, at)
 		not = append(not, out...)
-		fit = slices.DeleteFunc(fit, func(c policy.Sealable) bool {
+		return slices.DeleteFunc(fit, func(c policy.Sealable) bool {
 			revoked := g.Revoked != nil && g.Revoked(ctx, c.Cert, at)
 			if revoked {
 				not = append(not, unused{c.Cert, "its authority has revoked it"})
 			}
 			return revoked
 		})
-		skip(seen, "it arrived by mail, and no operator has said that it is trusted")
+	}
+	if len(trusted) > 0 {
+		fit := valid(trusted)
+		skip(seen, "it arrived by itself, and no operator has said that it is trusted")
 		return fit, not, nil
 	}
-	var fit []policy.Sealable
+	var vouched []keyring.Cert
+	for _, f := range about.Found {
+		same := func(c keyring.Cert) bool { return c.Fingerprint == f.Fingerprint }
+		if slices.ContainsFunc(all, func(c keyring.Cert) bool { return same(c) && c.Trust == keyring.Distrusted }) {
+			continue
+		}
+		seen = slices.DeleteFunc(seen, same)
+		if f.Use {
+			vouched = append(vouched, f.Cert)
+		} else {
+			not = append(not, unused{f.Cert, f.Why})
+		}
+	}
+	fit := valid(vouched)
+	if g.Judge == nil {
+		skip(seen, "it arrived by itself, and no operator has said that it is trusted")
+		return fit, not, nil
+	}
 	able, out := g.sealable(seen, at)
 	not = append(not, out...)
 	for _, c := range able {

@@ -29,6 +29,7 @@ type Filterd struct {
 	Trigger    Trigger              `toml:"trigger" doc:"What a sender can ask for in a mail. An entry is a tag, which counts where it stands in the subject whole and by itself, or a field of the header, as Name: value, or Name: for any value. Capital and small letters make no difference. What counted is taken out before the mail is sealed and sent; signed parts stay as they are. Only outbound mail is looked at."`
 	Texts      Texts                `toml:"texts" doc:"What refusals say to people. The trace id of the mail stands behind."`
 	Resolver   Resolver             `toml:"resolver" doc:"Who is asked for names of the Internet."`
+	Find       Find                 `toml:"find" doc:"Where certificates of recipients outside are looked for of whom none is trusted."`
 	MTASTS     MTASTS               `toml:"mta-sts" doc:"Policies of partners' domains for the way to them (RFC 8461)."`
 	SMIME      SMIME                `toml:"smime" doc:"How X.509 certificates are judged."`
 	Accounts   Accounts             `toml:"accounts" doc:"Who may log in, on listeners with auth."`
@@ -196,6 +197,7 @@ func (c *Filterd) check(r *reading) {
 	}
 	c.checkPostfix(r)
 	c.checkRoute()
+	c.checkFind(r)
 	c.checkHop(r, "inbound", c.NextHop.Inbound)
 	c.checkHop(r, "outbound", c.NextHop.Outbound)
 	c.checkListeners(r)

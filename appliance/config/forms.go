@@ -68,6 +68,11 @@ func form(name, s string) string {
 		if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.User != nil {
 			return "want a URL such as http://proxy.company1.example:3128"
 		}
+	case "https":
+		u, err := url.Parse(s)
+		if err != nil || u.Scheme != "https" || u.Hostname() == "" || u.User != nil || u.RawQuery+u.Fragment != "" {
+			return "want a URL such as https://keys.openpgp.org"
+		}
 	case "ldap":
 		const want = "want a URL such as ldaps://dir.company1.example"
 		if path, ok := strings.CutPrefix(s, "ldapi://"); ok {

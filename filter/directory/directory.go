@@ -30,8 +30,8 @@ const (
 	maxAnswer = 256 << 10 // bytes
 	maxCerts  = 8
 	maxHeld   = 4096 // addresses that are remembered
-	maxAsked  = 32   // look-ups at once, of all sources
-	longest   = time.Minute
+	maxAsked  = 128  // look-ups of one source at once
+	longest   = 30 * time.Second
 )
 
 // Directory is one source.
@@ -83,7 +83,7 @@ type Finder struct {
 	Config
 	mutex sync.Mutex
 	held  map[string]*entry // by address
-	turns chan struct{}
+	turns []chan struct{}   // of each source: a slow one keeps no other from answering
 }
 
 // entry is what is known of one address.
@@ -113,7 +113,11 @@ func New(c Config) *Finder {
 	if c.Now == nil {
 		c.Now = time.Now
 	}
-	return &Finder{Config: c, held: map[string]*entry{}, turns: make(chan struct{}, maxAsked)}
+	f := &Finder{Config: c, held: map[string]*entry{}}
+	for range c.Sources {
+		f.turns = append(f.turns, make(chan struct{}, maxAsked))
+	}
+	return f
 }
 
 // Found is one certificate, who gave it, and what follows.
@@ -130,25 +134,43 @@ type Result struct {
 	Away  []string // sources that might know more, and did not answer
 }
 
-// Find asks for a. It is never an error that a source is away; the result says so.
-func (f *Finder) Find(ctx context.Context, a message.Address) Result {
+// Known gives what is known of a now, and begins to ask for the rest.
+func (f *Finder) Known(ctx context.Context, a message.Address) Result {
+	f.begin(ctx, a)
+	return f.known(a)
+}
+
+// Find asks for all of them at once, and waits for the budget at most. That a
+// source is away is no error; the result says so. Its keys are those of the
+// addresses.
+func (f *Finder) Find(ctx context.Context, list []message.Address) map[string]Result {
 	ctx, cancel := context.WithTimeout(ctx, f.Budget)
 	defer cancel()
-	flights := f.begin(ctx, a)
+	var flights []chan struct{}
+	for _, a := range list {
+		flights = append(flights, f.begin(ctx, a)...)
+	}
 	for _, flight := range flights {
 		select {
 		case <-flight:
 		case <-ctx.Done():
 		}
 	}
+	all := map[string]Result{}
+	for _, a := range list {
+		all[a.Key()] = f.known(a)
+	}
+	return all
+}
+
+func (f *Finder) known(a message.Address) (r Result) {
 	f.mutex.Lock()
 	defer f.mutex.Unlock()
-	var r Result
-	var all []witness
 	e := f.held[a.Key()]
 	if e == nil { // others needed the room
 		e = &entry{said: make([]said, len(f.Sources))}
 	}
+	var all []witness
 	for i, s := range f.Sources {
 		one := e.said[i]
 		if one.err != nil || one.until.IsZero() {
@@ -175,7 +197,7 @@ func (f *Finder) begin(ctx context.Context, a message.Address) (flights []chan s
 		f.held[key] = e
 	}
 	e.used = now
-	for i, s := range f.Sources {
+	for i := range f.Sources {
 		one := &e.said[i]
 		switch {
 		case one.flight != nil:
@@ -183,7 +205,7 @@ func (f *Finder) begin(ctx context.Context, a message.Address) (flights []chan s
 			continue
 		default:
 			one.flight = make(chan struct{})
-			go f.ask(context.WithoutCancel(ctx), s, a, one)
+			go f.ask(context.WithoutCancel(ctx), i, a, one)
 		}
 		flights = append(flights, one.flight)
 	}
@@ -204,15 +226,15 @@ func (f *Finder) room() {
 }
 
 // ask asks one source once.
-func (f *Finder) ask(ctx context.Context, s Source, a message.Address, one *said) {
+func (f *Finder) ask(ctx context.Context, i int, a message.Address, one *said) {
 	ctx, cancel := context.WithTimeout(ctx, longest)
 	defer cancel()
 	var answer Answer
 	var err error
 	select {
-	case f.turns <- struct{}{}:
-		answer, err = lookup(ctx, s, a)
-		<-f.turns
+	case f.turns[i] <- struct{}{}:
+		answer, err = lookup(ctx, f.Sources[i], a)
+		<-f.turns[i]
 	case <-ctx.Done():
 		err = fmt.Errorf("%w: %w", ErrAway, ctx.Err())
 	}
@@ -239,7 +261,7 @@ func lookup(ctx context.Context, s Source, a message.Address) (answer Answer, er
 	if answer, err = s.Lookup(ctx, a); err != nil {
 		return Answer{}, fmt.Errorf("ask %s for %s: %w: %w", s.Name(), a.Key(), ErrAway, err)
 	}
-	answer.Certs = slices.DeleteFunc(answer.Certs, func(c keyring.Cert) bool { return !serves(c, a, answer.Home) })
+	answer.Certs = slices.DeleteFunc(slices.Clone(answer.Certs), func(c keyring.Cert) bool { return !serves(c, a, answer.Home) })
 	if len(answer.Certs) > maxCerts {
 		return Answer{}, fmt.Errorf("ask %s for %s: %d certificates, more than %d: %w", s.Name(), a.Key(), len(answer.Certs), maxCerts, ErrAway)
 	}

@@ -66,6 +66,7 @@ type Sealable struct {
 type Recipient struct {
 	Address message.Address
 	Certs   []Sealable // best first
+	Unsure  bool       // who may know of more certificates could not be asked
 	Once    bool       // mail to him was sealed before
 	Hidden  bool       // in no To or Cc field: gets a copy of its own (Bcc)
 	Opening string     // inbound: names the opening this recipient reads; "" when nothing was opened for him
@@ -247,6 +248,9 @@ func (p *Policy) copyFor(f Facts, r Recipient, n need) (kind Plan, cert keyring.
 	certs, form := p.Fit(r.Address, r.Certs), p.Form(r.Address)
 	if n.seal && len(certs) == 0 && n.level == Require {
 		if n.without.Action != Relay {
+			if r.Unsure { // he may have one: that is seen when the sender comes back
+				n.without.Action = Defer
+			}
 			return kind, cert, n.without
 		}
 		kind.Floor = Verify // or the way of his domain, where that is stricter

@@ -195,6 +195,13 @@ func New(c *config.Filterd, token hsm.Token, ring *Ring, rec *record.Record, way
 		InFlight: c.Limits.InFlight,
 		Log:      log,
 	}
+	finder, err := Finder(c)
+	if err != nil {
+		return nil, err
+	}
+	if finder != nil {
+		all.Finder = finder
+	}
 	if ring.learned != nil {
 		all.Learn = ring.learned
 	}

@@ -27,10 +27,15 @@ type Router struct {
 	store    *mtasts.Store
 }
 
+// Names is the resolver of c.
+func Names(c *config.Filterd) *resolver.Client {
+	return &resolver.Client{Address: c.Resolver.Address, Trust: c.Resolver.Believed()}
+}
+
 // OpenRouter reads how ways are found. write is for the daemon, which keeps the
 // policies of domains.
 func OpenRouter(c *config.Filterd, rules *policy.Policy, write bool, log *slog.Logger) (*Router, error) {
-	names := &resolver.Client{Address: c.Resolver.Address, Trust: c.Resolver.Believed()}
+	names := Names(c)
 	r := &Router{Router: &route.Router{Names: names, Way: rules.Way}, Resolver: names}
 	h := c.NextHop.Outbound
 	alone := h != nil && h.Route == "direct"
