@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"time"
 )
 
 // Installed is what the Postfix of this machine knows.
@@ -26,17 +27,20 @@ func Probe(ctx context.Context) (Installed, error) {
 	if err != nil {
 		return have, fmt.Errorf("%w (hint: apt-get install postfix)", ErrMissing)
 	}
-	// It reads a main.cf whatever it is asked, and Debian installs none; for a
-	// master.cf that is not there it waits two seconds.
+	// It reads a main.cf whatever it is asked, and Debian installs none. While
+	// one is newer than two seconds it waits, lest somebody is writing to it.
 	empty, err := os.MkdirTemp("", "postern-postconf-*")
 	if err != nil {
 		return have, fmt.Errorf("ask postconf: %w", err)
 	}
 	defer os.RemoveAll(empty)
-	for _, name := range []string{"main.cf", "master.cf"} {
-		if err := os.WriteFile(filepath.Join(empty, name), nil, 0o644); err != nil {
-			return have, fmt.Errorf("ask postconf: %w", err)
-		}
+	name := filepath.Join(empty, "main.cf")
+	err = os.WriteFile(name, nil, 0o644)
+	if err == nil {
+		err = os.Chtimes(name, time.Unix(0, 0), time.Unix(0, 0))
+	}
+	if err != nil {
+		return have, fmt.Errorf("ask postconf: %w", err)
 	}
 	ask := func(what string) ([]byte, error) {
 		cmd := exec.CommandContext(ctx, path, "-c", empty, what)
