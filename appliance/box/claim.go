@@ -1,0 +1,222 @@
+package box
+
+import (
+	"context"
+	"crypto/subtle"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"net/http"
+	"os"
+	"time"
+
+	"postern/hsm"
+)
+
+// pending is a claim whose recovery key has not been typed back yet. It is in
+// memory only: who pulls the plug begins anew.
+type pending struct {
+	Claim
+	rules    Rules
+	pin      string // of whoever claims
+	recovery string
+	until    time.Time
+	left     int
+}
+
+// wipe forgets the PIN.
+func (p *pending) wipe() { clear(p.PIN) }
+
+// isPending reports whether a claim waits; one that waited too long is gone.
+func (s *Server) isPending() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.expire()
+	return s.pending != nil
+}
+
+// expire is called with mu held.
+func (s *Server) expire() {
+	if p := s.pending; p != nil && (p.left <= 0 || !s.cfg.Now().Before(p.until)) {
+		p.wipe()
+		s.pending = nil
+	}
+}
+
+// proofHeader carries the proof of the code.
+const proofHeader = "Postern-Proof"
+
+// answerClaim takes a claim from whoever proves that he sees the screen. It
+// counts only when it is confirmed.
+func (s *Server) answerClaim(_ http.ResponseWriter, r *request) (any, error) {
+	var c Claim
+	body, err := r.read(&c)
+	if err != nil {
+		return nil, err
+	}
+	defer clear(body)
+	done, err := s.alone()
+	if err != nil {
+		clear(c.PIN)
+		return nil, err
+	}
+	defer done()
+	p := &pending{Claim: c, pin: r.pin, until: s.cfg.Now().Add(pendingLife), left: tries}
+	keep := false
+	defer func() {
+		if !keep {
+			p.wipe()
+		}
+	}()
+	s.mu.Lock()
+	s.expire()
+	owned, waits := s.owner != "", s.pending != nil
+	s.mu.Unlock()
+	if owned {
+		return nil, ErrClaimed
+	}
+	if waits {
+		return nil, fmt.Errorf("%w: a claim waits to be confirmed", ErrBusy)
+	}
+	binding, err := bindingOf(r.TLS)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrRequest, err)
+	}
+	proof, err := hex.DecodeString(r.Header.Get(proofHeader))
+	if err != nil {
+		return nil, ErrRequest
+	}
+	ours, err := s.code.check(proof, binding, body)
+	if err != nil {
+		return nil, err
+	}
+	if len(c.PIN) < 4 || len(c.PIN) > maxPIN {
+		return nil, fmt.Errorf("%w: want a PIN of 4 to %d bytes", ErrRequest, maxPIN)
+	}
+	if c.Shares != nil {
+		if err := c.Shares.sound(); err != nil {
+			return nil, fmt.Errorf("%w: %w", ErrRequest, err)
+		}
+	}
+	if p.rules, err = s.cfg.House.Check([]byte(c.Config)); err != nil {
+		return nil, err
+	}
+	if p.recovery, err = s.cfg.House.Recovery(r.Context()); err != nil {
+		return nil, fmt.Errorf("make recovery key: %w", err)
+	}
+	s.code.spend()
+	s.mu.Lock()
+	s.pending = p
+	s.mu.Unlock()
+	keep = true
+	return Claimed{Proof: ours, Recovery: p.recovery}, nil
+}
+
+// answerConfirm makes the claim count: the recovery key was written down.
+func (s *Server) answerConfirm(_ http.ResponseWriter, r *request) (any, error) {
+	var c Confirm
+	if _, err := r.read(&c); err != nil {
+		return nil, err
+	}
+	done, err := s.alone()
+	if err != nil {
+		return nil, err
+	}
+	defer done()
+	s.mu.Lock()
+	s.expire()
+	p := s.pending
+	if p == nil || p.pin != r.pin {
+		s.mu.Unlock()
+		return nil, ErrPending
+	}
+	if subtle.ConstantTimeCompare([]byte(plain(c.Recovery)), []byte(plain(p.recovery))) != 1 {
+		p.left--
+		s.mu.Unlock()
+		return nil, ErrConfirm
+	}
+	s.mu.Unlock()
+	// Whoever claims may go away now; half of it must not be done for that.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), 10*time.Minute)
+	defer cancel()
+	if err := s.settle(ctx, p); err != nil {
+		return nil, fmt.Errorf("carry out claim: %w", err)
+	}
+	p.wipe()
+	return s.status(ctx), nil
+}
+
+// settle carries a claim out. The owner is written last: until then the box
+// belongs to nobody, and can be claimed again.
+func (s *Server) settle(ctx context.Context, p *pending) error {
+	if p.rules.TPM {
+		if err := s.cfg.House.Seal(ctx, p.PIN); err != nil {
+			return fmt.Errorf("seal PIN to the TPM: %w", err)
+		}
+	}
+	if err := s.cfg.House.Apply(ctx, []byte(p.Config), true); err != nil {
+		return err
+	}
+	if err := s.openToken(ctx, p.PIN); err != nil {
+		return err
+	}
+	if p.Shares != nil {
+		if err := p.Shares.write(s.path(sharesFile)); err != nil {
+			return err
+		}
+	} else if err := os.Remove(s.path(sharesFile)); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	if err := writeFile(s.path(ownerFile), []byte(p.pin+"\n"), 0o600); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.owner, s.rules, s.pending = p.pin, p.rules, nil
+	s.shares = pool{now: s.cfg.Now, set: p.Shares}
+	return nil
+}
+
+// openToken makes the token with its PIN, or tries the PIN once at one that is
+// there already.
+func (s *Server) openToken(ctx context.Context, pin []byte) error {
+	st, err := s.awaitToken(ctx)
+	if err != nil {
+		return err
+	}
+	k := s.cfg.House.Token()
+	switch st.State {
+	case hsm.Ready:
+		return nil
+	case hsm.Unprovisioned:
+		if err := k.Init(ctx, "", string(pin)); err != nil {
+			return fmt.Errorf("initialise token: %w", err)
+		}
+		return nil
+	case hsm.Locked:
+		if err := k.Unlock(ctx, string(pin)); err != nil {
+			return fmt.Errorf("unlock token: %w", err)
+		}
+		return nil
+	}
+	return fmt.Errorf("open token: %s: %w", st.Reason, hsm.ErrAway)
+}
+
+// awaitToken waits until the key daemon has looked at its token.
+func (s *Server) awaitToken(ctx context.Context) (hsm.Status, error) {
+	ctx, cancel := context.WithTimeout(ctx, tokenWait)
+	defer cancel()
+	tick := time.NewTicker(250 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		st, err := s.cfg.House.Token().Status(ctx)
+		if err == nil && st.State != hsm.Failed {
+			return st, nil
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return st, fmt.Errorf("wait for the key daemon: %w", errors.Join(err, hsm.ErrAway))
+		}
+	}
+}

@@ -1,0 +1,317 @@
+package box
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/net/netutil"
+
+	"postern/appliance/box/share"
+	"postern/hsm"
+)
+
+// ServerConfig is what a box needs to answer. All but Now are required.
+type ServerConfig struct {
+	Dir      string // its own folder, on the encrypted partition
+	Identity tls.Certificate
+	Listener net.Listener
+	House    House
+	Log      *slog.Logger
+	Version  string
+	Now      func() time.Time
+}
+
+// Server answers operators.
+type Server struct {
+	cfg     ServerConfig
+	pin     string
+	code    *code
+	changed chan struct{}
+	over    chan struct{} // closed when the box was wiped
+
+	mu      sync.Mutex
+	owner   string // pin; "" while unclaimed
+	rules   Rules
+	pending *pending
+	busy    bool // a claim is being carried out, or a backup, a restore, a reset
+	shares  pool
+}
+
+// NewServer reads whom the box belongs to.
+func NewServer(cfg ServerConfig) (*Server, error) {
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	pin, err := PinOf(cfg.Identity)
+	if err != nil {
+		return nil, fmt.Errorf("start box: %w", err)
+	}
+	s := &Server{cfg: cfg, pin: pin, code: &code{now: cfg.Now}, changed: make(chan struct{}, 1), over: make(chan struct{})}
+	s.shares.now = cfg.Now
+	b, err := os.ReadFile(s.path(ownerFile))
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+		return s, nil
+	case err != nil:
+		return nil, fmt.Errorf("start box: %w", err)
+	}
+	s.owner = strings.TrimSpace(string(b))
+	if s.shares.set, err = readSet(s.path(sharesFile)); err != nil {
+		return nil, fmt.Errorf("start box: %w", err)
+	}
+	// An owner can put right a box.toml that does not load; nobody else can.
+	text, err := cfg.House.Config()
+	if err == nil {
+		s.rules, err = cfg.House.Check(text)
+	}
+	if err != nil {
+		cfg.Log.Error("read box.toml", "error", err)
+	}
+	return s, nil
+}
+
+// Files of the box's own folder.
+const (
+	ownerFile  = "owner"
+	sharesFile = "shares.json"
+)
+
+func (s *Server) path(name string) string { return filepath.Join(s.cfg.Dir, name) }
+
+// Pin is that of the box's own key.
+func (s *Server) Pin() string { return s.pin }
+
+// Serve answers until ctx ends, or until the box was wiped: ErrReset.
+func (s *Server) Serve(ctx context.Context) error {
+	mux := http.NewServeMux()
+	for path, h := range map[string]handler{
+		"GET /v1/status":    s.answerStatus,
+		"POST /v1/claim":    s.answerClaim,
+		"POST /v1/confirm":  s.answerConfirm,
+		"POST /v1/unlock":   s.answerUnlock,
+		"GET /v1/config":    s.answerConfig,
+		"PUT /v1/config":    s.answerConfigure,
+		"POST /v1/call":     s.answerCall,
+		"POST /v1/backup":   s.answerBackup,
+		"POST /v1/restore":  s.answerRestore,
+		"POST /v1/reset":    s.answerReset,
+		"POST /v1/recovery": s.answerRecovery,
+	} {
+		mux.Handle(path, s.guard(path, h))
+	}
+	web := &http.Server{
+		Handler: mux,
+		TLSConfig: &tls.Config{
+			Certificates: []tls.Certificate{s.cfg.Identity}, MinVersion: tls.VersionTLS13,
+			ClientAuth: tls.RequireAnyClientCert, // who it is decides the handler
+			NextProtos: []string{"http/1.1"}, SessionTicketsDisabled: true,
+		},
+		ReadHeaderTimeout: 20 * time.Second, IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10,
+		ErrorLog: slog.NewLogLogger(s.cfg.Log.Handler(), slog.LevelDebug),
+		// Calls that are under way end with the box.
+		BaseContext: func(net.Listener) context.Context { return ctx },
+	}
+	stop := context.AfterFunc(ctx, func() { web.Close() })
+	defer stop()
+	gone := make(chan struct{})
+	defer close(gone)
+	go func() {
+		select {
+		case <-s.over:
+			web.Shutdown(ctx) // after the answer to whoever asked for it
+		case <-gone:
+		}
+	}()
+	err := web.ServeTLS(netutil.LimitListener(s.cfg.Listener, maxConns), "", "")
+	select {
+	case <-s.over:
+		return ErrReset
+	default:
+	}
+	if ctx.Err() != nil {
+		return nil
+	}
+	return fmt.Errorf("serve operators: %w", err)
+}
+
+// request is one of them, and who asks.
+type request struct {
+	*http.Request
+	w    http.ResponseWriter
+	pin  string // of the client's key
+	role role
+}
+
+type role int
+
+const (
+	stranger role = iota
+	backup
+	admin
+)
+
+func (r role) String() string { return [...]string{"none", "backup", "admin"}[r] }
+
+// handler answers with something that is JSON, or writes the answer itself and
+// gives nil.
+type handler func(w http.ResponseWriter, r *request) (any, error)
+
+// guard finds out who asks, and words the answer.
+func (s *Server) guard(path string, h handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, hr *http.Request) {
+		if hr.TLS == nil || len(hr.TLS.PeerCertificates) == 0 {
+			http.Error(w, "", http.StatusForbidden)
+			return
+		}
+		r := &request{Request: hr, w: w, pin: pinOf(hr.TLS.PeerCertificates[0].RawSubjectPublicKeyInfo)}
+		r.role = s.roleOf(r.pin)
+		answer, err := h(w, r)
+		level := slog.LevelInfo
+		if err != nil {
+			level = slog.LevelWarn
+		}
+		if path != "GET /v1/status" || err != nil {
+			s.cfg.Log.Log(hr.Context(), level, "operator", "asks", path, "key", r.pin, "role", r.role.String(), "from", hr.RemoteAddr, "error", err)
+		}
+		if err != nil {
+			s.refuse(w, err)
+			return
+		}
+		if answer != nil {
+			w.Header().Set("Content-Type", "application/json")
+			json.NewEncoder(w).Encode(answer)
+		}
+		s.redraw()
+	})
+}
+
+func (s *Server) redraw() {
+	select {
+	case s.changed <- struct{}{}:
+	default:
+	}
+}
+
+// roleOf is what a key may do.
+func (s *Server) roleOf(pin string) role {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	is := func(p string) bool { return strings.EqualFold(p, pin) }
+	switch {
+	case s.owner == "":
+		return stranger
+	case is(s.owner), slices.ContainsFunc(s.rules.Admins, is):
+		return admin
+	case slices.ContainsFunc(s.rules.BackupBy, is):
+		return backup
+	}
+	return stranger
+}
+
+// needs is nil for who may.
+func (r *request) needs(least role) error {
+	if r.role < least {
+		return ErrRole
+	}
+	return nil
+}
+
+// statuses are those of HTTP; what is not here is 500.
+var statuses = []struct {
+	err  error
+	code int
+	hint string
+}{
+	{ErrProof, http.StatusForbidden, "type the code that the screen of the box shows"},
+	{ErrRole, http.StatusForbidden, "use the key that claimed the box, or one that box.toml names"},
+	{ErrClaimed, http.StatusConflict, "it belongs to somebody; only a reset makes it free"},
+	{ErrUnclaimed, http.StatusConflict, "postern box claim"},
+	{ErrPending, http.StatusConflict, "claim it again"},
+	{ErrConfirm, http.StatusForbidden, "type the key as it was shown, groups and all"},
+	{ErrName, http.StatusForbidden, "postern box status shows it"},
+	{ErrRequest, http.StatusBadRequest, "is this postern of the version of the box?"},
+	{ErrBusy, http.StatusServiceUnavailable, "try again when that is done"},
+	{ErrNoShares, http.StatusConflict, "give the PIN itself"},
+	{share.ErrForm, http.StatusUnprocessableEntity, "look at it again, letter by letter"},
+	{share.ErrForeign, http.StatusUnprocessableEntity, "this share belongs to another box, or to an earlier PIN"},
+	{share.ErrFalse, http.StatusUnprocessableEntity, "the share was changed; nothing was tried with it"},
+	{hsm.ErrPIN, http.StatusForbidden, "the token counts wrong PINs; find the right one before you try again"},
+	{hsm.ErrAway, http.StatusServiceUnavailable, "the key daemon does not answer; try again in a moment"},
+	{hsm.ErrEmpty, http.StatusConflict, "there is no token to unlock"},
+}
+
+// refusal is an error on its way to the operator.
+type refusal struct {
+	Error string `json:"error"`
+	Hint  string `json:"hint,omitempty"`
+}
+
+func (s *Server) refuse(w http.ResponseWriter, err error) {
+	f, status := refusal{Error: strings.ReplaceAll(err.Error(), "\n", "; ")}, http.StatusInternalServerError
+	for _, one := range statuses {
+		if errors.Is(err, one.err) {
+			status, f.Hint = one.code, one.hint
+			break
+		}
+	}
+	var h interface {
+		error
+		Hint() string
+	}
+	if errors.As(err, &h) && h.Hint() != "" {
+		f.Hint = h.Hint()
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
+	json.NewEncoder(w).Encode(f)
+}
+
+// read reads a request of JSON. The caller wipes body.
+func (r *request) read(v any) (body []byte, err error) {
+	if err := http.NewResponseController(r.w).SetReadDeadline(time.Now().Add(patience)); err != nil {
+		return nil, err
+	}
+	body, err = io.ReadAll(io.LimitReader(r.Body, maxBody+1))
+	switch {
+	case err != nil:
+		return nil, fmt.Errorf("%w: %w", ErrRequest, err)
+	case len(body) > maxBody:
+		return nil, fmt.Errorf("%w: more than %d bytes", ErrRequest, maxBody)
+	}
+	d := json.NewDecoder(bytes.NewReader(body))
+	d.DisallowUnknownFields()
+	if err := d.Decode(v); err != nil {
+		clear(body)
+		return nil, ErrRequest // not the cause: it may quote a secret
+	}
+	return body, nil
+}
+
+// alone makes sure that only one of the long works is under way.
+func (s *Server) alone() (done func(), err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.busy {
+		return nil, ErrBusy
+	}
+	s.busy = true
+	return func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.busy = false
+	}, nil
+}
