@@ -269,7 +269,13 @@ type entry struct {
 // ever it is, makes the list useless (§5.3).
 func (l *crl) find(serial *big.Int) (found *entry, err error) {
 	bad := fmt.Errorf("read revocation list of %s: not as it must be: %w", printed(l.Issuer, l.RawIssuer), ErrForm)
-	want := serial.Bytes()
+	var b cryptobyte.Builder
+	b.AddASN1BigInt(serial)
+	whole, err := b.Bytes()
+	written, want := cryptobyte.String(whole), cryptobyte.String(nil)
+	if err != nil || !written.ReadASN1(&want, der.INTEGER) {
+		return nil, fmt.Errorf("write serial number: %w", errors.Join(err, ErrForm))
+	}
 	entries := l.entries
 	for !entries.Empty() {
 		var one, number, extensions cryptobyte.String
@@ -295,11 +301,19 @@ func (l *crl) find(serial *big.Int) (found *entry, err error) {
 				return nil, fmt.Errorf("read revocation list of %s: an entry has the critical extension %v, which is unknown: %w", printed(l.Issuer, l.RawIssuer), oid, ErrForm)
 			}
 		}
-		if bytes.Equal(bytes.TrimLeft(number, "\x00"), want) {
+		if bytes.Equal(shortest(number), want) {
 			found = &e
 		}
 	}
 	return found, nil
+}
+
+// shortest takes off bytes that only repeat the sign of an INTEGER.
+func shortest(number []byte) []byte {
+	for len(number) > 1 && (number[0] == 0 && number[1] < 0x80 || number[0] == 0xff && number[1] >= 0x80) {
+		number = number[1:]
+	}
+	return number
 }
 
 // readExtension reads an Extension (RFC 5280 §4.1).
