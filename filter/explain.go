@@ -3,8 +3,10 @@ package filter
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
+	"postern/filter/directory"
 	"postern/filter/keyring"
 	"postern/filter/policy"
 	"postern/filter/protect"
@@ -113,8 +115,13 @@ func (e *account) recipient(p *passage, rules *policy.Policy, r policy.Recipient
 	var keys []string
 	for _, c := range fit {
 		key := certWords(c.Cert)
-		if c.Trust == keyring.Seen {
-			key += " (brought by mail, and good by its path)"
+		about := p.found[r.Address.Key()].Found
+		switch i := slices.IndexFunc(about, func(f directory.Found) bool { return f.Fingerprint == c.Fingerprint }); {
+		case c.Trust != keyring.Seen:
+		case i >= 0 && about[i].Use:
+			key += " (" + about[i].Why + ")"
+		default:
+			key += " (it arrived by itself, and is good by its path)"
 		}
 		keys = append(keys, key)
 	}
@@ -136,6 +143,9 @@ func (e *account) recipient(p *passage, rules *policy.Policy, r policy.Recipient
 	}
 	for _, u := range p.unused[r.Address.Key()] {
 		e.say("Not used: %s: %s.", certWords(u.Cert), u.why)
+	}
+	if away := p.found[r.Address.Key()].Away; len(away) > 0 {
+		e.say("Did not answer in time, and may know of certificates for %s: %s.", r.Address.Key(), strings.Join(away, ", "))
 	}
 }
 

@@ -121,8 +121,9 @@ type passage struct {
 	facts     policy.Facts
 	own       []keyring.Identity // of the author
 	signers   map[keyring.Format]*keyring.Identity
-	unused    map[string][]unused // by recipient
-	idle      []unused            // identities of the author
+	found     map[string]directory.Result // outbound: what directories know of recipients
+	unused    map[string][]unused         // by recipient
+	idle      []unused                    // identities of the author
 	decision  policy.Decision
 	levels    []policy.Level // outbound: of the way of each plan
 	shadow    *shadow        // what would have been done

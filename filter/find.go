@@ -48,11 +48,11 @@ func (g *Gateway) find(ctx context.Context, p *passage) (map[string]directory.Re
 
 // noteFound keeps what the directories gave, for operators to see: nothing of it
 // is trusted by that.
-func (g *Gateway) noteFound(p *passage, found map[string]directory.Result) {
+func (g *Gateway) noteFound(p *passage) {
 	if g.Learn == nil || p.supposed {
 		return
 	}
-	for _, about := range found {
+	for _, about := range p.found {
 		for _, f := range about.Found {
 			c := f.Cert
 			c.FirstSeen, c.LastSeen = p.at, p.at

@@ -52,11 +52,11 @@ func (g *Gateway) gather(ctx context.Context, p *passage) error {
 			}
 		}
 	}
-	found, err := g.find(ctx, p)
-	if err != nil {
+	var err error
+	if p.found, err = g.find(ctx, p); err != nil {
 		return err
 	}
-	g.noteFound(p, found)
+	g.noteFound(p)
 	for _, r := range p.env.Recipients {
 		known := policy.Recipient{Address: r.Address, Hidden: !shown[r.Address.Key()]}
 		if o, ok := p.opened[r.Address.Key()]; ok {
@@ -66,7 +66,7 @@ func (g *Gateway) gather(ctx context.Context, p *passage) error {
 			if known.Once, err = g.once(ctx, r.Address); err != nil {
 				return err
 			}
-			about := found[r.Address.Key()]
+			about := p.found[r.Address.Key()]
 			if known.Certs, p.unused[r.Address.Key()], err = g.usable(ctx, r.Address, p.at, about); err != nil {
 				return err
 			}

@@ -134,7 +134,7 @@ func TestExplainEscrowAndSeen(t *testing.T) {
 		return strings.Join(o.Explain, "\n")
 	}
 	for entry, want := range map[string][]string{
-		archive: {"Certificates for bob@partner.example: openpgp " + w.people["bob@partner.example"].Fingerprint + " (brought by mail, and good by its path).",
+		archive: {"Certificates for bob@partner.example: openpgp " + w.people["bob@partner.example"].Fingerprint + " (it arrived by itself, and is good by its path).",
 			"It can also be read by our own openpgp certificate " + w.people[archive].Fingerprint + "."},
 		strings.Repeat("A", 40): {`The rule that decided: domain."company1.example".`, "Add an identity of that format and kind of key for an entry of escrow"},
 	} {
