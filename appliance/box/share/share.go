@@ -242,7 +242,7 @@ func Parse(text string) (Share, error) {
 		return r
 	}, strings.ToUpper(text))
 	b, err := letters.DecodeString(clean)
-	if err != nil || len(b) != wireSize || b[0] != version {
+	if err != nil || len(b) != wireSize || b[0] != version || letters.EncodeToString(b) != clean { // the last letter has bits that nobody reads
 		return Share{}, ErrForm
 	}
 	defer clear(b)
