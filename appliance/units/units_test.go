@@ -16,7 +16,7 @@ import (
 )
 
 // bars are the highest exposure levels allowed, of 10.
-var bars = map[string]float64{"postern-filterd.service": 1.5, "postern-keyd.service": 2.0, "postern-postfix.service": 3.0, "postern-unbound.service": 2.0}
+var bars = map[string]float64{"postern-filterd.service": 1.5, "postern-keyd.service": 2.0, "postern-postfix.service": 3.0, "postern-unbound.service": 2.0, "postern-box.service": 5.3}
 
 // daemons are the units of our own programs.
 var daemons = []string{"postern-filterd.service", "postern-keyd.service"}
@@ -69,8 +69,8 @@ func copyFile(t *testing.T, from, to string) {
 func ours(t *testing.T) []string {
 	t.Helper()
 	names, err := fs.Glob(os.DirFS("."), "postern-*")
-	if err != nil || len(names) != 9 {
-		t.Fatalf("got units %v, %v, want 9", names, err)
+	if err != nil || len(names) != 11 {
+		t.Fatalf("got units %v, %v, want 11", names, err)
 	}
 	return names
 }
@@ -92,9 +92,11 @@ func values(t *testing.T, unit, directive string) (all []string) {
 
 func programs(t *testing.T) (all []string) {
 	t.Helper()
-	for unit := range bars {
-		for _, v := range values(t, unit, "ExecStart") {
-			all = append(all, strings.Fields(v)[0])
+	for _, unit := range ours(t) {
+		for _, directive := range []string{"ExecStart", "ExecStartPost"} {
+			for _, v := range values(t, unit, directive) {
+				all = append(all, strings.Fields(v)[0])
+			}
 		}
 	}
 	return all
