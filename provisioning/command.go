@@ -16,6 +16,7 @@ import (
 	"postern/filter/accounts"
 	"postern/filter/keyring"
 	"postern/filter/record"
+	"postern/filter/state"
 	"postern/hsm"
 )
 
@@ -99,6 +100,10 @@ func judge(err error) *failure {
 		return &failure{err: err, hint: f.hint, status: f.status}
 	}
 	f = &failure{err: err, status: ExitNo}
+	if wrong, ok := errors.AsType[*state.Fault](err); ok {
+		f.hint = wrong.Hint()
+		return f
+	}
 	switch {
 	case errors.Is(err, hsm.ErrAway):
 		f.status, f.hint = ExitLater, "is keyd running, and may you use its socket? `systemctl status postern-keyd`, `--socket PATH`"

@@ -70,6 +70,7 @@ func doctor(ctx context.Context, c *call) (any, error) {
 	keys, keysKnown := c.examineKeys(ctx, e, site)
 	c.examineKeyring(ctx, e, site, keys, keysKnown)
 	examineShown(e, site, keys, keysKnown, c.now())
+	c.examineStores(e, site)
 	c.examineHops(ctx, e, site)
 	c.examineAgent(ctx, e, site)
 	c.examineResolver(ctx, e, site)

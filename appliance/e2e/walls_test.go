@@ -32,7 +32,7 @@ const (
 // placed on purpose.
 var floors = map[string]int{
 	"hsm": ground, "hsm/wire": ground,
-	"filter/message": nouns, "filter/keyring": nouns, "filter/protect": nouns, "filter/database": nouns, "filter/protect/headers": nouns, "filter/protect/entity": nouns,
+	"filter/message": nouns, "filter/keyring": nouns, "filter/protect": nouns, "filter/database": nouns, "filter/state": nouns, "filter/protect/headers": nouns, "filter/protect/entity": nouns,
 	"filter/credential": crafts, "filter/chain": crafts, "filter/chain/fetch": crafts, "filter/openpgp": crafts, "filter/smime": crafts, "filter/cms": crafts, "filter/cms/ber": crafts, "filter/policy": crafts, "filter/directory": crafts,
 	"filter/dkim": crafts, "filter/transport": crafts, "filter/socketmap": crafts, "filter/record": crafts, "filter/authres": crafts, "hsm/internal/p11": crafts, "hsm/module": crafts, "hsm/client": crafts,
 	"filter/resolver": crafts, "filter/web": crafts, "filter/mtasts": crafts, "filter/route": crafts,

@@ -52,7 +52,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 	flags := flag.NewFlagSet("filterd", flag.ContinueOnError)
 	flags.SetOutput(stderr)
 	path := flags.String("config", "/etc/postern/filterd.toml", "configuration `file`")
-	check := flags.Bool("check", false, "read the configuration, say what is wrong with it, and stop")
+	check := flags.Bool("check", false, "read the configuration and look at the files that it names, say what is wrong, and stop")
 	show := flags.Bool("version", false, "print the version and stop")
 	if err := flags.Parse(args); err != nil || flags.NArg() > 0 {
 		if errors.Is(err, flag.ErrHelp) {
@@ -66,7 +66,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 	}
 	c, err := config.LoadFilterd(*path)
 	if err == nil && *check {
-		_, err = gateway.Policy(c)
+		err = gateway.Check(c)
 	} else if err == nil {
 		ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 		defer stop()

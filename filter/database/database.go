@@ -67,6 +67,13 @@ func (k *Kind) Open(path string, mode Mode) (*sql.DB, error) {
 	case err != nil:
 		return nil, fmt.Errorf("open %s: %w", k.Name, err)
 	}
+	if mode == Foreign { // SQLite would make them, as files of whoever asks, and their writer could not use them
+		for _, log := range []string{path + "-wal", path + "-shm"} {
+			if _, err := os.Stat(log); err != nil {
+				return nil, fmt.Errorf("open %s %s: no log beside it until its program has run: %w", k.Name, path, k.ErrMissing)
+			}
+		}
+	}
 	db, err := k.dial(path, mode)
 	if err != nil {
 		return nil, fmt.Errorf("open %s %s: %w", k.Name, path, err)

@@ -18,7 +18,7 @@ import (
 var gone = transport.Reply{Code: 550, Enhanced: [3]int{5, 1, 1}, Text: "no \"such\" user"}
 
 // state is what a record says of the copies of Alice, Bob and Carol.
-func state(t *testing.T, r *Record, n Name) (words []string) {
+func standing(t *testing.T, r *Record, n Name) (words []string) {
 	t.Helper()
 	p, err := r.Parts(t.Context(), n)
 	must(t, err)
@@ -48,10 +48,10 @@ func TestParts(t *testing.T) {
 	must(t, r.Close())
 
 	r = open(t, path, Options{Now: c.now})
-	if got, want := state(t, r, one), []string{"delivered", gone.String(), "open"}; !r.Parted() || !reflect.DeepEqual(got, want) {
+	if got, want := standing(t, r, one), []string{"delivered", gone.String(), "open"}; !r.Parted() || !reflect.DeepEqual(got, want) {
 		t.Errorf("after a restart: got %q, want %q", got, want)
 	}
-	if got, want := state(t, r, two), []string{"open", "open", "open"}; !reflect.DeepEqual(got, want) {
+	if got, want := standing(t, r, two), []string{"open", "open", "open"}; !reflect.DeepEqual(got, want) {
 		t.Errorf("another mail: got %q, want %q", got, want)
 	}
 	if p, err := r.Parts(ctx, one); err != nil {
@@ -61,7 +61,7 @@ func TestParts(t *testing.T) {
 	}
 	must(t, r.Part(ctx, one, []Share{{To: bob}, {To: carol}}))
 	must(t, r.Whole(ctx, one, []message.Address{alice, bob}))
-	if got, want := state(t, r, one), []string{"open", "open", "delivered"}; !reflect.DeepEqual(got, want) {
+	if got, want := standing(t, r, one), []string{"open", "open", "delivered"}; !reflect.DeepEqual(got, want) {
 		t.Errorf("after two are through: got %q, want %q", got, want)
 	}
 
@@ -76,7 +76,7 @@ func TestParts(t *testing.T) {
 	if _, ok, err := r.Refusal(ctx, two); ok || err != nil {
 		t.Errorf("refusal, after its time: got %v, %v, want none", ok, err)
 	}
-	if got, want := state(t, r, one), []string{"open", "open", "open"}; !reflect.DeepEqual(got, want) {
+	if got, want := standing(t, r, one), []string{"open", "open", "open"}; !reflect.DeepEqual(got, want) {
 		t.Errorf("after its time: got %q, want %q", got, want)
 	}
 	must(t, r.Close())
@@ -105,10 +105,10 @@ func TestPartsAreBounded(t *testing.T) {
 	if got := r.part.rows.Load(); got > 2500+11 {
 		t.Errorf("got %d shares, want 2500 at most", got)
 	}
-	if got := state(t, r, name(0))[0]; got != "open" {
+	if got := standing(t, r, name(0))[0]; got != "open" {
 		t.Errorf("the oldest mail: got %s, want it forgotten", got)
 	}
-	if got := state(t, r, name(399))[0]; got != "delivered" {
+	if got := standing(t, r, name(399))[0]; got != "delivered" {
 		t.Errorf("the latest mail: got %s, want it remembered", got)
 	}
 	var rows int64
@@ -145,7 +145,7 @@ func TestChangesTogether(t *testing.T) {
 	}
 	again := open(t, path, Options{})
 	for i := range 200 {
-		if got := state(t, again, Name{byte(i)})[0]; got != "delivered" {
+		if got := standing(t, again, Name{byte(i)})[0]; got != "delivered" {
 			t.Errorf("mail %d: got %s, want delivered", i, got)
 		}
 	}
@@ -170,7 +170,7 @@ func TestFullDisk(t *testing.T) {
 	if err := r.Part(ctx, Name{1}, shares); !errors.Is(err, ErrAway) || !r.Broken() {
 		t.Errorf("copies: got %v, broken %v, want ErrAway", err, r.Broken())
 	}
-	if got := state(t, r, Name{1})[0]; got != "open" {
+	if got := standing(t, r, Name{1})[0]; got != "open" {
 		t.Errorf("after it: got %s, want nothing of it", got)
 	}
 	for i := range maxBatch { // a whole batch, which is written at once
