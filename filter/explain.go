@@ -47,6 +47,7 @@ func (p *passage) explain(rules *policy.Policy, err error) []string {
 		ok, reason := p.verified(p.read, p.finding)
 		e.say("Its signature was checked. Verified: %v (%s).", ok, reason)
 	}
+	e.scanning(p)
 	if p.listener.Direction == policy.Outbound {
 		e.wishes(p.facts)
 		for _, r := range p.facts.Recipients {

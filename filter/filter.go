@@ -19,6 +19,7 @@ import (
 	"postern/filter/policy"
 	"postern/filter/protect"
 	"postern/filter/record"
+	"postern/filter/scan"
 	"postern/filter/transport"
 	"postern/hsm"
 )
@@ -52,7 +53,8 @@ type Config struct {
 	Finder Finder
 	// Record remembers what outlives a mail. nil: nothing is remembered.
 	Record   *record.Record
-	Triggers []Trigger // what senders can ask for
+	Triggers []Trigger  // what senders can ask for
+	Scan     *scan.Desk // nil: nobody looks at what mails hold
 	Texts    Texts
 	Limits   message.Limits
 	InFlight int              // mails between the end of DATA and the next hop's answer; more are deferred
@@ -98,12 +100,13 @@ type Copy struct {
 
 // passage is one mail on its way; each stage fills what the next ones read.
 type passage struct {
-	listener Listener
-	env      *transport.Envelope
-	at       time.Time
-	body     io.Reader
-	stage    string
-	supposed bool // nobody brings it
+	listener  Listener
+	env       *transport.Envelope
+	at        time.Time
+	body      io.Reader
+	stage     string
+	supposed  bool // nobody brings it
+	unscanned bool // no scanner is asked
 
 	spools    []*message.Spool
 	came      *message.Message // as it was received
@@ -116,8 +119,9 @@ type passage struct {
 	finding   protect.Finding    // of the mail as it came, or of an opening
 	read      *message.Message   // the mail that finding speaks of
 	failed    bool
-	unsealed  bool        // the sender's own encryption was taken off
-	asks      policy.Asks // of the sender
+	scanned   map[string]scanned // by recipient; nil: no scanner sees the mail
+	unsealed  bool               // the sender's own encryption was taken off
+	asks      policy.Asks        // of the sender
 	facts     policy.Facts
 	own       []keyring.Identity // of the author
 	signers   map[keyring.Format]*keyring.Identity

@@ -58,6 +58,9 @@ func (g *Gateway) gather(ctx context.Context, p *passage) error {
 	}
 	g.noteFound(p)
 	for _, r := range p.env.Recipients {
+		if p.outcomes[r.Address] != nil { // gets nothing of it
+			continue
+		}
 		known := policy.Recipient{Address: r.Address, Hidden: !shown[r.Address.Key()]}
 		if o, ok := p.opened[r.Address.Key()]; ok {
 			known.Opening = o.group

@@ -40,6 +40,9 @@ func (g *Gateway) mark(_ context.Context, p *passage) error {
 		if p.listener.Direction == policy.Inbound && p.shadow == nil {
 			s, method, result := p.status(c)
 			top.Write(s.Fields(g.Name, method, result))
+			if told, ok := p.scanOf(c.Plan); ok {
+				top.Write(p.scanField(told))
+			}
 		}
 		top.Write(c.Message.Top)
 		marked.Top = top.Bytes()
@@ -75,7 +78,7 @@ func (g *Gateway) takenOff(m *message.Message, i int, d policy.Direction) (bool,
 	case "bcc", "resent-bcc":
 		return d == policy.Outbound, nil
 	}
-	return authres.Foreign(name, value, g.Name), nil
+	return authres.Foreign(name, value, g.Name) || d == policy.Inbound && g.Scan.Writes(name), nil
 }
 
 // received is our trace field (RFC 5321 §4.4; RFC 3848 and RFC 6531 §4.3 for

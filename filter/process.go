@@ -24,6 +24,7 @@ type Verdict struct {
 	Reason    string        `json:"reason"`
 	Rule      string        `json:"rule"`
 	Plans     []VerdictPlan `json:"plans"`
+	Scan      *VerdictScan  `json:"scan,omitempty"` // where a scanner sees the mail
 	Trace     string        `json:"trace"`
 	Shadow    *Verdict      `json:"shadow,omitempty"` // what would be done with the mail, where rules are only tried
 }
@@ -44,6 +45,7 @@ type Request struct {
 	To        []message.Address
 	At        time.Time // time of judgement; zero: now
 	Mail      io.Reader // CRLF line ends
+	Unscanned bool      // no scanner is asked
 }
 
 // Outcome is what would have been done. Close frees the copies.
@@ -67,7 +69,7 @@ func (g *Gateway) Process(ctx context.Context, r Request) *Outcome {
 	for _, a := range r.To {
 		env.Recipients = append(env.Recipients, transport.Recipient{Address: a})
 	}
-	p := &passage{listener: Listener{Name: "process", Direction: r.Direction}, env: env, at: r.At, body: r.Mail, supposed: true}
+	p := &passage{listener: Listener{Name: "process", Direction: r.Direction}, env: env, at: r.At, body: r.Mail, supposed: true, unscanned: r.Unscanned}
 	err := g.guarded(traced(ctx, p.listener, env), judged, p)
 	answer := reply(250, [3]int{2, 0, 0}, "would be relayed "+env.Trace)
 	if err != nil {
@@ -87,7 +89,7 @@ func (g *Gateway) Process(ctx context.Context, r Request) *Outcome {
 }
 
 func (p *passage) verdict(answer transport.Reply, err error) Verdict {
-	v := Verdict{Action: action(err).String(), Reply: answer.String(), Opened: []string{}, Reason: p.decision.Reason, Rule: p.decision.Rule, Plans: []VerdictPlan{}, Trace: p.env.Trace}
+	v := Verdict{Action: action(err).String(), Reply: answer.String(), Opened: []string{}, Reason: p.decision.Reason, Rule: p.decision.Rule, Plans: []VerdictPlan{}, Scan: p.scanVerdict(), Trace: p.env.Trace}
 	if p.finding.Opened {
 		v.Opened = append(v.Opened, string(p.finding.Format))
 	}

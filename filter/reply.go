@@ -12,6 +12,7 @@ import (
 	"postern/filter/record"
 	"postern/filter/resolver"
 	"postern/filter/route"
+	"postern/filter/scan"
 	"postern/filter/transport"
 	"postern/hsm"
 )
@@ -32,6 +33,9 @@ var (
 	ErrClient        = errors.New("partner's client not as agreed")
 	ErrLoop          = errors.New("mail loop")
 	ErrNotYours      = errors.New("sender address is not of the account")
+	ErrVirus         = errors.New("scanner found something malicious")
+	ErrSpam          = errors.New("scanner refuses the mail")
+	ErrScanLater     = errors.New("scanner wants the mail later")
 	ErrParted        = errors.New("some have their copy, and the others never will")
 )
 
@@ -157,6 +161,26 @@ var Replies = []Row{
 		"nicht gesendet: die Absenderadresse gehört nicht zu dem Konto, mit dem Sie angemeldet sind",
 		"the senders of the account: `postern account list`",
 		is(ErrNotYours)},
+	{"a scanner found something malicious", "virus", reply(550, [3]int{5, 7, 1}, "refused: this mail or something attached to it holds a virus or another harmful program; have your computer looked at"),
+		"abgelehnt: diese Mail oder ein Anhang enthält einen Virus oder ein anderes schädliches Programm; bitte Ihren Computer prüfen lassen",
+		"the log names it; `[scan.clamd]` in filterd.toml",
+		is(ErrVirus)},
+	{"a scanner takes it for spam, or worse", "spam", reply(550, [3]int{5, 7, 1}, "refused: this mail looks like spam or fraud; if it is not, please tell its recipient in another way"),
+		"abgelehnt: diese Mail sieht nach Werbung oder Betrug aus; falls nicht, sagen Sie es dem Empfänger bitte auf anderem Weg",
+		"the log has its score and what counted; the rules of rspamd",
+		is(ErrSpam)},
+	{"a scanner wants it later", "scan-later", reply(451, [3]int{4, 7, 1}, "not accepted now, try again later"),
+		"gerade nicht angenommen; bitte später noch einmal",
+		"`postern explain`; greylisting in rspamd",
+		is(ErrScanLater)},
+	{"a scanner away, and `on-failure = \"defer\"`", "scanner-away", reply(451, [3]int{4, 3, 0}, "mail cannot be scanned now, try again later"),
+		"die Mail kann gerade nicht geprüft werden; bitte später noch einmal",
+		"`postern doctor` asks each scanner",
+		is(scan.ErrAway)},
+	{"too big to be scanned, and `too-big = \"reject\"`", "scan-too-big", reply(552, [3]int{5, 3, 4}, "message too big to be scanned"),
+		"die Mail ist zu groß, um geprüft zu werden",
+		"`max-size` and `too-big` of the scanner in filterd.toml",
+		is(scan.ErrTooBig)},
 	{"policy says no", "policy", reply(550, [3]int{5, 7, 1}, "refused by policy"),
 		"von den Regeln dieser Firma abgelehnt",
 		"`postern explain` names the rule",

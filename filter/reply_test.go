@@ -16,6 +16,7 @@ import (
 	"postern/filter/policy"
 	"postern/filter/resolver"
 	"postern/filter/route"
+	"postern/filter/scan"
 	"postern/filter/transport"
 	"postern/hsm"
 )
@@ -122,6 +123,27 @@ func TestEveryReplyCanBeReached(t *testing.T) {
 			e := w.envelope("alice@company1.example", "bob@partner.example")
 			e.User, e.Senders = "alice", []string{"alice@company1.example"}
 			return w.deliver(policy.Outbound, e, strings.NewReader(strings.Replace(out, "alice@company1.example", "boss@company1.example", 1)))
+		},
+		"a scanner found something malicious": func(w *world) transport.Reply {
+			w.scanned(&scanner{})
+			return w.send(policy.Inbound, in+virus, bob, alice)
+		},
+		"a scanner takes it for spam, or worse": func(w *world) transport.Reply {
+			w.scanned(&scanner{name: "rspamd"})
+			return w.send(policy.Inbound, in+virus, bob, alice)
+		},
+		"a scanner wants it later": func(w *world) transport.Reply {
+			w.scanned(&scanner{name: "rspamd"})
+			return w.send(policy.Inbound, in+spam, bob, alice)
+		},
+		"a scanner away, and `on-failure = \"defer\"`": func(w *world) transport.Reply {
+			w.scanned(&scanner{err: scan.ErrAway})
+			return w.send(policy.Outbound, out, alice, bob)
+		},
+		"too big to be scanned, and `too-big = \"reject\"`": func(w *world) transport.Reply {
+			w.scanned(&scanner{})
+			w.config.Scan.Posts[0].MaxSize = 10
+			return w.send(policy.Outbound, out, alice, bob)
 		},
 		"policy says no": func(w *world) transport.Reply {
 			return w.send(policy.Inbound, in, "bob@partner.example", "x@elsewhere.example")

@@ -21,6 +21,7 @@ var (
 		{"spool", (*Gateway).spool},       // strict CRLF, bounded memory
 		{"parse", (*Gateway).parse},       // spans, limits, loop
 		{"open", (*Gateway).open},         // keys of the envelope recipients only
+		{"scan", (*Gateway).scan},         // by others, of what is read in the end
 		{"gather", (*Gateway).gather},     // identities and certificates
 		{"decide", (*Gateway).decide},     // facts in, one decision out
 		{"seal", (*Gateway).seal},         // one copy for each plan
@@ -35,7 +36,7 @@ var (
 )
 
 // ruled are the stages that the site's rules on protection steer.
-var ruled = []string{"open", "gather", "decide", "seal"}
+var ruled = []string{"open", "scan", "gather", "decide", "seal"}
 
 func (g *Gateway) walk(ctx context.Context, stages []stage, p *passage) error {
 	if g.Begin != nil {

@@ -21,7 +21,7 @@ func (g *Gateway) log(ctx context.Context, p *passage, r transport.Reply, err er
 	v := p.verdict(r, err)
 	m := record.Mail{
 		Trace: p.env.Trace, At: p.at, Direction: string(p.listener.Direction), Listener: p.listener.Name, From: p.env.From.Key(),
-		Action: v.Action, Reply: r.String(), Rule: v.Rule, Reason: v.Reason, Opened: v.Opened, Verified: v.Verified, Carried: inbound,
+		Action: v.Action, Reply: r.String(), Rule: v.Rule, Reason: v.Reason, Opened: v.Opened, Verified: v.Verified, Scan: v.Scan.String(), Carried: inbound,
 	}
 	if p.env.Null {
 		m.From = ""
@@ -55,6 +55,9 @@ func (g *Gateway) log(ctx context.Context, p *passage, r transport.Reply, err er
 	}
 	attrs = append(attrs, slog.String("action", v.Action), slog.String("rule", v.Rule), slog.String("reason", v.Reason),
 		slog.Any("opened", v.Opened), slog.Bool("verified", v.Verified), slog.Any("onward", onward))
+	if v.Scan != nil {
+		attrs = append(attrs, slog.String("scan", v.Scan.String()))
+	}
 	if p.shadow != nil {
 		attrs = append(attrs, p.shadow.attrs()...)
 	}

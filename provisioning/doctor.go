@@ -72,6 +72,7 @@ func doctor(ctx context.Context, c *call) (any, error) {
 	examineShown(e, site, keys, keysKnown, c.now())
 	c.examineStores(e, site)
 	c.examineHops(ctx, e, site)
+	c.examineScanners(ctx, e, site)
 	c.examineAgent(ctx, e, site)
 	c.examineResolver(ctx, e, site)
 	e.Verdict = fine

@@ -83,6 +83,7 @@ type Site struct {
 	KeepSocket string
 	UseSocket  string
 	Hops       []Hop
+	Scanners   []Scanner
 	Resolves   bool // filterd itself brings mail to partners, and asks for their names
 	Policy     *policy.Policy
 	TLSDir     string // folder of the certificates of listeners

@@ -32,6 +32,7 @@ type Filterd struct {
 	Find       Find                 `toml:"find" doc:"Where certificates of recipients outside are looked for of whom none is trusted."`
 	MTASTS     MTASTS               `toml:"mta-sts" doc:"Policies of partners' domains for the way to them (RFC 8461)."`
 	SMIME      SMIME                `toml:"smime" doc:"How X.509 certificates are judged."`
+	Scan       Scan                 `toml:"scan" doc:"Programs that are asked whether a mail holds something malicious: of inbound mail what was opened, of outbound mail what is not yet sealed. Mail that stays sealed is not held against anybody: it passes, and Postern-Scan says scanned=no."`
 	Accounts   Accounts             `toml:"accounts" doc:"Who may log in, on listeners with auth."`
 	Limits     Limits               `toml:"limits" doc:"What one mail, and all of them together, may cost."`
 	Log        Log                  `toml:"log" doc:"Messages of the daemon."`
@@ -125,7 +126,7 @@ type Default struct {
 	Downgrade  string `toml:"downgrade" default:"reject" enum:"reject|defer|off" doc:"What becomes of mail to somebody to whom mail was encrypted before, where no certificate is usable any more; under the rule none nothing is remembered. reject: it is refused, until a certificate comes or postern policy forget is said. defer: it waits. off: it is not remembered."`
 	Answers    string `toml:"answers" default:"protect" enum:"protect|usual" doc:"How answers go outside to mail that came encrypted and was opened here. protect: encrypted, or they are refused. usual: as any mail."`
 	Client     string `toml:"client-encryption" default:"keep" enum:"keep|refuse|open" doc:"What becomes of outbound mail that the sender's own program has encrypted. keep: it passes. refuse: it is refused. open: it is opened with the keys of its author or of his domain, if he has logged in as the envelope sender, or has signed inside; and encrypted anew for everybody outside, or refused."`
-	Shadow     bool   `toml:"shadow" doc:"Whether decisions are only logged. Mail then passes as it came: nothing is opened, signed, encrypted, taken out of a subject or refused by a rule on protection; nothing is learned or remembered. What is not our mail, loops, broken or too big is refused all the same, and marks that only the gateway may write are taken off."`
+	Shadow     bool   `toml:"shadow" doc:"Whether decisions are only logged. Mail then passes as it came: nothing is opened, signed, encrypted, taken out of a subject or refused by a rule on protection or for what a scanner says; nothing is learned or remembered. What is not our mail, loops, broken or too big is refused all the same, and marks that only the gateway may write are taken off."`
 	Headers    string `toml:"header-confidentiality" default:"baseline" enum:"baseline|shy|none" doc:"What of an encrypted mail's header nobody on the way reads; the recipient does (RFC 9788 §3.2). baseline: subject, comments and keywords. shy: also display names and the sender's time zone. none: nothing."`
 	OldCiphers bool   `toml:"old-ciphers" doc:"Whether mail is opened that is sealed with CAST5, 3DES, Blowfish or Twofish, or in LibrePGP's OCB packet (RFC 9580 §9.3 wants none of them). What is opened so is never called verified. Of S/MIME see triple-des in [smime]."`
 	// Format is a list in the order of preference.
@@ -202,6 +203,7 @@ func (c *Filterd) check(r *reading) {
 	c.checkHop(r, "outbound", c.NextHop.Outbound)
 	c.checkListeners(r)
 	c.checkAccounts(r)
+	c.checkScan(r)
 
 	if len(c.Domains) == 0 {
 		r.wrong(1, "no [domain] says which mail is ours", `add [domain."company1.example"]`)

@@ -34,6 +34,15 @@ func form(name, s string) string {
 		if err != nil || !isPort(port, 1) || !isIP(host) && !isDomain(host) {
 			return "want host:port such as mail.company1.example:25"
 		}
+	case "scanner":
+		if strings.HasPrefix(s, "/") {
+			return form("socket", s)
+		}
+		if form("dial", s) != "" {
+			return "want an absolute path, or host:port such as 127.0.0.1:3310"
+		}
+	case "header":
+		return headerForm(s)
 	case "server":
 		if !isServer(s) {
 			return "want address:port such as 127.0.0.1:53 or [::1]:53"

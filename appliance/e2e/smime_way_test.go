@@ -63,7 +63,11 @@ func header(from, to string) string {
 
 // made is the mail of a program. The error says what the program cannot do.
 func (w way) made(m mailer, p *partner, from, to string, reader *x509.Certificate) ([]byte, error) {
-	entity := []byte(offer)
+	return w.around([]byte(offer), m, p, from, to, reader)
+}
+
+// around is made with an entity of the test's own.
+func (w way) around(entity []byte, m mailer, p *partner, from, to string, reader *x509.Certificate) ([]byte, error) {
 	if w.sign != nil {
 		message, err := m.sign(*w.sign, entity)
 		if err == nil {

@@ -37,6 +37,7 @@ var floors = map[string]int{
 	"filter/dkim": crafts, "filter/transport": crafts, "filter/socketmap": crafts, "filter/record": crafts, "filter/authres": crafts, "hsm/internal/p11": crafts, "hsm/module": crafts, "hsm/client": crafts,
 	"filter/resolver": crafts, "filter/web": crafts, "filter/mtasts": crafts, "filter/route": crafts,
 	"filter/accounts": crafts,
+	"filter/scan":     crafts,
 	"filter":          rooms, "hsm/keyd": rooms,
 }
 

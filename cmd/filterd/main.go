@@ -225,6 +225,7 @@ func selfCheck(ctx context.Context, g *filter.Gateway, c *config.Filterd) error 
 		Direction: policy.Inbound,
 		To:        []message.Address{{Local: "postmaster", Domain: slices.Min(slices.Collect(maps.Keys(c.Domains)))}},
 		Mail:      strings.NewReader("Subject: self-check\r\n\r\n.\r\n"),
+		Unscanned: true, // a scanner that hangs is not healed by a new filterd
 	})
 	o.Close()
 	return ctx.Err()

@@ -90,6 +90,7 @@ func site(path string, hops map[string]*transport.Hop) (provisioning.Site, error
 	if c.Default.Learn != "off" {
 		s.Seen = c.Seen
 	}
+	s.Scanners = scanners(c)
 	s.TLSDir = gateway.TLSDir(c)
 	for _, l := range c.Listeners {
 		if l.TLS.Mode != "off" {

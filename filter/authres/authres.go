@@ -49,6 +49,34 @@ func (s Status) Fields(id, method, result string) []byte {
 	return append(message.FoldField("Authentication-Results", results), message.FoldField("Postern-Status", status)...)
 }
 
+// Scan is what Postern-Scan says. Every value is a word of ours, or one of a
+// scanner that holds nothing but letters, digits and "._-/:+".
+type Scan struct {
+	Whole   bool     // all scanners looked at the mail as it is delivered
+	Verdict string   // clean, suspect, sealed or none
+	By      []string // scanners that looked
+	Found   []string
+	Score   string // "6.1/15.0", or ""
+	Reason  string // why not whole: sealed, too-big, away or skipped; or ""
+	Trace   string
+}
+
+// Field is Postern-Scan, complete with CRLF.
+func (s Scan) Field() []byte {
+	none := func(v string) string {
+		if v == "" {
+			return "none"
+		}
+		return v
+	}
+	whole := "no"
+	if s.Whole {
+		whole = "yes"
+	}
+	return message.FoldField("Postern-Scan", "v=1; scanned="+whole+"; verdict="+s.Verdict+"; by="+none(strings.Join(s.By, ","))+
+		"; found="+none(strings.Join(s.Found, ","))+"; score="+none(s.Score)+"; reason="+none(s.Reason)+"; trace="+s.Trace)
+}
+
 // signerWord prints an address as one word: the domain in A-labels, so that an
 // ASCII mail stays one, and every character of the local part that would need
 // quotes as %XX. A quoted local part may hold "; verified=yes", and not every

@@ -50,14 +50,15 @@ const (
 
 // Finding is what opening a mail showed.
 type Finding struct {
-	Format  keyring.Format
-	Opened  bool              // an encryption layer was taken off
-	Signed  bool              // at least one signature was looked at
-	Good    bool              // it fits, its certificate is valid and trusted at the time of judgement, and it covers the whole payload
-	Signers []message.Address // addresses that the certificate of the good signature names
-	Signer  string            // fingerprint of that certificate, "" if none
-	Brought []keyring.Cert    // certificates that came along with a good signature and belong to its signer
-	Reason  string            // one of the words above
+	Format    keyring.Format
+	Opened    bool              // an encryption layer was taken off
+	Signed    bool              // at least one signature was looked at
+	Malleable bool              // anybody on the way could have changed what was opened: its cipher does not tell, and there is no good signature
+	Good      bool              // it fits, its certificate is valid and trusted at the time of judgement, and it covers the whole payload
+	Signers   []message.Address // addresses that the certificate of the good signature names
+	Signer    string            // fingerprint of that certificate, "" if none
+	Brought   []keyring.Cert    // certificates that came along with a good signature and belong to its signer
+	Reason    string            // one of the words above
 }
 
 // OpenRequest is one mail to open or verify.

@@ -38,7 +38,8 @@ type Mail struct {
 	Reason     string             `json:"reason"`
 	Opened     []string           `json:"opened"`
 	Verified   bool               `json:"verified"`
-	Carried    transport.Carriage `json:"carried"` // to us
+	Scan       string             `json:"scan,omitempty"` // what scanners said; "": none sees the mail
+	Carried    transport.Carriage `json:"carried"`        // to us
 }
 
 // Recipient is what became of one copy.
@@ -79,7 +80,7 @@ func (m *Mail) shorten() {
 	if n := len(m.Recipients); n > maxNamed {
 		m.Recipients, m.More = m.Recipients[:maxNamed], n-maxNamed
 	}
-	for _, s := range []*string{&m.Trace, &m.Direction, &m.Listener, &m.From, &m.MessageID, &m.Action, &m.Reply, &m.Rule, &m.Reason} {
+	for _, s := range []*string{&m.Trace, &m.Direction, &m.Listener, &m.From, &m.MessageID, &m.Action, &m.Reply, &m.Rule, &m.Reason, &m.Scan} {
 		*s = plain(*s)
 	}
 	for i := range m.Recipients {

@@ -90,7 +90,7 @@ func (p *Protector) openSealed(ctx context.Context, r protect.OpenRequest) (*mes
 			return nil, protect.Finding{}, err
 		}
 	}
-	f.Opened = true
+	f.Opened, f.Malleable = true, !envelope.Authenticated() && !f.Good
 	if !envelope.Authenticated() && !fits {
 		if p.Unauthenticated == Sealed {
 			return refuse()

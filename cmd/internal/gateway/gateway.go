@@ -185,6 +185,7 @@ func New(c *config.Filterd, token hsm.Token, ring *Ring, rec *record.Record, way
 		},
 		Policy:   rules,
 		Triggers: triggers(c),
+		Scan:     Scan(c, log),
 		Texts:    texts,
 		Begin:    xs.Begin,
 		Revoked:  xs.Revoked,
