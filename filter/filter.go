@@ -1,4 +1,4 @@
-// Package filter is the way of a mail through the gateway: ten steps, none
+// Package filter is the way of a mail through the gateway: eleven steps, none
 // twice (stages.go), one table of replies (reply.go). It keeps no queue: the
 // sender hears 250 only after the next hop has said it (relay.go).
 package filter

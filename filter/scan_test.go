@@ -107,6 +107,11 @@ func TestVirusInsideSealedMail(t *testing.T) {
 	if r := (transport.Reply{}); !errors.As(err, &r) || r.Code != 550 {
 		t.Errorf("when the sender comes back: got %v at RCPT, want 550", err)
 	}
+	o := w.gate.Process(t.Context(), Request{Direction: policy.Inbound, From: address(t, bob), To: []message.Address{address(t, alice), address(t, carol)}, Mail: strings.NewReader(both)})
+	if len(o.Copies) != 1 || len(o.Verdict.Plans) != 1 || o.Verdict.Plans[0].Recipients[0] != carol {
+		t.Errorf("process: got %d copies, %+v, want carol's", len(o.Copies), o.Verdict.Plans)
+	}
+	o.Close()
 	w.want("carol again", w.send(policy.Inbound, both, bob, carol), "250 2.0.0")
 	if len(w.hop.got) != 1 {
 		t.Errorf("carol got her mail twice")
@@ -215,7 +220,7 @@ func TestMalleableMailIsNotRefused(t *testing.T) {
 	w.want("with a site that refuses what does not open", w.send(policy.Inbound, w.sealed(strings.Replace(in, "Marker", virus, 1), "", alice), bob, alice), "554 5.7.5")
 }
 
-// While a scanner is away mail waits, sealed mail that does not open as well; or
+// While a scanner is away mail waits, sealed mail that does not open as well (R1); or
 // all of it passes, where the site says so.
 func TestScannerAway(t *testing.T) {
 	for _, pass := range []bool{false, true} {

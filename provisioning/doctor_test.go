@@ -187,3 +187,27 @@ func TestOutputThatCannotBeWritten(t *testing.T) {
 type full struct{}
 
 func (full) Write([]byte) (int, error) { return 0, errors.New("disk full") }
+
+func TestDoctorAsksScanners(t *testing.T) {
+	for _, c := range []struct {
+		name, concern string
+		err           error
+		want          string
+	}{
+		{"sound", "", nil, fine},
+		{"old", "signatures of 2026-01-01", nil, concern},
+		{"away", "", errors.New("scanner away"), broken},
+	} {
+		e := &examined{}
+		a := &call{App: &App{Now: func() time.Time { return today }}}
+		a.examineScanners(t.Context(), e, Site{Scanners: []Scanner{{Name: "clamd", Address: "/run/x", Probe: func(ctx context.Context, now time.Time) (string, string, error) {
+			if _, limited := ctx.Deadline(); !limited || !now.Equal(today) {
+				t.Errorf("%s: asked without a limit, or at %v", c.name, now)
+			}
+			return "finds EICAR", c.concern, c.err
+		}}}})
+		if got := verdictOf(t, e); got != c.want || !strings.Contains(e.Checks[0].Detail, "/run/x") || !strings.Contains(e.Checks[0].Detail, c.concern) {
+			t.Errorf("%s: got %+v, want %s", c.name, e.Checks, c.want)
+		}
+	}
+}

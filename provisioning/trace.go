@@ -49,7 +49,7 @@ func (t traced) text(w io.Writer) {
 		rows := [][]string{
 			{"trace", m.Trace}, {"time", m.At.UTC().Format(time.RFC3339)}, {"direction", m.Direction + ", by listener " + m.Listener}, {"from", from},
 			{"message-id", m.MessageID}, {"size", fmt.Sprintf("%d bytes", m.Size)}, {"action", m.Action}, {"reply", m.Reply},
-			{"rule", m.Rule}, {"reason", m.Reason}, {"opened", strings.Join(m.Opened, ", ")}, {"verified", map[bool]string{true: "yes", false: "no"}[m.Verified]},
+			{"rule", m.Rule}, {"reason", m.Reason}, {"opened", strings.Join(m.Opened, ", ")}, {"verified", map[bool]string{true: "yes", false: "no"}[m.Verified]}, {"scanners", m.Scan},
 			{"carried to us", m.Carried.String()},
 		}
 		for _, to := range m.Recipients {

@@ -283,6 +283,7 @@ func TestRspamdThatLies(t *testing.T) {
 		"early": {Address: serve(t, func(c net.Conn) {
 			io.CopyN(io.Discard, c, 1000)
 			io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 22\r\n\r\n{\"action\":\"no action\"}")
+			<-t.Context().Done()
 		})},
 		"status": rspamd(t, func(w http.ResponseWriter, r *http.Request) {
 			io.Copy(io.Discard, r.Body)
@@ -372,7 +373,7 @@ func TestAsks(t *testing.T) {
 	}
 }
 
-// Whatever clamd says: it is understood, or it is away; and a name is a word.
+// Whatever clamd says (R30): it is understood, or it is away; and a name is a word.
 func FuzzClamdAnswer(f *testing.F) {
 	for _, s := range []string{"stream: OK", "stream: X FOUND", "INSTREAM size limit exceeded. ERROR", "stream: a\r\nb FOUND", ""} {
 		f.Add(s)
@@ -389,7 +390,7 @@ func FuzzClamdAnswer(f *testing.F) {
 	})
 }
 
-// Whatever rspamd says: nothing of it is more than a word, or a line.
+// Whatever rspamd says (R30): nothing of it is more than a word, or a line.
 func FuzzRspamdAnswer(f *testing.F) {
 	for _, s := range []string{`{"action":"no action"}`, `{"score":1e300,"action":"reject","symbols":{"A\n":{"score":1}}}`,
 		`{"action":"add header","milter":{"add_headers":{"X-Spam":[{"value":"a\r\nb"},"c"]}}}`, `{"action":5}`, `[]`, ``} {
