@@ -421,6 +421,12 @@ func certFind(ctx context.Context, c *call) (any, error) {
 	if err != nil {
 		return nil, misuse("an address looks like name@partner.example", "address %.80q: %w", c.args[0], err)
 	}
+	if c.on["online"] {
+		return c.online(ctx, a)
+	}
+	if c.get("trust") != "" {
+		return nil, misuse("one that is known is trusted by `postern cert trust FPR`", "--trust without --online")
+	}
 	store, err := c.ring(false)
 	if err != nil {
 		return nil, err

@@ -87,7 +87,8 @@ func (a *App) commands() []command {
 		{noun: "cert", verb: "distrust", args: "FPR", min: 1, max: 1, about: "distrust a certificate, and do not learn it again", run: say(keyring.Distrusted)},
 		{noun: "cert", verb: "remove", args: "FPR", min: 1, max: 1, about: "forget a certificate", run: certRemove},
 		{noun: "cert", verb: "find", args: "ADDRESS", min: 1, max: 1, about: "find the certificates for an address",
-			more: "Exit status 1 when there is none that is trusted and that mail can be sealed to now.", run: certFind},
+			more:  "Exit status 1 when there is none that is trusted and that mail can be sealed to now. With --online the directories of [find] are asked too, whoever is trusted already, and each certificate is told with who gave it and what that is worth; exit status 75 when one of them did not answer.",
+			flags: []option{{name: "online", about: "ask the directories"}, {name: "trust", value: "FPR", about: "trust that one of them, and import it"}}, run: certFind},
 
 		{noun: "keyring", verb: "upgrade", about: "bring the keyring file up to this version",
 			more: "Every command that changes the keyring does it as well. Programs of earlier versions cannot read the file then.", run: upgrade},

@@ -9,6 +9,7 @@ import (
 	"io"
 	"time"
 
+	"postern/filter/directory"
 	"postern/filter/message"
 	"postern/filter/policy"
 	"postern/hsm"
@@ -54,6 +55,8 @@ type App struct {
 	// Forget ends the memory of filterd that mail to a was encrypted, or with
 	// dry only looks; known tells whether there is any, and since when.
 	Forget func(ctx context.Context, config string, a message.Address, dry bool) (since time.Time, known bool, err error)
+	// Finder asks the directories of [find] in filterd.toml; nil where there are none.
+	Finder func(config string) (Finder, error)
 	// Secret prompts and reads one line without echo; nil where nobody
 	// sits at a terminal.
 	Secret func(prompt string) (string, error)
@@ -101,6 +104,11 @@ type Shown struct {
 type Hop struct {
 	Name    string // "inbound" or "outbound"
 	Address string // host:port
+}
+
+// Finder looks for certificates of strangers; directory.Finder is the real one.
+type Finder interface {
+	Find(ctx context.Context, list []message.Address) map[string]directory.Result
 }
 
 // Pipeline runs mails through the gateway without relaying them.

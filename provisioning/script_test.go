@@ -50,6 +50,7 @@ import (
 //	let NAME 'RE'            sets $NAME to the first group of RE in stdout
 //	openssl ARG…             must exit 0; a test's own authority
 //	learn FILE ADDRESS       verified mail of the address brought the certificates in the file
+//	shelf USE FILE… [away]   the directories gave the certificates in the files, to be used or not
 //	version1                 the keyring is a file of the first version
 //	told                     filterd is running, and has written of a mail
 func TestScripts(t *testing.T) {
@@ -78,6 +79,7 @@ type script struct {
 	stdout, stderr bytes.Buffer
 	vars           map[string]string
 	forgot         bool
+	shelf          *shelf
 }
 
 func newScript(t *testing.T) *script {
@@ -232,6 +234,8 @@ func (s *script) step(words []string) error {
 		}
 	case "learn":
 		return s.learn(words[1], words[2])
+	case "shelf":
+		return s.shelve(words[1], words[2:])
 	case "told":
 		return s.told()
 	case "version1":
@@ -421,6 +425,12 @@ func (s *script) postern(args []string) int {
 			}
 			ring, err := keyring.OpenReadOnly(site.Keyring)
 			return court{ring}, err
+		},
+		Finder: func(string) (Finder, error) {
+			if s.shelf == nil {
+				return nil, nil
+			}
+			return s.shelf, nil
 		},
 		Ways:  func(_ context.Context, path string) (Ways, error) { return ways{path}, nil },
 		Clock: func(context.Context) (bool, bool) { return true, true },

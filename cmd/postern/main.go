@@ -42,6 +42,7 @@ func main() {
 		Judge:    judge,
 		Ways:     ways,
 		Pipeline: pipeline,
+		Finder:   finder,
 		Forget:   forget,
 		Secret:   provisioning.TerminalSecret(os.Stdin, os.Stderr),
 		Greet: func(ctx context.Context, h provisioning.Hop) error {
@@ -173,6 +174,19 @@ func judge(_ context.Context, path string) (provisioning.Judge, error) {
 		return nil, errors.Join(err, ring.Close())
 	}
 	return court{s, ring}, nil
+}
+
+// finder is nil where no directory is configured.
+func finder(path string) (provisioning.Finder, error) {
+	c, err := config.LoadFilterd(path)
+	if err != nil {
+		return nil, err
+	}
+	f, err := gateway.Finder(c)
+	if f == nil || err != nil {
+		return nil, err
+	}
+	return f, nil
 }
 
 // mailPath is the gateway of a configuration, without its relay.
