@@ -35,7 +35,7 @@ var floors = map[string]int{
 	"filter/message": nouns, "filter/keyring": nouns, "filter/protect": nouns, "filter/database": nouns, "filter/state": nouns, "filter/protect/headers": nouns, "filter/protect/entity": nouns,
 	"filter/credential": crafts, "filter/chain": crafts, "filter/chain/fetch": crafts, "filter/openpgp": crafts, "filter/smime": crafts, "filter/cms": crafts, "filter/cms/ber": crafts, "filter/policy": crafts, "filter/directory": crafts,
 	"filter/dkim": crafts, "filter/transport": crafts, "filter/socketmap": crafts, "filter/record": crafts, "filter/authres": crafts, "hsm/internal/p11": crafts, "hsm/module": crafts, "hsm/client": crafts,
-	"filter/resolver": crafts, "filter/web": crafts, "filter/mtasts": crafts, "filter/route": crafts,
+	"filter/resolver": crafts, "filter/web": crafts, "filter/publish": crafts, "filter/mtasts": crafts, "filter/route": crafts,
 	"filter/accounts": crafts,
 	"filter/scan":     crafts,
 	"filter":          rooms, "hsm/keyd": rooms,
@@ -59,6 +59,7 @@ var neighbours = map[string][]string{
 	"filter/web":             {"filter/resolver"},
 	"filter/directory":       {"filter/resolver", "filter/web"},
 	"filter/mtasts":          {"filter/resolver", "filter/web"},
+	"filter/publish":         {"filter/directory"},                                                      // where a certificate stands, for who asks and who is asked
 	"filter/route":           {"filter/policy", "filter/resolver", "filter/mtasts", "filter/transport"}, // who decides, out of what they know
 	"hsm/module":             {"hsm/internal/p11"},                                                      // the door for cmd/keyd: Go lets nothing outside of hsm import it
 }
