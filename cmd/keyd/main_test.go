@@ -140,18 +140,18 @@ func (b *box) serve() *process { return b.start(nil, "", "--config", b.path("key
 // hears waits for a datagram that begins and contains so.
 func (p *process) hears(begin, word string) {
 	p.t.Helper()
-	deadline := time.After(limit)
+	deadline, ended := time.After(limit), p.status
 	for {
 		select {
 		case got := <-p.said:
 			if strings.HasPrefix(got, begin) && strings.Contains(got, word) {
 				return
 			}
-		case s := <-p.status:
+		case s := <-ended: // what it said last may be on its way
 			p.status <- s
-			p.t.Fatalf("ended with status %d before it said %q:\n%s", s, begin, p.log)
+			deadline, ended = time.After(5*time.Second), nil
 		case <-deadline:
-			p.t.Fatalf("did not say %q with %q:\n%s", begin, word, p.log)
+			p.t.Fatalf("did not say %q with %q, ended: %t:\n%s", begin, word, ended == nil, p.log)
 		}
 	}
 }
