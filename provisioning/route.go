@@ -54,6 +54,7 @@ type routeTo struct {
 	Min        string   `json:"min,omitempty"`
 	Why        string   `json:"why,omitempty"`
 	Error      string   `json:"error,omitempty"` // it is not used
+	Trial      string   `json:"trial,omitempty"` // it would not be, were the domain's MTA-STS policy enforced
 }
 
 func routeOf(r *route.Route, err error) routed {
@@ -65,6 +66,9 @@ func routeOf(r *route.Route, err error) routed {
 		to := routeTo{Host: s.Host, Preference: s.Preference, Addresses: []string{}}
 		for _, a := range s.Addresses {
 			to.Addresses = append(to.Addresses, a.String())
+		}
+		if s.Trial != nil {
+			to.Trial = s.Trial.Error()
 		}
 		if s.Err != nil {
 			to.Error = s.Err.Error()
@@ -126,6 +130,9 @@ func (r routed) text(w io.Writer) {
 		}
 		say("   asked for: %s", needWords[s.TLS])
 		say("   because:   %s", s.Why)
+		if s.Trial != "" {
+			say("   on trial:  would not be used: %s", printable(s.Trial))
+		}
 		for _, list := range []struct {
 			what string
 			all  []string

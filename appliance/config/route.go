@@ -20,7 +20,7 @@ func (r Resolver) Believed() bool {
 
 // MTASTS is the table [mta-sts].
 type MTASTS struct {
-	Ask     string   `toml:"ask" default:"on" enum:"on|off" doc:"Whether partners' domains are asked for their MTA-STS policy. One that is enforced raises next-hop, may, encrypt and, where there are no TLSA records, dane to verify, with the servers that it names."`
+	Ask     string   `toml:"ask" default:"on" enum:"on|off" doc:"Whether partners' domains are asked for their MTA-STS policy. One that is enforced raises next-hop, may, encrypt and, where there are no TLSA records, dane to verify, with the servers that it names; what one in the mode testing would refuse is logged."`
 	Store   string   `toml:"store" form:"path" doc:"File where policies are kept for their time; the daemon writes it. Default: mta-sts/mta-sts.db in state."`
 	Budget  Duration `toml:"budget" default:"5s" min:"10ms" max:"1m" doc:"How long one mail waits for a policy at most. What comes later is there for the next mail."`
 	Private bool     `toml:"private" doc:"Whether policies are also fetched from inside the site's own networks. Otherwise addresses that the Internet does not route are never asked."`

@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"slices"
 	"strings"
@@ -25,12 +26,13 @@ var (
 const maxNames = 64
 
 // Policies answers Postfix how safe the way to a domain must be. Both fields
-// are needed; a route.Router has them.
+// are needed but Log; a route.Router has them.
 type Policies struct {
 	// Route is the way to a domain, with what a mail asks for beyond its rule.
 	Route func(ctx context.Context, domain string, floor policy.Level) (*route.Route, error)
 	// Way is the rule for what is no domain: an address, or a host by its name.
 	Way func(domain string) (policy.Way, string)
+	Log *slog.Logger // of what a policy that is on trial would refuse; nil: nowhere
 }
 
 // Lookup is a socketmap.Lookup of the tables that main.cf asks.
@@ -57,6 +59,11 @@ func (p Policies) Lookup(ctx context.Context, table, key string) (string, error)
 	r, err := p.Route(ctx, key, floor)
 	if err != nil {
 		return "", err
+	}
+	for _, s := range r.Servers {
+		if s.Trial != nil && s.Err == nil && p.Log != nil { // of certificates only Postfix knows
+			route.LogTrial(ctx, p.Log, r.Domain, s.Host, s.Trial)
+		}
 	}
 	return entry(r)
 }

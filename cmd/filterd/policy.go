@@ -37,7 +37,7 @@ func answer(ctx context.Context, c *config.Filterd, rules *policy.Policy, ways *
 		}
 		handed = []net.Listener{l}
 	}
-	s := &socketmap.Server{Lookup: gateway.Policies(rules, ways).Lookup, Log: log}
+	s := &socketmap.Server{Lookup: gateway.Policies(rules, ways, log).Lookup, Log: log}
 	for _, l := range handed {
 		go func() {
 			if err := s.Serve(ctx, l); err != nil {

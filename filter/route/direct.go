@@ -14,6 +14,7 @@ import (
 	"sync"
 	"time"
 
+	"postern/filter/mtasts"
 	"postern/filter/policy"
 	"postern/filter/transport"
 )
@@ -132,6 +133,25 @@ func (d *Direct) log(ctx context.Context, e *transport.Envelope, domain string, 
 	}
 }
 
+// trial says what an MTA-STS policy in the mode testing would have refused: the
+// domain wants to hear of that before it enforces, and so does its partner.
+func (d *Direct) trial(ctx context.Context, e *transport.Envelope, domain string, s Server, r transport.Result) {
+	err := s.Trial
+	if err == nil {
+		err = r.Trial
+	}
+	if err == nil || d.Log == nil {
+		return
+	}
+	LogTrial(ctx, d.Log.With("trace", e.Trace), domain, s.Host, err)
+}
+
+// LogTrial is the one line about a server that an MTA-STS policy in the mode
+// testing would have refused (RFC 8461 §5).
+func LogTrial(ctx context.Context, log *slog.Logger, domain, server string, err error) {
+	log.LogAttrs(ctx, slog.LevelWarn, "mta-sts", slog.String("domain", domain), slog.String("server", server), slog.String("mode", string(mtasts.Testing)), slog.String("would-refuse", err.Error()))
+}
+
 // domain brings the mail to the servers of one domain. A server that is in
 // trouble, or says 4xx to all, leaves it to the next one; what a server said
 // after it had the mail, or for good, stands.
@@ -158,6 +178,7 @@ func (d *Direct) domain(ctx context.Context, domain string, e *transport.Envelop
 				return last
 			}
 			last = d.hop(netip.AddrPortFrom(a, d.Router.port()), s.Need).Deliver(ctx, e, size, mail)
+			d.trial(ctx, e, domain, s, last)
 			var said transport.Reply
 			switch {
 			case last.Err == nil, last.Sent, ctx.Err() != nil, errors.As(last.Err, &said) && said.Code/100 == 5:

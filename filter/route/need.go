@@ -93,6 +93,16 @@ func (r *Router) server(ctx context.Context, route *Route, w want, s *Server) {
 		vouched = true
 	}
 	s.Vouched = vouched
+	if route.STS != nil && route.STS.Mode == mtasts.Testing {
+		if !route.STS.Matches(s.Host) {
+			s.Trial = fmt.Errorf("MTA-STS of the domain does not name it: %w", ErrUnsafe)
+		}
+		defer func() { // what is below says what is asked of it now
+			if s.Trial == nil && (s.Need.TLS == transport.TLSMay || s.Need.TLS == transport.TLSEncrypt) {
+				s.Need.Trial = s.Host
+			}
+		}()
+	}
 	if w.dane {
 		base, records, err := r.tlsa(ctx, s.Host, addresses.Name, addresses.Secure)
 		switch {

@@ -83,6 +83,7 @@ type Server struct {
 	Need       transport.Need // what a connection must fulfil
 	Why        string         // it is that
 	Err        error          // it must not be used
+	Trial      error          // it would not be, were the domain's MTA-STS policy enforced, which is in the mode testing (RFC 8461 §5)
 }
 
 // Usable are the servers that may be tried.

@@ -53,6 +53,7 @@ func (h *Hop) Deliver(ctx context.Context, e *Envelope, size int64, mail io.Writ
 		res, _ = l.deliver(ctx, e, size, mail)
 	}
 	res.Carriage, res.Sent = h.carriage(l), l.sent
+	res.Trial = h.try(l.tls, h.RootCAs, time.Now())
 	h.give(l)
 	return res
 }

@@ -32,6 +32,7 @@ type Need struct {
 	TLSA       []TLSA     // of TLSDANE
 	Pins       [][32]byte // of TLSPin: SHA-256 of SubjectPublicKeyInfo
 	Min        uint16     // lowest TLS version, as crypto/tls writes it; 0: the default
+	Trial      string     // a name that TLSVerify will be asked for some day: Result.Trial tells what it would say, and nothing is refused for it
 }
 
 var (
@@ -86,6 +87,19 @@ func (n Need) judge(s *tls.ConnectionState, roots *x509.CertPool, at time.Time) 
 		return n.dane(s.PeerCertificates, at)
 	}
 	return path509(s.PeerCertificates, roots, n.names(), at)
+}
+
+// try is what the level that is on trial would refuse the connection for. s nil
+// is one in clear.
+func (n Need) try(s *tls.ConnectionState, roots *x509.CertPool, at time.Time) error {
+	switch {
+	case n.Trial == "":
+		return nil
+	case s == nil:
+		return errNoTLS
+	}
+	_, err := Need{TLS: TLSVerify, Names: []string{n.Trial}}.judge(s, roots, at)
+	return err
 }
 
 func (n Need) names() []string {

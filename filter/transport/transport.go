@@ -103,6 +103,7 @@ type Result struct {
 	// first, and Each has one for each of the Replies.
 	Carriage Carriage
 	Each     []Carriage
+	Trial    error // what Need.Trial would have refused the connection for
 }
 
 // Timeouts of a session (RFC 5321 §4.5.3.2). Zero fields mean the defaults.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/netip"
 	"slices"
@@ -71,8 +72,8 @@ func ResolverDir(c *config.Filterd) string {
 }
 
 // Policies answers Postfix how safe the way to a domain must be.
-func Policies(rules *policy.Policy, ways *Router) postfix.Policies {
-	return postfix.Policies{Route: ways.Route, Way: rules.Way}
+func Policies(rules *policy.Policy, ways *Router, log *slog.Logger) postfix.Policies {
+	return postfix.Policies{Route: ways.Route, Way: rules.Way, Log: log}
 }
 
 // onward is the next hop of outbound mail. Mail that asks for more than its

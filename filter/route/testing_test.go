@@ -1,0 +1,97 @@
+package route
+
+import (
+	"bytes"
+	"crypto/tls"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"postern/filter/mtasts"
+	"postern/filter/policy"
+	"postern/filter/resolver/resolvertest"
+	"postern/filter/transport"
+)
+
+// A policy in the mode testing, fetched over HTTPS from its place: all mail
+// goes, and what would be refused is one warning (RFC 8461 §5). Enforced, the
+// same is refused.
+func TestMTASTSTesting(t *testing.T) {
+	const ip = "127.0.71.5"
+	port := freePort(t, ip)
+	ca, stranger := newAuthority(t), newAuthority(t)
+	var text atomic.Value
+	place := &http.Server{
+		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Content-Type", "text/plain")
+			fmt.Fprint(w, text.Load())
+		}),
+		TLSConfig: &tls.Config{Certificates: []tls.Certificate{ca.issue(t, time.Hour, "mta-sts.trial.example")}},
+	}
+	l, err := net.Listen("tcp", ip+":443") // the port is not ours to choose
+	if err != nil {
+		t.Fatal(err)
+	}
+	go place.ServeTLS(l, "", "")
+	t.Cleanup(func() { place.Close() })
+	zone := resolvertest.Zone{Name: "trial.example", Unsigned: true, Records: []string{
+		"@ MX 10 mx", "mx A " + ip, "mta-sts A " + ip, `_mta-sts TXT "v=STSv1; id=1"`,
+	}}
+	w := resolvertest.Start(t, zone)
+	server := newPartner(t, ip, port)
+	good, other, strange := ca.issue(t, time.Hour, "mx.trial.example"), ca.issue(t, time.Hour, "elsewhere.example"), stranger.issue(t, time.Hour, "mx.trial.example")
+	with := func(c tls.Certificate) habit { return habit{config: &tls.Config{Certificates: []tls.Certificate{c}}} }
+	for _, c := range []struct {
+		name string
+		mx   string
+		how  habit
+		way  policy.Level
+		says string // of the warning; "": none
+	}{
+		{"good", "mx.trial.example", with(good), policy.May, ""},
+		{"good, by a wildcard", "*.trial.example", with(good), policy.Encrypt, ""},
+		{"another server", "mx.other.example", with(good), policy.May, "does not name it"},
+		{"no STARTTLS", "mx.trial.example", habit{}, policy.May, "no STARTTLS"},
+		{"wrong name", "mx.trial.example", with(other), policy.May, "not trusted for the name"},
+		{"untrusted", "mx.trial.example", with(strange), policy.Encrypt, "not trusted for the name"},
+	} {
+		for _, mode := range []mtasts.Mode{mtasts.Testing, mtasts.Enforce} {
+			text.Store(fmt.Sprintf("version: STSv1\nmode: %s\nmx: %s\nmax_age: 86400\n", mode, c.mx))
+			server.become(c.how)
+			var log bytes.Buffer
+			d := direct(w, port, policy.Way{Level: c.way}, mtasts.New(mtasts.Config{Names: w.Client(), Private: true, Roots: ca.pool(), Budget: time.Minute}), ca)
+			d.Log = slog.New(slog.NewTextHandler(&log, nil))
+			res := deliver(t, d, envelope(t, "b@trial.example"))
+			d.Close()
+			_, _, mails := server.heard()
+			at := fmt.Sprintf("%s, %s", c.name, mode)
+			went := mode == mtasts.Testing || c.says == ""
+			if got := mails == 1 && res.Replies[0].Code == 250; got != went || went && res.Carriage.Result != transport.LevelMet {
+				t.Errorf("%s: got %d mails, %+v, want it to go: %t", at, mails, res, went)
+			}
+			want := 0
+			if mode == mtasts.Testing && c.says != "" {
+				want = 1
+			}
+			lines := 0
+			for line := range strings.Lines(log.String()) {
+				if strings.Contains(line, "mode=testing") {
+					lines++
+					for _, word := range []string{"level=WARN", "msg=mta-sts", "trace=TRACETRACETRACE1", "domain=trial.example", "server=mx.trial.example", c.says} {
+						if !strings.Contains(line, word) {
+							t.Errorf("%s: got %s, want %q in it", at, line, word)
+						}
+					}
+				}
+			}
+			if lines != want {
+				t.Errorf("%s: got %d warnings, want %d:\n%s", at, lines, want, &log)
+			}
+		}
+	}
+}
