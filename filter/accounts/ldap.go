@@ -265,6 +265,9 @@ func (l *LDAP) senders(e *ldap.Entry) (list []string) {
 // what it was told.
 func trouble(what string, err error) error {
 	var e *ldap.Error
+	if errors.As(err, &e) && e.ResultCode == ldap.ErrorNetwork { // said on this side: a certificate that is refused
+		return fmt.Errorf("%s: %w: %.300q", what, errLDAP, e.Err)
+	}
 	if errors.As(err, &e) {
 		return fmt.Errorf("%s: %w: result %d", what, errLDAP, e.ResultCode)
 	}

@@ -304,3 +304,69 @@ func TestLDAPIsBounded(t *testing.T) {
 		t.Errorf("took %d bytes", n)
 	}
 }
+
+// wired keeps what is said on a connection, as whoever listens on the way hears it.
+type wired struct {
+	net.Conn
+	heard *strings.Builder
+}
+
+func (w wired) Write(b []byte) (int, error) {
+	w.heard.Write(b)
+	return w.Conn.Write(b)
+}
+
+// Off this machine a real directory is reached by StartTLS or not at all: only
+// with a certificate of the right authority for the right name is a password
+// said, and never in clear.
+func TestLDAPByStartTLS(t *testing.T) {
+	plain, secure, _, roots := directory(t)
+	strangers := selfSigned(t, t.TempDir())
+	const host = "dir.company1.example"
+	port := func(at string) string { return at[strings.LastIndexByte(at, ':')+1:] }
+	for _, scheme := range []string{"ldap", "ldaps"} {
+		at := map[string]string{"ldap": plain, "ldaps": secure}[scheme]
+		for _, c := range []struct {
+			name string
+			tls  *tls.Config
+			good bool
+		}{
+			{"the right authority", &tls.Config{RootCAs: roots}, true},
+			{"another authority", &tls.Config{RootCAs: strangers}, false},
+			{"the system's authorities", nil, false},
+			{"another name", &tls.Config{RootCAs: roots, ServerName: "other.company1.example"}, false},
+		} {
+			source, err := NewLDAP(LDAP{URL: scheme + "://" + host + ":" + port(at), TLS: c.tls, UserDN: "uid={user},ou=people,dc=company1,dc=example", Senders: []string{"mail"}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			var heard strings.Builder
+			source.dial = func(ctx context.Context, _, address string) (net.Conn, error) {
+				if address != host+":"+port(at) {
+					t.Errorf("%s: asked for %s", scheme, address)
+				}
+				conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", "127.0.0.1:"+port(at))
+				return wired{conn, &heard}, err
+			}
+			a, err := source.Check(t.Context(), "alice", "right secret")
+			switch {
+			case c.good && (err != nil || a.Name != "alice" || len(a.Senders) != 2):
+				t.Errorf("%s, %s: got %+v, %v", scheme, c.name, a, err)
+			case !c.good && (a != nil || err == nil || errors.Is(err, transport.ErrLoginRefused) || !isCertError(err)):
+				t.Errorf("%s, %s: got %+v, %v, want the certificate refused", scheme, c.name, a, err)
+			}
+			if said := heard.String(); said == "" || strings.Contains(said, "secret") || strings.Contains(said, "alice") {
+				t.Errorf("%s, %s: said in clear: %q", scheme, c.name, said)
+			}
+			if c.good {
+				if a, err := source.Check(t.Context(), "alice", "wrong secret"); a != nil || !errors.Is(err, transport.ErrLoginRefused) {
+					t.Errorf("%s, %s, a wrong password: got %+v, %v", scheme, c.name, a, err)
+				}
+			}
+		}
+	}
+}
+
+func isCertError(err error) bool {
+	return strings.Contains(err.Error(), "x509:") || strings.Contains(err.Error(), "certificate")
+}
