@@ -197,6 +197,8 @@ const (
 var besides = map[string][]string{
 	"x509-path":           {"filter/chain"},
 	"crypto-vectors-json": {"hsm/internal/p11", "hsm/keyd", "filter/cms"},
+	"dkim":                {"filter/dkim"},
+	"arc-yaml":            {"filter/arc"},
 }
 
 // besideList is besides in words.

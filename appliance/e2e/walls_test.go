@@ -36,9 +36,9 @@ var floors = map[string]int{
 	"filter/credential": crafts, "filter/chain": crafts, "filter/chain/fetch": crafts, "filter/openpgp": crafts, "filter/smime": crafts, "filter/cms": crafts, "filter/cms/ber": crafts, "filter/policy": crafts, "filter/directory": crafts,
 	"filter/dkim": crafts, "filter/transport": crafts, "filter/socketmap": crafts, "filter/record": crafts, "filter/authres": crafts, "hsm/internal/p11": crafts, "hsm/module": crafts, "hsm/client": crafts,
 	"filter/resolver": crafts, "filter/web": crafts, "filter/publish": crafts, "filter/mtasts": crafts, "filter/route": crafts,
-	"filter/accounts": crafts,
-	"filter/scan":     crafts,
-	"filter":          rooms, "hsm/keyd": rooms,
+	"filter/accounts": crafts, "filter/arc": crafts, "filter/dmarc": crafts,
+	"filter/scan": crafts,
+	"filter":      rooms, "hsm/keyd": rooms,
 }
 
 // neighbours are the imports allowed on one floor below the rooms.
@@ -54,6 +54,8 @@ var neighbours = map[string][]string{
 	"filter/credential":      {"hsm/client"},
 	"filter/smime":           {"filter/chain", "filter/cms", "hsm/client"},
 	"filter/dkim":            {"hsm/client"},
+	"filter/arc":             {"filter/dkim"},                    // forms, tags and keys
+	"filter/dmarc":           {"filter/dkim", "filter/resolver"}, // what it judges together
 	"filter/accounts":        {"filter/transport"},
 	"filter/chain/fetch":     {"filter/resolver"}, // one word for what the Internet routes
 	"filter/web":             {"filter/resolver"},
