@@ -57,6 +57,9 @@ type Config struct {
 	Scan     *scan.Desk // nil: nobody looks at what mails hold
 	Texts    Texts
 	Limits   message.Limits
+	// Clock is nil while the clock can be believed; otherwise every mail waits.
+	// No Clock: each is believed.
+	Clock    func() error
 	InFlight int              // mails between the end of DATA and the next hop's answer; more are deferred
 	Log      *slog.Logger     // one line for each mail
 	Now      func() time.Time // time.Now where nil
@@ -164,6 +167,11 @@ func (g *Gateway) accept(_ context.Context, p *passage) error {
 	}
 	if len(p.listener.Allow) > 0 && !slices.ContainsFunc(p.listener.Allow, func(n netip.Prefix) bool { return n.Contains(p.env.Client.Addr().Unmap()) }) {
 		return fmt.Errorf("client %v not allowed on %q: %w", p.env.Client, p.listener.Name, ErrPolicy)
+	}
+	if g.Clock != nil {
+		if err := g.Clock(); err != nil {
+			return fmt.Errorf("look at the clock: %w", err)
+		}
 	}
 	if err := p.mayWrite(); err != nil {
 		return err

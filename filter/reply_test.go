@@ -41,6 +41,10 @@ func TestEveryReplyCanBeReached(t *testing.T) {
 			w.token.unplug(hsm.ErrAway)
 			return w.send(policy.Outbound, out, "alice@company1.example", "bob@partner.example")
 		},
+		"clock not plausible": func(w *world) transport.Reply {
+			w.gate.Clock = func() error { return fmt.Errorf("%w: it is 1970", hsm.ErrClock) }
+			return w.send(policy.Inbound, out, "bob@partner.example", "alice@company1.example")
+		},
 		"own configuration broken": func(w *world) transport.Reply {
 			w.ring.ours = nil
 			return w.send(policy.Outbound, out, "alice@company1.example", "bob@partner.example")

@@ -32,6 +32,7 @@ var (
 	ErrInvalid = errors.New("request invalid")               // malformed, or an algorithm the key has not
 	ErrExists  = errors.New("key exists already")            // Generate with a label that is taken
 	ErrPIN     = errors.New("PIN refused")                   // Init or Unlock; counted by the token
+	ErrClock   = errors.New("clock not plausible")           // nothing is signed; try again later
 	ErrOpaque  = errors.New("operation failed")              // the one answer for every other failure
 )
 

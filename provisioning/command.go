@@ -109,6 +109,8 @@ func judge(err error) *failure {
 		f.status, f.hint = ExitLater, "is keyd running, and may you use its socket? `systemctl status postern-keyd`, `--socket PATH`"
 	case errors.Is(err, hsm.ErrBusy), errors.Is(err, hsm.ErrBudget):
 		f.status, f.hint = ExitLater, "wait a moment and try again"
+	case errors.Is(err, hsm.ErrClock):
+		f.status, f.hint = ExitLater, "signatures bear the time: see that a time service sets the clock (`chronyc sources`, `postern doctor`)"
 	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
 		f.status, f.hint = ExitLater, "nothing was decided; try again"
 	case errors.Is(err, hsm.ErrLocked):

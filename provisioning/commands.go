@@ -131,6 +131,11 @@ func (a *App) commands() []command {
 			command{noun: "postfix", verb: "check", about: "say whether those files are as the configuration has them, and taken as they are",
 				more: "Exit status 1 when they are not.", run: checkAgent})
 	}
+	if a.Watch != nil {
+		list = append(list, command{noun: "clock", verb: "watch", about: "note for the daemons that a time service has set the clock, until it is ended",
+			more:  "What postern-clock.service runs. It asks the kernel every five seconds, changes nothing, and leaves a mark that clock in filterd.toml and keyd.toml names. Both daemons read it: no mail is taken and nothing is signed before there is one, or after somebody has set the clock otherwise.",
+			flags: []option{{name: "mark", value: "FILE", about: "the mark, " + DefaultMark + " by default"}}, run: watchClock})
+	}
 	if a.Box != nil {
 		list = append(list, boxCommands...)
 	}

@@ -66,7 +66,7 @@ func (e *examined) broke(name string, err error) {
 func doctor(ctx context.Context, c *call) (any, error) {
 	e := &examined{}
 	site := c.examineConfig(e)
-	c.examineClock(ctx, e)
+	c.examineClock(ctx, e, site)
 	keys, keysKnown := c.examineKeys(ctx, e, site)
 	c.examineKeyring(ctx, e, site, keys, keysKnown)
 	examineShown(e, site, keys, keysKnown, c.now())
@@ -101,11 +101,17 @@ func (c *call) examineConfig(e *examined) Site {
 	return s
 }
 
-func (c *call) examineClock(ctx context.Context, e *examined) {
+func (c *call) examineClock(ctx context.Context, e *examined, site Site) {
 	now := c.now()
 	if now.Before(c.Built) || now.Year() < c.Built.Year() {
 		e.say("clock", broken, "set the clock: signatures and certificates are judged by it", "%s is before this program was built (%s)", stamp(now), stamp(c.Built))
 		return
+	}
+	if site.Gate != nil {
+		if err := site.Gate(); err != nil {
+			e.say("clock", broken, "no mail is taken and nothing is signed: see that a time service sets it, and that postern-clock.service runs", "%s: %v", stamp(now), err)
+			return
+		}
 	}
 	if c.Clock == nil {
 		e.say("clock", unknown, "", "%s; nobody here knows whether it is synchronised", stamp(now))

@@ -39,22 +39,24 @@ func TestDoctorLooksAtTheClock(t *testing.T) {
 		name  string
 		now   time.Time
 		clock func(context.Context) (bool, bool)
+		gate  func() error
 		want  string
 	}{
-		{"good", today, says(true, true), fine},
-		{"adrift", today, says(false, true), concern},
-		{"system does not say", today, says(false, false), unknown},
-		{"nobody to ask", today, nil, unknown},
-		{"before the program", today.AddDate(-1, 0, 0), says(true, true), broken},
+		{"good", today, says(true, true), nil, fine},
+		{"adrift", today, says(false, true), nil, concern},
+		{"system does not say", today, says(false, false), nil, unknown},
+		{"nobody to ask", today, nil, nil, unknown},
+		{"before the program", today.AddDate(-1, 0, 0), says(true, true), nil, broken},
+		{"good, and the daemons think so", today, says(true, true), func() error { return nil }, fine},
+		{"the daemons do not believe it", today, says(true, true), func() error { return hsm.ErrClock }, broken},
 	} {
 		e := &examined{}
 		a := &call{App: &App{Now: func() time.Time { return c.now }, Built: today.AddDate(0, -1, 0), Clock: c.clock}}
-		a.examineClock(t.Context(), e)
+		a.examineClock(t.Context(), e, Site{Gate: c.gate})
 		if got := verdictOf(t, e); got != c.want {
 			t.Errorf("%s: got %s, want %s", c.name, got, c.want)
 		}
 	}
-	SystemClock(t.Context()) // whatever it says here
 }
 
 func TestDoctorLooksAtWhatListenersShow(t *testing.T) {

@@ -30,6 +30,7 @@ const (
 	DefaultKeyring = "/var/lib/postern/keyring.db"
 	DefaultRecord  = "/var/lib/postern/record/record.db"
 	DefaultTLS     = "/var/lib/postern/tls"
+	DefaultMark    = "/run/postern-clock/mark"
 	DefaultBox     = "/var/lib/postern/box.toml"
 )
 
@@ -67,6 +68,8 @@ type App struct {
 	// Clock tells whether the system clock is synchronised; known is false
 	// where the system cannot say.
 	Clock func(ctx context.Context) (synchronised, known bool)
+	// Watch keeps the mark of the clock's gate in a file until ctx ends.
+	Watch func(ctx context.Context, mark string) error
 	// Agent is the mail agent that filterd.toml has behind the gateway; nil
 	// where it has none.
 	Agent func(config string) (Agent, error)
@@ -89,7 +92,8 @@ type Site struct {
 	Scanners   []Scanner
 	Resolves   bool // filterd itself brings mail to partners, and asks for their names
 	Policy     *policy.Policy
-	TLSDir     string // folder of the certificates of listeners
+	Gate       func() error // why the daemons do not believe the clock; nil: there is none
+	TLSDir     string       // folder of the certificates of listeners
 	Shown      []Shown
 }
 

@@ -49,7 +49,7 @@ type Interface struct {
 
 // Clock is the table [time].
 type Clock struct {
-	Protocol string   `toml:"protocol" default:"nts" enum:"nts|ntp" doc:"nts: a server proves its answers (RFC 8915). ntp: it does not, and whoever is on the way can turn the clock."`
+	Protocol string   `toml:"protocol" default:"nts" enum:"nts|ntp|none" doc:"nts: a server proves its answers (RFC 8915). ntp: it does not, and whoever is on the way can turn the clock. none: nobody is asked, and the clock of the box is believed from the time on when its programs were built; for networks without a server."`
 	Servers  []string `toml:"servers" form:"domain" doc:"Servers that tell the time. Default: three of three operators, time.cloudflare.com, ptbtime1.ptb.de and nts.netnod.se."`
 }
 
@@ -98,6 +98,9 @@ func ParseBox(name string, data []byte) (*Box, error) {
 	return c, nil
 }
 
+// clockMark is where postern-clock.service notes that the clock is set.
+const clockMark = "/run/postern-clock/mark"
+
 // clocks are servers that prove their answers, of three operators in three countries.
 var clocks = []string{"time.cloudflare.com", "ptbtime1.ptb.de", "nts.netnod.se"}
 
@@ -121,9 +124,7 @@ func (c *Box) checkBox(r *reading) {
 		r.wrong(r.line("box", "backup-by"), "box.backup-by: has no effect without backup-to", "add the age recipient of whoever is to read backups")
 	}
 	c.checkGround(r)
-	if len(c.Time.Servers) == 0 {
-		c.Time.Servers = slices.Clone(clocks)
-	}
+	c.checkTime(r)
 	t := &c.Token
 	for field, there := range map[string]bool{"module": t.Module != "", "module-config": t.ModuleConfig != "", "environment": len(t.Environment) > 0} {
 		if there && t.Kind != "module" {
@@ -135,6 +136,22 @@ func (c *Box) checkBox(r *reading) {
 	}
 	checkRules(r, t.Rules, "token")
 	checkEnvironment(r, t.Environment, "token")
+}
+
+// checkTime says who tells the time, and has both daemons wait for it.
+func (c *Box) checkTime(r *reading) {
+	switch {
+	case c.Time.Protocol == "none" && len(c.Time.Servers) > 0:
+		r.wrong(r.line("time", "servers"), `time.servers: nobody asks them with protocol = "none"`, "")
+	case c.Time.Protocol != "none" && len(c.Time.Servers) == 0:
+		c.Time.Servers = slices.Clone(clocks)
+	}
+	switch {
+	case c.Time.Protocol == "none" && c.Clock != "":
+		r.wrong(r.line("clock"), `clock: no time service would ever set it with time.protocol = "none"`, "")
+	case c.Time.Protocol != "none" && c.Clock == "":
+		c.Clock = clockMark
+	}
 }
 
 // checkGround finds interfaces that nobody could tell apart or reach.

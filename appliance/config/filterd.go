@@ -16,6 +16,7 @@ type Filterd struct {
 	Seen       string   `toml:"seen" form:"path" doc:"File of certificates that verified mail brought; the daemon writes it, and nothing in it is trusted. Default: seen/seen.db in state."`
 	Record     string   `toml:"record" form:"path" doc:"File of what outlives a mail: who has his copy already, with whom protection was once used, and how mails were carried. It holds addresses and Message-IDs, and nothing that a mail says. The daemon writes it. Default: record/record.db in state."`
 	RecordKeep Duration `toml:"record-keep" default:"30d" max:"3650d" doc:"How long it is kept how each mail was carried (postern trace). 0s: not at all."`
+	Clock      string   `toml:"clock" form:"path" doc:"File in which postern clock watch notes that a time service has set the clock. Until then, and while somebody has set it otherwise, every mail is deferred with 451 4.3.2. Default: none, and a clock is believed that is not before the build of the program."`
 	SpoolDir   string   `toml:"spool-dir" form:"path" doc:"Folder for mails that outgrow spool-memory. Each is a file without a name, encrypted with a key that lives in memory only. Default: spool in state."`
 
 	Key        Key                  `toml:"key" doc:"How to reach the key daemon."`

@@ -14,6 +14,7 @@ type Keyd struct {
 	Token         string `toml:"token" default:"postern" form:"label" doc:"Label or serial number of the token. Slot numbers change and do not count."`
 	PINFile       string `toml:"pin-file" form:"path" doc:"File with the PIN in its first line, which nobody else may read. It is tried once. Default: pin in $CREDENTIALS_DIRECTORY; without that, an operator unlocks the token. The PIN itself never stands here."`
 	State         string `toml:"state" default:"/var/lib/postern-keyd" form:"path" doc:"Folder of what outlives a restart: retired keys, counted failures, whether the PIN was refused."`
+	Clock         string `toml:"clock" form:"path" doc:"File in which postern clock watch notes that a time service has set the clock. Until then, and while somebody has set it otherwise, nothing is signed but handshakes of TLS. Default: none, and a clock is believed that is not before the build of the program."`
 	Workers       int    `toml:"workers" default:"4" min:"1" max:"64" doc:"Operations in the module at once; half of them RSA."`
 	AllowImported bool   `toml:"allow-imported" doc:"Serve keys of which a copy may exist outside the token."`
 

@@ -45,6 +45,7 @@ type Service struct {
 type Time struct {
 	Servers []string
 	NTS     bool // answers that are not proven do not count (RFC 8915)
+	Alone   bool // nobody is asked
 }
 
 // File is one file of the box.
@@ -52,8 +53,8 @@ type File struct{ Path, Text string }
 
 // Render prints all of them.
 func Render(c Config) ([]File, error) {
-	if len(c.Time.Servers) == 0 {
-		return nil, errors.New("render clock: no server tells the time")
+	if c.Time.Alone != (len(c.Time.Servers) == 0) {
+		return nil, errors.New("render clock: either servers tell the time, or nobody does")
 	}
 	list := []File{firewall(c), clock(c.Time)}
 	for _, i := range c.Interfaces {

@@ -67,7 +67,7 @@ func TestFirewallIsUnderstood(t *testing.T) {
 
 // chronyd takes what is printed for it.
 func TestClockIsUnderstood(t *testing.T) {
-	for name, servers := range map[string]Time{"proven": {[]string{"a.example", "b.example", "c.example"}, true}, "not proven": {[]string{"192.0.2.1"}, false}} {
+	for name, servers := range map[string]Time{"proven": {Servers: []string{"a.example", "b.example", "c.example"}, NTS: true}, "not proven": {Servers: []string{"192.0.2.1"}}, "nobody": {Alone: true}} {
 		c := outsideInside()
 		c.Time = servers
 		file := filepath.Join(t.TempDir(), "chrony.conf")

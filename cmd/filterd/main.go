@@ -20,6 +20,7 @@ import (
 	"syscall"
 	"time"
 
+	"postern/appliance/clock"
 	"postern/appliance/config"
 	"postern/appliance/service"
 	"postern/cmd/internal/gateway"
@@ -112,6 +113,7 @@ func serve(ctx context.Context, c *config.Filterd, stderr io.Writer) error {
 	if err != nil {
 		return err
 	}
+	g.Clock = clock.Gate{Floor: clock.Epoch(service.Built()), Mark: c.Clock}.Check
 	book, err := gateway.Accounts(c, log)
 	if err != nil {
 		return err

@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"time"
 
+	"postern/appliance/clock"
 	"postern/appliance/config"
 	"postern/appliance/service"
 	"postern/hsm"
@@ -73,7 +74,8 @@ func assemble(c *config.Keyd, device keyd.Device, log *slog.Logger, stderr io.Wr
 			Rate: c.Budget.Rate, Burst: c.Budget.Burst,
 		},
 		// No level of the messages drops a record of what was done with a key.
-		Log: log, Audit: service.Logger(stderr, "info", c.Log.Format).With("record", "audit"),
+		Clock: clock.Gate{Floor: clock.Epoch(service.Built()), Mark: c.Clock}.Check,
+		Log:   log, Audit: service.Logger(stderr, "info", c.Log.Format).With("record", "audit"),
 		OnState: tell, Version: version,
 	})
 }

@@ -10,11 +10,11 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
-	"runtime/debug"
 	"syscall"
-	"time"
 
+	"postern/appliance/clock"
 	"postern/appliance/config"
+	"postern/appliance/service"
 	"postern/cmd/internal/gateway"
 	"postern/filter"
 	"postern/filter/chain"
@@ -36,7 +36,7 @@ func main() {
 	hops := map[string]*transport.Hop{}
 	app := &provisioning.App{
 		Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr,
-		Version: version, Built: built(),
+		Version: version, Built: clock.Epoch(service.Built()),
 		Keeper:   func(_ context.Context, socket string) (hsm.Keeper, error) { return client.Dial(socket), nil },
 		Config:   func(path string) (provisioning.Site, error) { return site(path, hops) },
 		Judge:    judge,
@@ -51,27 +51,11 @@ func main() {
 		},
 		Agent:     agent,
 		Box:       house{},
-		Clock:     provisioning.SystemClock,
+		Clock:     synchronised,
+		Watch:     watchClock,
 		ConfigDoc: config.Example,
 	}
 	os.Exit(app.Run(ctx, os.Args[1:]))
-}
-
-// built is the time of the commit the program was built from, or zero.
-func built() time.Time {
-	info, ok := debug.ReadBuildInfo()
-	if !ok {
-		return time.Time{}
-	}
-	for _, s := range info.Settings {
-		if s.Key == "vcs.time" {
-			t, err := time.Parse(time.RFC3339, s.Value)
-			if err == nil {
-				return t
-			}
-		}
-	}
-	return time.Time{}
 }
 
 // site reads filterd.toml, and puts the next hops it names into hops.
@@ -93,6 +77,9 @@ func site(path string, hops map[string]*transport.Hop) (provisioning.Site, error
 	}
 	s.Scanners = scanners(c)
 	s.TLSDir = gateway.TLSDir(c)
+	if c.Clock != "" {
+		s.Gate = clock.Gate{Floor: clock.Epoch(service.Built()), Mark: c.Clock}.Check
+	}
 	for _, l := range c.Listeners {
 		if l.TLS.Mode != "off" {
 			files, some := gateway.ChainFiles(c, l)

@@ -12,6 +12,7 @@ import (
 	"os"
 	"path"
 	"slices"
+	"strings"
 	"time"
 
 	"postern/hsm"
@@ -73,7 +74,7 @@ func word(err error) string {
 	}{
 		{nil, "ok"}, {hsm.ErrAway, "away"}, {hsm.ErrLocked, "locked"}, {hsm.ErrEmpty, "unprovisioned"}, {hsm.ErrNoKey, "no-key"},
 		{hsm.ErrRefused, "refused"}, {hsm.ErrBudget, "budget"}, {hsm.ErrBusy, "busy"}, {hsm.ErrInvalid, "invalid"},
-		{hsm.ErrExists, "exists"}, {hsm.ErrPIN, "pin-refused"},
+		{hsm.ErrExists, "exists"}, {hsm.ErrPIN, "pin-refused"}, {hsm.ErrClock, "clock"},
 	} {
 		if errors.Is(err, v.err) {
 			return v.word
@@ -137,6 +138,9 @@ func (c caller) Sign(ctx context.Context, id hsm.KeyID, alg hsm.SignAlg, digest 
 	r := c.begin(ctx, "sign", id)
 	defer r.end(&err)
 	key, err := c.admit(r, id, hsm.Sign)
+	if err == nil {
+		err = c.k.timely(key)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -152,6 +156,15 @@ func (c caller) Sign(ctx context.Context, id hsm.KeyID, alg hsm.SignAlg, digest 
 		}
 		return sig, err
 	})
+}
+
+// timely is nil where the clock can be believed, or the signature says nothing
+// of the time.
+func (k *Keyd) timely(key hsm.Key) error {
+	if k.cfg.Clock == nil || strings.HasPrefix(key.Label, "tls/") {
+		return nil
+	}
+	return k.cfg.Clock()
 }
 
 // Unwrap implements hsm.Token.

@@ -261,3 +261,31 @@ func TestRecord(t *testing.T) {
 		}
 	}
 }
+
+// Nothing that bears a time is signed while the clock is wrong; it begins by
+// itself when the clock is right. Handshakes and opening go on.
+func TestNothingIsSignedAtAWrongTime(t *testing.T) {
+	var wrong error
+	d := hsmtest.NewDaemon(t, hsmtest.NewSoft(), hsmtest.SoftPIN)
+	d.Config.Clock = func() error { return wrong }
+	d.Start()
+	d.Reach(hsm.Ready)
+	mail, hello := generate(t, d.Keyd, hsm.P256, hsm.Sign, "openpgp/a.example/sign"), generate(t, d.Keyd, hsm.P256, hsm.Sign, "tls/mx.a.example/sign")
+	opener := generate(t, d.Keyd, hsm.RSA2048, hsm.Unwrap, "u")
+	good := hsmtest.Wrap(t, opener.Public, hsm.Wrapped{Scheme: hsm.PKCS1}, hsm.SessionKey{Key: make([]byte, 16)})
+	for _, c := range []struct {
+		clock, want error
+	}{{hsm.ErrClock, hsm.ErrClock}, {nil, nil}, {hsm.ErrClock, hsm.ErrClock}} {
+		wrong = c.clock
+		sig, err := d.Keyd.Sign(t.Context(), mail.ID, hsm.ECDSA, digest[:])
+		if !errors.Is(err, c.want) || (sig == nil) != (c.want != nil) {
+			t.Errorf("clock %v: sign: got %x, %v, want %v", c.clock, sig, err, c.want)
+		}
+		if _, err := d.Keyd.Sign(t.Context(), hello.ID, hsm.ECDSA, digest[:]); err != nil {
+			t.Errorf("clock %v: handshake: %v", c.clock, err)
+		}
+		if _, err := d.Keyd.Unwrap(t.Context(), opener.ID, good); err != nil {
+			t.Errorf("clock %v: unwrap: %v", c.clock, err)
+		}
+	}
+}

@@ -77,6 +77,10 @@ type Config struct {
 	OnState func(hsm.State, string)
 	Version string
 	Now     func() time.Time // default time.Now
+	// Clock is nil while the clock can be believed. Otherwise nothing is signed
+	// but handshakes (keys labelled tls/…), which bear no time. No Clock: each is
+	// believed.
+	Clock func() error
 }
 
 // Keyd is the daemon. It is itself an hsm.Keeper for the process it is in,

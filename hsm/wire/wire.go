@@ -98,6 +98,7 @@ var errorBytes = []error{
 	9:  hsm.ErrExists,
 	10: hsm.ErrPIN,
 	11: hsm.ErrOpaque,
+	12: hsm.ErrClock,
 }
 
 // ErrorByte is the byte for err: 0 for nil, that of hsm.ErrOpaque for every

@@ -228,7 +228,7 @@ func TestOrigin(t *testing.T) {
 
 func TestErrorBytes(t *testing.T) {
 	all := []error{hsm.ErrAway, hsm.ErrLocked, hsm.ErrEmpty, hsm.ErrNoKey, hsm.ErrRefused, hsm.ErrBudget, hsm.ErrBusy,
-		hsm.ErrInvalid, hsm.ErrExists, hsm.ErrPIN, hsm.ErrOpaque}
+		hsm.ErrInvalid, hsm.ErrExists, hsm.ErrPIN, hsm.ErrOpaque, hsm.ErrClock}
 	seen := map[byte]bool{}
 	for _, e := range all {
 		b := ErrorByte(fmt.Errorf("do something: %w", e))

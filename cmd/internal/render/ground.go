@@ -15,7 +15,7 @@ import (
 func below(c *config.Box) ground.Config {
 	g := ground.Config{
 		Local: gateway.ResolverDir(&c.Filterd) != "",
-		Time:  ground.Time{Servers: c.Time.Servers, NTS: c.Time.Protocol == "nts"},
+		Time:  ground.Time{Servers: c.Time.Servers, NTS: c.Time.Protocol == "nts", Alone: c.Time.Protocol == "none"},
 	}
 	for _, n := range c.Network.Interfaces {
 		i := ground.Interface{Name: n.Name, Device: n.Device, MAC: n.MAC, DHCP: n.DHCP, MTU: n.MTU}

@@ -397,7 +397,7 @@ func (b broken) Unwrap(context.Context, hsm.KeyID, hsm.Wrapped) (hsm.SessionKey,
 // away: a token's trouble is told as it is, and is never a mail that does not open.
 func (s *suite) away(t *testing.T) {
 	sealed := s.seal(t, plain(t), &s.alice, s.bob.Cert)
-	for _, want := range []error{hsm.ErrAway, hsm.ErrLocked, hsm.ErrEmpty, hsm.ErrNoKey, hsm.ErrRefused, hsm.ErrBudget, hsm.ErrBusy, hsm.ErrOpaque} {
+	for _, want := range []error{hsm.ErrAway, hsm.ErrLocked, hsm.ErrEmpty, hsm.ErrNoKey, hsm.ErrRefused, hsm.ErrBudget, hsm.ErrBusy, hsm.ErrOpaque, hsm.ErrClock} {
 		p := s.format.New(broken{s.token, want})
 		m, _, err := p.Open(t.Context(), s.request(t, sealed, s.bob))
 		if !errors.Is(err, want) || errors.Is(err, protect.ErrCannotOpen) || m != nil {
