@@ -23,7 +23,7 @@ type Config struct {
 // Interface is one network device.
 type Interface struct {
 	Name      string // for people
-	Device    string // name or pattern; "" with MAC
+	Device    string // name or pattern; "" with MAC, or for every wired device
 	MAC       string
 	DHCP      bool // DHCP and router advertisements
 	Addresses []netip.Prefix

@@ -1,6 +1,7 @@
 package ground
 
 import (
+	"flag"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -9,6 +10,8 @@ import (
 	"strings"
 	"testing"
 )
+
+var update = flag.Bool("update", false, "write the files of a box that belongs to nobody")
 
 // outsideInside is a box between two networks, with a third by DHCP.
 func outsideInside() Config {
@@ -61,6 +64,22 @@ func TestFirewallIsUnderstood(t *testing.T) {
 		}
 		if out, err := exec.Command("unshare", "--user", "--map-root-user", "--net", "nft", "-c", "-f", file).CombinedOutput(); err != nil {
 			t.Errorf("%s: nft: %v\n%s", name, err, out)
+		}
+	}
+}
+
+// The files of a box that belongs to nobody are those that stand beside the units.
+func TestBlank(t *testing.T) {
+	for _, f := range Blank(8443) {
+		name := map[string]string{Base: "firewall.nft", "/usr/lib/systemd/network/89-postern.network": "any.network"}[f.Path]
+		name = filepath.Join("../units/box", name)
+		if *update {
+			if err := os.WriteFile(name, []byte(f.Text), 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if got, err := os.ReadFile(name); err != nil || string(got) != f.Text {
+			t.Errorf("%s is stale (%v): go test ./appliance/ground -run TestBlank -update", name, err)
 		}
 	}
 }

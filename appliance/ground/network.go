@@ -14,11 +14,14 @@ import (
 func network(i Interface) File {
 	var b strings.Builder
 	b.WriteString(header + "# Interface \"" + i.Name + "\".\n\n[Match]\n")
-	if i.MAC != "" {
+	switch {
+	case i.MAC != "":
 		// What is stacked upon a device bears its address too.
 		fmt.Fprintf(&b, "MACAddress=%s\nKind=!vlan bond\n", strings.ToLower(i.MAC))
-	} else {
+	case i.Device != "":
 		fmt.Fprintf(&b, "Name=%s\n", i.Device)
+	default: // every wired one
+		b.WriteString("Type=ether\nKind=!*\n")
 	}
 	if i.MTU > 0 {
 		fmt.Fprintf(&b, "\n[Link]\nMTUBytes=%d\n", i.MTU)
