@@ -49,6 +49,9 @@ func (p *passage) explain(rules *policy.Policy, err error) []string {
 	}
 	e.scanning(p)
 	if p.listener.Direction == policy.Outbound {
+		if p.msg == nil && len(p.facts.Recipients) > 0 {
+			e.say("It goes no further than to its recipient %s, before anything of it is read.", p.facts.Recipients[0].Address.Key())
+		}
 		e.wishes(p.facts)
 		for _, r := range p.facts.Recipients {
 			e.recipient(p, rules, r)
@@ -57,7 +60,10 @@ func (p *passage) explain(rules *policy.Policy, err error) []string {
 	}
 	for i, plan := range p.decision.Plans {
 		e.plan(plan)
-		if i < len(p.levels) && plan.Floor == "" && p.levels[i] != policy.NextHop {
+		if p.listener.Direction == policy.Outbound && !plan.Encrypt {
+			e.clear(p.facts, rules, plan)
+		}
+		if i < len(p.levels) && p.levels[i] != policy.NextHop {
 			e.say("Its way to the recipients' servers: %s, as `postern route DOMAIN` explains.", p.levels[i])
 		}
 	}
@@ -99,8 +105,12 @@ func (e *account) wishes(f policy.Facts) {
 // recipient tells the rule for one, and what is known of his certificates.
 func (e *account) recipient(p *passage, rules *policy.Policy, r policy.Recipient) {
 	level, rule := rules.Protection(r.Address)
-	sign, by := rules.Signing(p.author, r.Address)
-	e.say("To %s: encryption is %s by %s; signatures are %s by %s.", r.Address.Key(), level, rule, sign, by)
+	if p.msg == nil { // nor is its author known
+		e.say("To %s: encryption is %s by %s.", r.Address.Key(), level, rule)
+	} else {
+		sign, by := rules.Signing(p.author, r.Address)
+		e.say("To %s: encryption is %s by %s; signatures are %s by %s.", r.Address.Key(), level, rule, sign, by)
+	}
 	if r.Once && level != policy.None {
 		e.say("Mail to %s was encrypted before: it is required, unless `postern policy forget %s` is said.", r.Address.Key(), r.Address.Key())
 	}
@@ -187,6 +197,29 @@ func (e *account) plan(plan policy.Plan) {
 	}
 	if plan.Floor != "" {
 		e.say("In place of encryption its way to the recipients' servers must be %s at least, or it waits.", plan.Floor)
+	}
+}
+
+// clear answers for each recipient of a copy why it was not encrypted.
+func (e *account) clear(f policy.Facts, rules *policy.Policy, plan policy.Plan) {
+	for _, a := range plan.Recipients {
+		level, rule := rules.Protection(a)
+		var why string
+		switch {
+		case f.Layer == protect.Sealed:
+			why = "the sender's own program has encrypted it, and client-encryption keeps that"
+		case plan.Floor != "":
+			why = "no certificate of the recipient can be used now, and no-key takes a safe way instead"
+		case level == policy.None:
+			why = "the rule " + rule + " never does"
+		case level == policy.OnDemand:
+			why = "the rule " + rule + " does where the sender asks for it, and nothing in the mail does"
+		case level == policy.Optional && f.Asked.Plain && rules.Lowering:
+			why = "the sender asked for it to go in plain, and the rule " + rule + " leaves that to him"
+		default:
+			why = "no certificate of the recipient can be used now, and the rule " + rule + " does not insist"
+		}
+		e.say("Why not encrypted to %s: %s.", a.Key(), why)
 	}
 }
 

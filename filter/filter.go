@@ -205,6 +205,7 @@ func (g *Gateway) recipient(ctx context.Context, p *passage, to message.Address)
 		return nil
 	}
 	known := policy.Recipient{Address: to}
+	var not []unused
 	var err error
 	if known.Once, err = g.once(ctx, to); err != nil {
 		return err
@@ -215,7 +216,7 @@ func (g *Gateway) recipient(ctx context.Context, p *passage, to message.Address)
 		if g.Finder != nil { // nobody waits yet: what is found meanwhile is there after DATA
 			about = g.Finder.Known(ctx, to)
 		}
-		if known.Certs, _, err = g.usable(ctx, to, p.at, about); err != nil {
+		if known.Certs, not, err = g.usable(ctx, to, p.at, about); err != nil {
 			return err
 		}
 		if len(about.Away) > 0 && len(known.Certs) == 0 {
@@ -224,7 +225,7 @@ func (g *Gateway) recipient(ctx context.Context, p *passage, to message.Address)
 		d = g.Policy.Admit(known)
 	}
 	if d.Action != policy.Relay {
-		p.decision = d
+		p.decision, p.facts.Recipients, p.unused = d, []policy.Recipient{known}, map[string][]unused{to.Key(): not}
 		return fmt.Errorf("recipient %s: %w", to.Key(), faultOf(d))
 	}
 	return nil

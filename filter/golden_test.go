@@ -23,11 +23,23 @@ import (
 //	from A, to A                  the envelope; "from" alone is the null sender
 //	seal SIGNER TO…               what the partner's program does first; "-" for no signature
 //	above FIELD                   a field that somebody put on top on the way
-//	protect A LEVEL, sign MODE, undecryptable MODE
+//	protect A LEVEL, sign MODE, undecryptable MODE, client-encryption MODE
+//	default LEVEL                 for whom no other rule is
+//	no-key MODE, downgrade MODE, shadow
+//	transport DOMAIN LEVEL        of the way to its servers; "default" for all others
+//	encrypt TAG, sign-on TAG, plain TAG    a trigger: a tag, or "Field: value"
 //	forget A                      the certificate of a partner is not known
 //	seen A                        it arrived by itself: known, and not trusted
-func TestGoldenMails(t *testing.T) {
-	files, err := filepath.Glob("testdata/*.txtar")
+//	once A                        mail to the address was encrypted before
+//	opened ID                     a mail with the Message-ID came encrypted, and was opened
+func TestGoldenMails(t *testing.T) { golden(t, "testdata/*.txtar", walkGolden) }
+
+// TestGoldenExplanations runs testdata/explain/NN-name.txtar, of the same kind:
+// what is wanted is what postern explain says.
+func TestGoldenExplanations(t *testing.T) { golden(t, "testdata/explain/*.txtar", explainGolden) }
+
+func golden(t *testing.T, pattern string, walk func(t *testing.T, way, mail string) string) {
+	files, err := filepath.Glob(pattern)
 	if err != nil || len(files) == 0 {
 		t.Fatalf("got %d golden mails, %v", len(files), err)
 	}
@@ -53,7 +65,7 @@ func TestGoldenMails(t *testing.T) {
 			if way == nil || mail == nil || want == nil {
 				t.Fatalf("%s lacks way, mail or want", file)
 			}
-			got := walkGolden(t, string(way.Data), string(mail.Data))
+			got := walk(t, string(way.Data), string(mail.Data))
 			if *update {
 				want.Data = []byte(got)
 				if err := os.WriteFile(file, txtar.Format(a), 0o644); err != nil {
@@ -67,32 +79,66 @@ func TestGoldenMails(t *testing.T) {
 	}
 }
 
-func walkGolden(t *testing.T, way, mail string) string {
+// journey is a mail at the beginning of its way.
+type journey struct {
+	*world
+	direction policy.Direction
+	from      string
+	to        []string
+	mail      string
+}
+
+// set reads the lines of a way.
+func set(t *testing.T, way, mail string) *journey {
 	w := newWorld(t)
-	direction, from, above := policy.Inbound, "", ""
-	var to []string
-	mail = crlf(mail)
+	j := &journey{world: w, direction: policy.Inbound, mail: crlf(mail)}
+	above, once, read := "", "", ""
+	rules := w.config.Policy
 	for _, line := range strings.Split(strings.TrimSpace(way), "\n") {
 		words := strings.Fields(line)
 		switch words[0] {
 		case "inbound", "outbound":
-			direction = policy.Direction(words[0])
+			j.direction = policy.Direction(words[0])
 		case "from":
 			if len(words) > 1 {
-				from = words[1]
+				j.from = words[1]
 			}
 		case "to":
-			to = append(to, words[1])
+			j.to = append(j.to, words[1])
 		case "seal":
-			mail = w.sealed(mail, strings.TrimPrefix(words[1], "-"), words[2:]...)
+			j.mail = w.sealed(j.mail, strings.TrimPrefix(words[1], "-"), words[2:]...)
 		case "above":
 			above += strings.TrimPrefix(line, "above ") + "\r\n"
 		case "protect":
-			w.config.Policy.Recipients[words[1]] = policy.Protect(words[2])
+			rules.Recipients[words[1]] = policy.Protect(words[2])
 		case "sign":
-			w.config.Policy.Domains["company1.example"] = policy.Sign(words[1])
+			rules.Domains["company1.example"] = policy.Sign(words[1])
+		case "client-encryption":
+			rules.Client = policy.Client(words[1])
+		case "default":
+			rules.Default = policy.Protect(words[1])
+		case "no-key":
+			rules.NoKey = policy.NoKey(words[1])
+		case "downgrade":
+			rules.Downgrade = policy.Downgrade(words[1])
+		case "shadow":
+			rules.Shadow = true
+		case "transport":
+			level := policy.Way{Level: policy.Level(words[2])}
+			if words[1] == "default" {
+				rules.DefaultWay = level
+			} else {
+				rules.Ways = map[string]policy.Way{words[1]: level}
+			}
+		case "encrypt", "sign-on", "plain":
+			w.gate.Triggers = append(w.gate.Triggers, trigger(words[0], strings.Join(words[1:], " ")))
+			rules.Lowering = rules.Lowering || words[0] == "plain"
 		case "undecryptable":
-			w.config.Policy.Undecryptable = policy.Undecryptable(words[1])
+			rules.Undecryptable = policy.Undecryptable(words[1])
+		case "once":
+			once = words[1]
+		case "opened":
+			read = words[1]
 		case "forget", "seen":
 			var left []keyring.Cert
 			for _, c := range w.ring.partners {
@@ -109,17 +155,56 @@ func walkGolden(t *testing.T, way, mail string) string {
 			t.Fatalf("way %q", line)
 		}
 	}
+	if once != "" || read != "" {
+		w.remembers(once, read)
+	}
+	j.mail = above + j.mail
+	return j
+}
+
+func walkGolden(t *testing.T, way, mail string) string {
+	j := set(t, way, mail)
 	var b strings.Builder
-	fmt.Fprintf(&b, "reply %s\n", w.send(direction, above+mail, from, to...))
-	for i, d := range w.hop.got {
+	fmt.Fprintf(&b, "reply %s\n", j.send(j.direction, j.mail, j.from, j.to...))
+	for i, d := range j.hop.got {
 		sender := d.env.From.String()
 		if d.env.Null {
 			sender = "<>"
 		}
-		fmt.Fprintf(&b, "\n== copy %d from %s to %s\n", i+1, sender, w.hop.recipients()[i])
-		w.render(&b, direction, d)
+		fmt.Fprintf(&b, "\n== copy %d from %s to %s\n", i+1, sender, j.hop.recipients()[i])
+		j.render(&b, j.direction, d)
 	}
 	return b.String()
+}
+
+// explainGolden prints the explanation, with names in the place of fingerprints.
+func explainGolden(t *testing.T, way, mail string) string {
+	j := set(t, way, mail)
+	r := Request{Direction: j.direction, Mail: strings.NewReader(j.mail)}
+	if j.from != "" {
+		r.From = address(t, j.from)
+	}
+	for _, a := range j.to {
+		r.To = append(r.To, address(t, a))
+	}
+	o := j.gate.Process(t.Context(), r)
+	defer o.Close()
+	text := strings.Join(o.Explain, "\n") + "\n"
+	for who, id := range j.people {
+		text = strings.ReplaceAll(text, id.Fingerprint, "("+who+")")
+	}
+	return text
+}
+
+// trigger is one of the way's lines.
+func trigger(asks, text string) Trigger {
+	r := Trigger{Asks: policy.Asks{Encrypt: asks == "encrypt", Sign: asks == "sign-on", Plain: asks == "plain"}}
+	if name, value, ok := strings.Cut(text, ":"); ok {
+		r.Field, r.Value = name, strings.TrimSpace(value)
+	} else {
+		r.Tag = text
+	}
+	return r
 }
 
 // What differs from run to run in a mail that was made.
@@ -132,12 +217,7 @@ var (
 // recipients outside who has keys what he reads.
 func (w *world) render(b *strings.Builder, direction policy.Direction, d delivery) {
 	w.t.Helper()
-	text := string(d.mail)
-	for i, m := range anyBoundary.FindAllStringSubmatch(text, -1) {
-		text = strings.ReplaceAll(text, m[1], fmt.Sprintf("boundary-%d", i+1))
-	}
-	text = anyArmor.ReplaceAllString(text, "(armor: $1)")
-	b.WriteString(indent(text))
+	b.WriteString(indent(lasting(string(d.mail))))
 	layer := w.layer(d.mail)
 	if direction == policy.Inbound || layer == protect.None {
 		return
@@ -158,9 +238,17 @@ func (w *world) render(b *strings.Builder, direction policy.Direction, d deliver
 		}
 		fmt.Fprintf(b, "-- %s: opened %v, signature good %v (%s)\n", who, finding.Opened, finding.Good, finding.Reason)
 		if finding.Opened {
-			b.WriteString(indent(text))
+			b.WriteString(indent(lasting(text)))
 		}
 	}
+}
+
+// lasting is a mail without what differs from run to run.
+func lasting(text string) string {
+	for i, m := range anyBoundary.FindAllStringSubmatch(text, -1) {
+		text = strings.ReplaceAll(text, m[1], fmt.Sprintf("boundary-%d", i+1))
+	}
+	return anyArmor.ReplaceAllString(text, "(armor: $1)")
 }
 
 // indent shows a mail so that its line ends and blanks can be read: "|" before

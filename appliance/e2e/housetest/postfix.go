@@ -1,6 +1,7 @@
 package housetest
 
 import (
+	"context"
 	"fmt"
 	"net"
 	"os"
@@ -47,10 +48,25 @@ scache unix - - n - 1 scache
 postlog unix-dgram n - n - 1 postlogd
 `
 
+// Site is where a site's own programs run: by default, where the test does. In
+// a network of its own, Command gives a program with its arguments that runs
+// there, and Dial reaches there.
+type Site struct {
+	Command func(ctx context.Context, name string, args ...string) *exec.Cmd
+	Dial    func(network, address string) (net.Conn, error)
+}
+
 // Postfix runs one of a site's own until the test ends. main are further lines
 // of main.cf, services the listeners of master.cf, and it is ready when it
 // answers at the addresses.
 func Postfix(t testing.TB, main, services string, addresses ...string) {
+	t.Helper()
+	Site{exec.CommandContext, net.Dial}.Postfix(t, main, services, addresses...)
+}
+
+// Postfix is one that runs in the site. It ends with the test, or when stop is
+// called.
+func (s Site) Postfix(t testing.TB, main, services string, addresses ...string) (stop func()) {
 	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Fatal("Postfix starts as root only")
@@ -69,28 +85,47 @@ func Postfix(t testing.TB, main, services string, addresses ...string) {
 			t.Fatal(err)
 		}
 	}
-	for _, args := range [][]string{{"chown", "postfix", filepath.Join(dir, "data")}, {"postfix", "-c", dir, "start"}} {
-		if out, err := exec.Command(args[0], args[1:]...).CombinedOutput(); err != nil {
-			t.Fatalf("%v: %v\n%s", args, err, out)
+	abort := func() { s.Command(context.Background(), "postfix", "-c", dir, "abort").Run() }
+	stop = func() {
+		abort()
+		for _, address := range addresses { // its processes end one after the other
+			Eventually(t, Patience, func() (bool, string) {
+				c, err := s.Dial("tcp", address)
+				if err == nil {
+					c.Close()
+				}
+				return err != nil, "somebody still listens at " + address
+			})
 		}
 	}
 	t.Cleanup(func() {
-		exec.Command("postfix", "-c", dir, "abort").Run()
+		abort()
 		if t.Failed() {
 			log, _ := os.ReadFile(filepath.Join(dir, "log"))
 			t.Logf("log of Postfix:\n%s", Tail(log, 8000))
 		}
 	})
-	for _, address := range addresses {
-		Listens(t, address)
+	for _, args := range [][]string{{"chown", "postfix", filepath.Join(dir, "data")}, {"postfix", "-c", dir, "start"}} {
+		if out, err := s.Command(t.Context(), args[0], args[1:]...).CombinedOutput(); err != nil {
+			t.Fatalf("%v: %v\n%s", args, err, out)
+		}
 	}
+	for _, address := range addresses {
+		s.listens(t, address)
+	}
+	return stop
 }
 
 // Listens waits until somebody does.
 func Listens(t testing.TB, address string) {
 	t.Helper()
+	Site{Dial: net.Dial}.listens(t, address)
+}
+
+func (s Site) listens(t testing.TB, address string) {
+	t.Helper()
 	Eventually(t, Patience, func() (bool, string) {
-		c, err := net.Dial("tcp", address)
+		c, err := s.Dial("tcp", address)
 		if err != nil {
 			return false, "nobody listens at " + address
 		}

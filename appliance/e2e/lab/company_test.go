@@ -48,6 +48,7 @@ type setting struct {
 	Mode     string // of TLS outside: offer
 	Identity string // of the server outside: mx and the domain
 	Listener string // further fields of the outside listener's tls, each with a comma before it
+	Direct   bool   // whether mail goes to the partner's server without a Postfix of ours
 	Tables   string
 }
 
