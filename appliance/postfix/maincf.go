@@ -40,10 +40,6 @@ func (c *Config) main(have Installed) (string, error) {
 	if hello == "" {
 		hello = c.Name
 	}
-	cache := "btree"
-	if !slices.Contains(have.Maps, cache) {
-		cache = "lmdb"
-	}
 	groups := []group{
 		{"Who we are, and where things lie.", []param{
 			{"New defaults of a later Postfix come with a later rendering, not by themselves.", "compatibility_level", "3.6"},
@@ -121,7 +117,7 @@ func (c *Config) main(have Installed) (string, error) {
 			{"", "smtp_tls_mandatory_ciphers", "high"},
 			{"", "smtp_tls_mandatory_exclude_ciphers", weak},
 			{"", "tls_ssl_options", "NO_COMPRESSION, NO_RENEGOTIATION"},
-			{"Sessions are taken up again.", "smtp_tls_session_cache_database", cache + ":${data_directory}/smtp_scache"},
+			{"Sessions are not taken up again: such a one is believed by the names that were wanted of its first, whatever is wanted now.", "smtp_tls_session_cache_database", ""},
 			{"One line in the log for each handshake: version, cipher, and how far the server was believed.", "smtp_tls_loglevel", "1"},
 		}},
 		{"Time.", []param{

@@ -17,7 +17,6 @@ import (
 type Installed struct {
 	Version    string // "3.7.11"
 	Parameters map[string]bool
-	Maps       []string // kinds of tables
 }
 
 // Probe asks postconf. The error wraps ErrMissing where there is none.
@@ -42,19 +41,12 @@ func Probe(ctx context.Context) (Installed, error) {
 	if err != nil {
 		return have, fmt.Errorf("ask postconf: %w", err)
 	}
-	ask := func(what string) ([]byte, error) {
-		cmd := exec.CommandContext(ctx, path, "-c", empty, what)
-		var stderr bytes.Buffer
-		cmd.Stderr = &stderr
-		out, err := cmd.Output()
-		if err != nil {
-			return nil, fmt.Errorf("ask postconf: %w: %s", err, bytes.TrimSpace(stderr.Bytes()))
-		}
-		return out, nil
-	}
-	out, err := ask("-d")
+	cmd := exec.CommandContext(ctx, path, "-c", empty, "-d")
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
 	if err != nil {
-		return have, err
+		return have, fmt.Errorf("ask postconf: %w: %s", err, bytes.TrimSpace(stderr.Bytes()))
 	}
 	have.Parameters = map[string]bool{}
 	for lines := bufio.NewScanner(bytes.NewReader(out)); lines.Scan(); {
@@ -66,10 +58,6 @@ func Probe(ctx context.Context) (Installed, error) {
 			have.Version = strings.TrimSpace(value)
 		}
 	}
-	if out, err = ask("-m"); err != nil {
-		return have, err
-	}
-	have.Maps = strings.Fields(string(out))
 	if have.Version == "" {
 		return have, fmt.Errorf("ask postconf: no version: %w", ErrMissing)
 	}

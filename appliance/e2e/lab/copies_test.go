@@ -2,8 +2,10 @@ package lab
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"net/smtp"
+	"os/exec"
 	"strings"
 	"testing"
 	"time"
@@ -60,6 +62,52 @@ func TestCopies(t *testing.T) {
 		to.configure(t, setting{})
 	})
 
+	// Where all have the same format, each copy is sealed to whom it is for.
+	for _, format := range []struct {
+		name, visible, sealed string
+		readers               func(t testing.TB, mail string) int
+	}{
+		{"openpgp", board, "-----BEGIN PGP MESSAGE-----", readersOfOpenPGP},
+		{"smime", counsel, "smime-type=enveloped-data", readersOfSMIME},
+	} {
+		t.Run("hidden recipients by "+format.name, func(t *testing.T) {
+			from.configure(t, setting{Partner: `format = ["` + format.name + `"]`, Tables: fmt.Sprintf("[recipient.%q]\nprotect = \"require\"\n", bob)})
+			to.configure(t, setting{Mode: "off"}) // what is on the wire can be read
+			l.wire.smtp(t)
+			text := secret("hidden", format.name)
+			from.send(t, alice, []string{format.visible, bob}, strings.Replace(letter(alice, format.visible, text), "\r\nSubject", "\r\nBcc: "+bob+"\r\nSubject", 1))
+			for _, who := range []string{format.visible, bob} {
+				got := to.mail.await(t, who, text)
+				holds(t, got, map[string]string{"opened": format.name, "verified": "yes", "signer": alice})
+				if who != bob && strings.Contains(got, "bob@") || housetest.Field(got, "Bcc") != "" {
+					t.Errorf("%s: got %s, want nothing of who is hidden", who, got)
+				}
+			}
+			clients, _ := l.wire.smtp(t)
+			copies := 0
+			for _, said := range clients {
+				for _, transaction := range strings.Split(said, "MAIL FROM:")[1:] {
+					if strings.Contains(transaction, bob) && strings.Contains(transaction, format.visible+">") && strings.Contains(transaction, "RCPT TO:<"+format.visible) {
+						t.Errorf("got %q, want each copy by itself", transaction)
+					}
+					_, mail, ok := strings.Cut(transaction, "\r\nDATA\r\n")
+					if !ok || !strings.Contains(mail, format.sealed) {
+						t.Errorf("got %q, want a sealed mail", transaction)
+						continue
+					}
+					if n := format.readers(t, mail); n != 1 {
+						t.Errorf("got a copy for %d readers, want one:\n%s", n, transaction)
+					}
+					copies++
+				}
+			}
+			if copies != 2 {
+				t.Errorf("got %d copies in %q, want two", copies, clients)
+			}
+			to.configure(t, setting{})
+		})
+	}
+
 	t.Run("an answer", func(t *testing.T) {
 		text := secret("asked")
 		from.send(t, alice, []string{board}, strings.Replace(letter(alice, board, text), "\r\nSubject", "\r\nMessage-ID: <question@"+from.Domain+">\r\nSubject", 1))
@@ -86,6 +134,36 @@ func TestCopies(t *testing.T) {
 			t.Errorf("got %q on the wire, want the answer sealed", clients)
 		}
 	})
+}
+
+// readersOfOpenPGP is how many keys a mail is sealed to, as GnuPG lists them.
+func readersOfOpenPGP(t testing.TB, mail string) int {
+	t.Helper()
+	const begin, end = "-----BEGIN PGP MESSAGE-----", "-----END PGP MESSAGE-----"
+	_, armor, _ := strings.Cut(mail, begin)
+	armor, _, _ = strings.Cut(armor, end)
+	cmd := exec.CommandContext(t.Context(), "gpg", "--batch", "--homedir", t.TempDir(), "--list-packets", "--list-only")
+	cmd.Stdin = strings.NewReader(begin + armor + end + "\n")
+	out, err := cmd.Output()
+	if err != nil && !strings.Contains(string(out), ":pubkey enc packet:") {
+		t.Fatalf("gpg: %v: %s", err, out)
+	}
+	return strings.Count(string(out), ":pubkey enc packet:")
+}
+
+// readersOfSMIME is the same as OpenSSL lists them.
+func readersOfSMIME(t testing.TB, mail string) int {
+	t.Helper()
+	if end := strings.LastIndex(mail, "\r\n.\r\n"); end >= 0 {
+		mail = mail[:end+2]
+	}
+	cmd := exec.CommandContext(t.Context(), "openssl", "cms", "-cmsout", "-print", "-noout", "-inform", "SMIME")
+	cmd.Stdin = strings.NewReader(strings.ReplaceAll(mail, "\r\n", "\n"))
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("openssl: %v: %s", err, out)
+	}
+	return strings.Count(string(out), "encryptedKey:")
 }
 
 // say submits a mail to its last byte; swaks adds an empty line.
