@@ -48,6 +48,7 @@ type setting struct {
 	Mode     string // of TLS outside: offer
 	Identity string // of the server outside: mx and the domain
 	Listener string // further fields of the outside listener's tls, each with a comma before it
+	Lifetime string // of mail in the queue: 1h; counts when Postfix is rendered
 	Direct   bool   // whether mail goes to the partner's server without a Postfix of ours
 	Tables   string
 }
@@ -193,7 +194,7 @@ func (c *company) configure(t testing.TB, with setting) {
 	for _, f := range []struct {
 		value *string
 		usual string
-	}{{&c.Sign, "always"}, {&c.Protect, "none"}, {&c.Mode, "offer"}, {&c.Identity, c.Server}} {
+	}{{&c.Sign, "always"}, {&c.Protect, "none"}, {&c.Mode, "offer"}, {&c.Identity, c.Server}, {&c.Lifetime, "1h"}} {
 		if *f.value == "" {
 			*f.value = f.usual
 		}

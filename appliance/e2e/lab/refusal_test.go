@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"postern/appliance/e2e/housetest"
 	"postern/filter/credential"
 )
 
@@ -59,6 +60,40 @@ func TestPartnerNotAsAgreed(t *testing.T) {
 			clients, _ := l.wire.smtp(t) // with a last try to the server as it was, perhaps
 			l.nothing(t, clients, bob, text)
 		})
+	}
+}
+
+// A partner who never is as agreed: the sender is told that his mail waits, and
+// when its time is over, that it does not go; then nothing of it is left, and
+// nothing of it was said (R25).
+func TestPartnerNeverAsAgreed(t *testing.T) {
+	l := openLab(t)
+	from, to := l.one, l.two
+	alice, bob := "alice@"+from.Domain, "bob@"+to.Domain
+	from.configure(t, setting{Partner: `transport = "verify"`, Lifetime: "4s"})
+	from.postern(t, nil, "postfix", "render")
+	from.post.Stop()
+	from.post.Run()
+	to.configure(t, setting{Mode: "off"})
+	text := secret("never")
+	from.send(t, alice, []string{bob}, letter(alice, bob, text))
+	for _, action := range []string{"Action: delayed", "Action: failed"} {
+		report := from.mail.await(t, alice, action, "Final-Recipient: rfc822; "+bob)
+		if strings.Contains(report, "\r\n\r\n"+text) || !strings.HasPrefix(report, "Return-Path: <>\r\n") {
+			t.Errorf("got %s, want a report from nobody, without the text", report)
+		}
+	}
+	housetest.Eventually(t, housetest.Patience, func() (bool, string) {
+		waiting := from.waiting(t)
+		return !strings.Contains(waiting, bob), waiting
+	})
+	clients, _ := l.wire.smtp(t)
+	if len(clients) == 0 {
+		t.Error("got nothing on the wire, want tries")
+	}
+	l.nothing(t, clients, bob, text)
+	if mails := to.mail.of(t, bob); len(mails) != 0 {
+		t.Errorf("got %v, want nothing", mails)
 	}
 }
 
