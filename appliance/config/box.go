@@ -22,13 +22,14 @@ type Box struct {
 
 // TheBox is the table [box].
 type TheBox struct {
-	Name       string    `toml:"name" need:"yes" form:"domain" doc:"Host name of the box."`
-	Unlock     string    `toml:"unlock" need:"yes" enum:"tpm|operator" doc:"Who gives the token its PIN after a start. tpm: the box does, which has it sealed to its TPM and to the programs that it boots; it carries mail again by itself, and so it does for whoever carries it away whole. operator: people do, with postern unlock; until then mail is deferred."`
-	Manage     string    `toml:"manage" default:":8443" form:"listen" doc:"Where the box answers its operators, an address and a port. They and the box know each other by their keys."`
-	ManageFrom []Network `toml:"manage-from" doc:"Networks that may connect there. Default: every one that the box is in itself."`
-	Admins     []string  `toml:"admin" form:"pin" doc:"Keys that may do everything, beside the one that claimed the box: SHA-256 of the public key, as postern box key prints it."`
-	BackupBy   []string  `toml:"backup-by" form:"pin" doc:"Keys that may fetch backups and see the state of the box, and nothing else. They cannot read what they fetch."`
-	BackupTo   []string  `toml:"backup-to" form:"age" doc:"For whom backups are encrypted, as age-keygen prints it. Without one there are none."`
+	Name         string    `toml:"name" need:"yes" form:"domain" doc:"Host name of the box."`
+	Unlock       string    `toml:"unlock" need:"yes" enum:"tpm|operator" doc:"Who gives the token its PIN after a start. tpm: the box does, which has it sealed to its TPM and to the programs that it boots; it carries mail again by itself, and so it does for whoever carries it away whole. operator: people do, with postern unlock; until then mail is deferred."`
+	Manage       string    `toml:"manage" default:":8443" form:"listen" doc:"Where the box answers its operators, an address and a port. They and the box know each other by their keys."`
+	ManageFrom   []Network `toml:"manage-from" doc:"Networks that may connect there. Default: every one that the box is in itself."`
+	Admins       []string  `toml:"admin" form:"pin" doc:"Keys that may do everything, beside the one that claimed the box: SHA-256 of the public key, as postern box key prints it."`
+	BackupBy     []string  `toml:"backup-by" form:"pin" doc:"Keys that may fetch backups and see the state of the box, and nothing else. They cannot read what they fetch."`
+	BackupRecord bool      `toml:"backup-record" doc:"Whether backups hold what the gateway remembers of mails: addresses and Message-IDs. Without it a restored box has forgotten to whom mail was encrypted before."`
+	BackupTo     []string  `toml:"backup-to" form:"age" doc:"For whom backups are encrypted, as age-keygen prints it. Without one there are none."`
 }
 
 // Ground is the table [network].

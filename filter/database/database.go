@@ -218,3 +218,20 @@ func (k *Kind) prepare(db *sql.DB) error {
 	}
 	return tx.Commit()
 }
+
+// Snapshot copies a file that others are using to a new one, as it is between
+// two of their changes. The error wraps fs.ErrNotExist where there is no file.
+func Snapshot(ctx context.Context, path, to string) error {
+	if _, err := os.Stat(path); err != nil {
+		return fmt.Errorf("copy database: %w", err)
+	}
+	db, err := sql.Open("sqlite", "file:"+(&url.URL{Path: path}).EscapedPath()+"?mode=ro&_pragma=busy_timeout(10000)")
+	if err != nil {
+		return fmt.Errorf("copy %s: %w", path, err)
+	}
+	_, err = db.ExecContext(ctx, "VACUUM INTO ?", to)
+	if err := errors.Join(err, db.Close()); err != nil {
+		return fmt.Errorf("copy %s: %w", path, err)
+	}
+	return nil
+}
