@@ -28,6 +28,7 @@ type command struct {
 	about      string // one line, lower case, without a full stop
 	more       string // for the manual page
 	flags      []option
+	here       bool // it belongs to the machine it is typed at: no operator elsewhere has it run
 	run        func(ctx context.Context, c *call) (any, error)
 }
 
@@ -155,6 +156,9 @@ func judge(err error) *failure {
 		f.hint = "run it as a member of the operators' group, or as root"
 	case errors.Is(err, fs.ErrNotExist):
 		f.hint = "check the path"
+	}
+	if own, ok := errors.AsType[hinted](err); ok && f.hint == "" {
+		f.hint = own.Hint()
 	}
 	return f
 }

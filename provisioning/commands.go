@@ -28,10 +28,10 @@ var (
 // commands is the program. Usage, completion and manual page are printed from it.
 func (a *App) commands() []command {
 	list := []command{
-		{noun: "token", verb: "init", about: "initialise the token",
+		{noun: "token", verb: "init", here: true, about: "initialise the token",
 			more:  "Makes a token with the label of keyd.toml. Without --pin-file and --ask-pin the PIN is the one of the daemon's credential. The PIN is never an argument. A token that is initialised already is left alone.",
 			flags: []option{optPINFile, optAskPIN, {name: "so-pin-file", value: "FILE", about: "file with the security officer's PIN; otherwise one is made up and forgotten"}}, run: tokenInit},
-		{noun: "token", verb: "unlock", about: "log in to the token, once",
+		{noun: "token", verb: "unlock", here: true, about: "log in to the token, once",
 			more:  "Without --pin-file and --ask-pin the daemon tries its credential again. A wrong PIN is counted by the token: one try for each call.",
 			flags: []option{optPINFile, optAskPIN}, run: tokenUnlock},
 		{noun: "token", verb: "probe", about: "test every mechanism, and say which keys to make",
@@ -121,23 +121,23 @@ func (a *App) commands() []command {
 			more: "Configuration, clock, key daemon, key audit, keyring, identities, certificates, next hops, Postfix and its queue, resolver. Exit status 1 when something is broken; a concern is no failure.", run: doctor},
 		{noun: "status", about: "show the state in a few lines", run: status},
 		{noun: "help", args: "[COMMAND]", max: 2, about: "list the commands, or print usage of one", run: help},
-		{noun: "completion", args: "bash", min: 1, max: 1, about: "print shell completion", run: completion},
-		{noun: "manual", about: "print the manual page postern(1)", run: manual},
+		{noun: "completion", here: true, args: "bash", min: 1, max: 1, about: "print shell completion", run: completion},
+		{noun: "manual", here: true, about: "print the manual page postern(1)", run: manual},
 		{noun: "version", about: "print the version", run: version},
 	}
 	if a.Agent != nil {
-		list = append(list, command{noun: "postfix", verb: "render", about: "write the files of the Postfix behind the gateway, and of the resolver",
+		list = append(list, command{noun: "postfix", verb: "render", here: true, about: "write the files of the Postfix behind the gateway, and of the resolver",
 			more: "From the tables [postfix], [next-hop] and [resolver]. Only their own folders are written to, each file whole; files that somebody else wrote are left alone, and named. With -n the differences are shown.", run: renderAgent},
 			command{noun: "postfix", verb: "check", about: "say whether those files are as the configuration has them, and taken as they are",
 				more: "Exit status 1 when they are not.", run: checkAgent})
 	}
 	if a.Watch != nil {
-		list = append(list, command{noun: "clock", verb: "watch", about: "note for the daemons that a time service has set the clock, until it is ended",
+		list = append(list, command{noun: "clock", verb: "watch", here: true, about: "note for the daemons that a time service has set the clock, until it is ended",
 			more:  "What postern-clock.service runs. It asks the kernel every five seconds, changes nothing, and leaves a mark that clock in filterd.toml and keyd.toml names. Both daemons read it: no mail is taken and nothing is signed before there is one, or after somebody has set the clock otherwise.",
 			flags: []option{{name: "mark", value: "FILE", about: "the mark, " + DefaultMark + " by default"}}, run: watchClock})
 	}
 	if a.Box != nil {
-		list = append(list, boxCommands...)
+		list = append(list, boxCommands()...)
 	}
 	if a.ConfigDoc != nil {
 		list = append(list, command{noun: "config", verb: "doc", args: "filterd|keyd|box", min: 1, max: 1, about: "print the annotated example of a configuration", run: configDoc})

@@ -67,8 +67,9 @@ type House interface {
 	Backup(ctx context.Context, w io.Writer, to []string) error
 	// Restore takes the opened archive of the box with the pin from back.
 	Restore(ctx context.Context, r io.Reader, from string) error
-	// Run is one of the operators' commands, without files.
-	Run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) (status int, err error)
+	// Run is one of the operators' commands. It reads no files of the box; those
+	// it writes stand in made.
+	Run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) (status int, made map[string][]byte, err error)
 	// Wipe makes the box one that belongs to nobody: token, data and identity
 	// are gone. It may end the machine.
 	Wipe(ctx context.Context) error
@@ -123,6 +124,8 @@ type Called struct {
 	Status int    `json:"status"`
 	Stdout []byte `json:"stdout,omitempty"`
 	Stderr []byte `json:"stderr,omitempty"`
+	// Files are those that it wrote, as requests for certificates.
+	Files map[string][]byte `json:"files,omitempty"`
 }
 
 // Bounds.

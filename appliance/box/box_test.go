@@ -130,11 +130,11 @@ func (h *house) Restore(_ context.Context, r io.Reader, from string) error {
 	h.restored = from + " " + string(b)
 	return err
 }
-func (h *house) Run(_ context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) (int, error) {
+func (h *house) Run(_ context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) (int, map[string][]byte, error) {
 	in, err := io.ReadAll(stdin)
 	fmt.Fprintf(stdout, "%q %q", args, in)
 	io.WriteString(stderr, "hint: none\n")
-	return 75, err
+	return 75, map[string][]byte{"a.csr": []byte("request")}, err
 }
 func (h *house) Wipe(context.Context) error { h.wiped = true; return nil }
 func (h *house) Addresses() []string        { return []string{"192.0.2.25"} }
@@ -477,7 +477,7 @@ func TestRoles(t *testing.T) {
 	if err := clients["backup"].Backup(t.Context(), &out); err != nil || out.String() != "sealed for [age1x]" {
 		t.Errorf("got %q, %v, want the backup", out.String(), err)
 	}
-	if got, err := owner.Call(t.Context(), Call{Args: []string{"cert", "import", "-"}, Stdin: []byte("cert")}); err != nil || got.Status != 75 || string(got.Stdout) != `["cert" "import" "-"] "cert"` || string(got.Stderr) != "hint: none\n" {
+	if got, err := owner.Call(t.Context(), Call{Args: []string{"cert", "import", "-"}, Stdin: []byte("cert")}); err != nil || got.Status != 75 || string(got.Stdout) != `["cert" "import" "-"] "cert"` || string(got.Stderr) != "hint: none\n" || string(got.Files["a.csr"]) != "request" {
 		t.Errorf("got %+v, %v, want what the command said", got, err)
 	}
 	if r.restored != "y x" {

@@ -127,9 +127,9 @@ func (s *Server) Serve(ctx context.Context) error {
 	}
 	stop := context.AfterFunc(ctx, func() { web.Close() })
 	defer stop()
-	gone := make(chan struct{})
-	defer close(gone)
+	gone, ended := make(chan struct{}), make(chan struct{})
 	go func() {
+		defer close(ended)
 		select {
 		case <-s.over:
 			web.Shutdown(ctx) // after the answer to whoever asked for it
@@ -137,6 +137,8 @@ func (s *Server) Serve(ctx context.Context) error {
 		}
 	}()
 	err := web.ServeTLS(netutil.LimitListener(s.cfg.Listener, maxConns), "", "")
+	close(gone)
+	<-ended
 	select {
 	case <-s.over:
 		return ErrReset

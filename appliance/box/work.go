@@ -73,11 +73,11 @@ func (s *Server) answerCall(_ http.ResponseWriter, r *request) (any, error) {
 	defer clear(body)
 	defer clear(c.Stdin)
 	var stdout, stderr limited
-	status, err := s.cfg.House.Run(r.Context(), c.Args, bytes.NewReader(c.Stdin), &stdout, &stderr)
+	status, made, err := s.cfg.House.Run(r.Context(), c.Args, bytes.NewReader(c.Stdin), &stdout, &stderr)
 	if err != nil {
 		return nil, err
 	}
-	return Called{Status: status, Stdout: stdout.Bytes(), Stderr: stderr.Bytes()}, nil
+	return Called{Status: status, Stdout: stdout.Bytes(), Stderr: stderr.Bytes(), Files: made}, nil
 }
 
 // limited keeps the first part of what is written to it.

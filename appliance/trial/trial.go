@@ -72,8 +72,8 @@ var keydTOML string
 //go:embed filterd.toml
 var filterdTOML string
 
-// softHSM are the places Debian and others put it.
-var softHSM = []string{"/usr/lib/softhsm/libsofthsm2.so", "/usr/lib/x86_64-linux-gnu/softhsm/libsofthsm2.so", "/usr/lib/aarch64-linux-gnu/softhsm/libsofthsm2.so", "/usr/local/lib/softhsm/libsofthsm2.so"}
+// SoftHSM are the places Debian and others put it.
+var SoftHSM = []string{"/usr/lib/softhsm/libsofthsm2.so", "/usr/lib/x86_64-linux-gnu/softhsm/libsofthsm2.so", "/usr/lib/aarch64-linux-gnu/softhsm/libsofthsm2.so", "/usr/local/lib/softhsm/libsofthsm2.so"}
 
 // Open makes or takes up the box in c.Dir and starts it. Close it in any case
 // where the error is nil.
@@ -127,7 +127,7 @@ func (b *Box) defaults() error {
 			return fmt.Errorf("make box: %w", err)
 		}
 	}
-	for _, m := range softHSM {
+	for _, m := range SoftHSM {
 		if _, err := os.Stat(m); b.Module == "" && err == nil {
 			b.Module = m
 		}

@@ -157,23 +157,58 @@ func (h *House) Addresses() (list []string) {
 	return list
 }
 
+// Bounds of the files that one command writes.
+const (
+	maxMade  = 64
+	maxBytes = 1 << 20
+)
+
 // Run implements box.House: the command in a process of its own, because some
-// of them give their rights up for good.
-func (h *House) Run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) (int, error) {
+// of them give their rights up for good, and in an empty folder.
+func (h *House) Run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) (int, map[string][]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, 15*time.Minute)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, h.Self, append([]string{"box", "call", "--"}, args...)...)
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = stdin, stdout, stderr
+	dir, err := os.MkdirTemp("", "postern-call-*")
+	if err != nil {
+		return 0, nil, fmt.Errorf("run command: %w", err)
+	}
+	defer os.RemoveAll(dir)
+	cmd := exec.CommandContext(ctx, h.Self, append([]string{"box", "call", "--config", filepath.Join(h.Root, "etc/postern/filterd.toml"), "--"}, args...)...)
+	cmd.Dir, cmd.Stdin, cmd.Stdout, cmd.Stderr = dir, stdin, stdout, stderr
 	cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C.UTF-8"}
 	cmd.WaitDelay = 10 * time.Second
-	err := cmd.Run()
+	err = cmd.Run()
+	status := 0
 	if exit, ok := errors.AsType[*exec.ExitError](err); ok && exit.Exited() {
-		return exit.ExitCode(), nil
+		status, err = exit.ExitCode(), nil
 	}
 	if err != nil {
-		return 0, fmt.Errorf("run command: %w", err)
+		return 0, nil, fmt.Errorf("run command: %w", err)
 	}
-	return 0, nil
+	made, err := collect(dir)
+	return status, made, err
+}
+
+// collect reads the files that a command left in its folder.
+func collect(dir string) (map[string][]byte, error) {
+	entries, err := os.ReadDir(dir)
+	if err != nil || len(entries) == 0 {
+		return nil, err
+	}
+	made, total := map[string][]byte{}, 0
+	for _, e := range entries {
+		info, err := e.Info()
+		if err != nil {
+			return nil, err
+		}
+		if total += int(info.Size()); !info.Mode().IsRegular() || total > maxBytes || len(made) == maxMade {
+			return nil, fmt.Errorf("read what the command wrote: %s is too much", e.Name())
+		}
+		if made[e.Name()], err = os.ReadFile(filepath.Join(dir, e.Name())); err != nil {
+			return nil, err
+		}
+	}
+	return made, nil
 }
 
 // told are what has to be done when files change: prefixes of paths, and
