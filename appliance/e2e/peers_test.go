@@ -98,6 +98,10 @@ func TestRequired(t *testing.T) {
 	if err == nil || !strings.Contains(string(out), `recipient."vault@partner.example"`) {
 		t.Errorf("got %v, want an explanation that names the rule:\n%s", err, out)
 	}
+	out, err = b.Postern(t.Context(), bytes.NewReader(plain), "explain", "--direction", "outbound", "--from", alice, "--to", "stranger@other.example")
+	if err != nil || !strings.Contains(string(out), "Why not encrypted to stranger@other.example: no certificate of the recipient can be used now, and the rule default does not insist.") {
+		t.Errorf("got %v, want why it is not encrypted:\n%s", err, out)
+	}
 }
 
 // run gives what a program prints.
