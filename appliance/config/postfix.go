@@ -25,7 +25,7 @@ type Postfix struct {
 	Lifetime     Duration `toml:"lifetime" default:"120h" min:"1s" max:"720h" doc:"After that time mail that waits comes back to its sender (RFC 5321 §4.5.4.1 wants four to five days)."`
 	Retry        Duration `toml:"retry" default:"5m" min:"1s" max:"24h" doc:"Time between the first two tries. It doubles up to retry-max."`
 	RetryMax     Duration `toml:"retry-max" default:"1h" min:"1s" max:"24h" doc:"Longest time between two tries."`
-	TLSReports   string   `toml:"tls-reports" form:"socket" doc:"Socket of a collector of reports on TLS (RFC 8460). Postfix knows it from 3.10 on; an older one does without. Default: none."`
+	TLSReports   string   `toml:"tls-reports" form:"socket" doc:"Socket of a collector of reports on TLS (RFC 8460). Postfix tells it of each handshake from 3.10 on, with the enforced MTA-STS policy behind it; an older one does without. Default: none."`
 	Resolver     string   `toml:"resolver-config" default:"/etc/postern/unbound" form:"path" doc:"Folder of unbound.conf, which is written where [resolver] is on this machine."`
 	Log          string   `toml:"log" form:"path" doc:"File of Postfix's log. Default: the system's log."`
 }

@@ -103,7 +103,7 @@ func (c *Config) main(have Installed) (string, error) {
 			{"The second port has its own transport; each recipient's domain is its destination.", "default_filter_nexthop", ""},
 		}},
 		{"TLS to the partners: nothing of a mail is said below the level.", []param{
-			{"filterd answers for every domain. When it does not, the mail waits.", "smtp_tls_policy_maps", "socketmap:unix:" + c.Socket + ":" + Table},
+			{"filterd answers for every domain. When it does not, the mail waits.", "smtp_tls_policy_maps", c.table(Table, have)},
 			{"Should it ever say that it knows nothing, the strictest general level holds.", "smtp_tls_security_level", "secure"},
 			{"", "smtp_tls_secure_cert_match", "nexthop, dot-nexthop"},
 			{"DANE is believed on the word of a validating resolver, on this machine.", "smtp_dns_support_level", "dnssec"},
@@ -147,7 +147,7 @@ func (c *Config) main(have Installed) (string, error) {
 		}
 		where.params = append(where.params, param{"Connections to partners come from here.", name, a.String()})
 	}
-	if c.TLSRPT != "" && have.least(3, 10) {
+	if c.reports(have) {
 		groups[5].params = append(groups[5].params,
 			param{"How it went is told to the collector of reports (RFC 8460).", "smtp_tlsrpt_enable", "yes"},
 			param{"", "smtp_tlsrpt_socket_name", c.TLSRPT})

@@ -8,7 +8,7 @@ import (
 // master prints master.cf. No process is put into a chroot: the policy socket,
 // the certificates and the resolver lie outside, and the unit that runs
 // Postfix shuts all of it in more tightly than a folder would.
-func (c *Config) master() string {
+func (c *Config) master(have Installed) string {
 	var b strings.Builder
 	b.WriteString(header)
 	b.WriteString("\n# service type  private unpriv chroot wakeup maxproc command\n")
@@ -36,7 +36,7 @@ func (c *Config) master() string {
 	service("", "showq unix n - n - - showq")
 	service("The ways out.", "smtp unix - - n - - smtp")
 	service("", "smtp-floor unix - - n - - smtp", "syslog_name=postfix/strict",
-		"smtp_tls_policy_maps=socketmap:unix:"+c.Socket+":"+TableFloor)
+		"smtp_tls_policy_maps="+c.table(TableFloor, have))
 	service("The company's mail server. What is asked of it does not depend on filterd: it is how a sender hears that his mail waits.",
 		"inside unix - - n - - "+map[bool]string{true: "lmtp", false: "smtp"}[c.Inside.LMTP], c.inside()...)
 	service("What they need.", "error unix - - n - - error")

@@ -8,8 +8,11 @@ import (
 	"log/slog"
 	"net"
 	"slices"
+	"strconv"
 	"strings"
+	"time"
 
+	"postern/filter/mtasts"
 	"postern/filter/policy"
 	"postern/filter/route"
 	"postern/filter/socketmap"
@@ -43,6 +46,7 @@ type Policies struct {
 // wait.
 func (p Policies) Lookup(ctx context.Context, table, key string) (string, error) {
 	floor := policy.Level("")
+	table, report := strings.CutSuffix(table, reporting)
 	switch table {
 	case Table:
 	case TableFloor:
@@ -65,7 +69,42 @@ func (p Policies) Lookup(ctx context.Context, table, key string) (string, error)
 			route.LogTrial(ctx, p.Log, r.Domain, s.Host, s.Trial)
 		}
 	}
-	return entry(r)
+	text, err := entry(r)
+	if err == nil && report {
+		text += behind(r, text)
+	}
+	return text, err
+}
+
+// maxBehind is how much is told of a policy, in bytes; of a longer one nothing
+// is reported.
+const maxBehind = 4096
+
+// behind tells of the MTA-STS policy that an entry comes of, for reports on TLS.
+// Postfix takes these words as a demand too: it leaves servers out that the
+// policy does not name, and looks for each one's own name in its certificate.
+// So they stand only where that is what the entry says already. Of a policy in
+// the mode testing nothing is told: Postfix does not look at certificates then,
+// and would report that all is well with it.
+func behind(r *route.Route, entry string) string {
+	if r.STS == nil || r.STS.Mode != mtasts.Enforce || !strings.HasPrefix(entry, "secure ") {
+		return ""
+	}
+	for _, s := range r.Usable() {
+		if len(s.Need.Names) != 1 || s.Need.Names[0] != s.Host {
+			return ""
+		}
+	}
+	age := strconv.FormatInt(int64(r.STS.MaxAge/time.Second), 10)
+	words := []string{"", "policy_type=sts", "policy_domain=" + r.ASCII, "policy_ttl=" + age, "{ policy_string = version: STSv1 }", "{ policy_string = mode: " + string(r.STS.Mode) + " }"}
+	for _, mx := range r.STS.MX {
+		words = append(words, "{ policy_string = mx: "+mx+" }", "mx_host_pattern="+mx)
+	}
+	text := strings.Join(append(words, "{ policy_string = max_age: "+age+" }"), " ")
+	if len(text) > maxBehind {
+		return ""
+	}
+	return text
 }
 
 // host is the entry of a next hop that is no domain: "[host]", "[host]:port" or

@@ -35,6 +35,24 @@ const (
 	TableFloor = "tls-policy-verify"
 )
 
+// reporting follows the name of a table where Postfix makes reports on TLS: then
+// the answer tells which MTA-STS policy stands behind it, in words that Postfix
+// knows from 3.10 on.
+const reporting = "-report"
+
+// table is the name under which one is asked.
+func (c *Config) table(name string, have Installed) string {
+	if c.reports(have) {
+		name += reporting
+	}
+	return "socketmap:unix:" + c.Socket + ":" + name
+}
+
+// reports holds where Postfix tells a collector how it went (RFC 8460).
+func (c *Config) reports(have Installed) bool {
+	return c.TLSRPT != "" && have.least(3, 10) && have.Parameters["smtp_tlsrpt_enable"]
+}
+
 // Config is what is rendered. Every field is needed, but for those whose zero
 // value is explained.
 type Config struct {
@@ -83,7 +101,7 @@ func Render(c Config, have Installed) ([]File, error) {
 	if err != nil {
 		return nil, err
 	}
-	return []File{{"main.cf", main}, {"master.cf", c.master()}}, nil
+	return []File{{"main.cf", main}, {"master.cf", c.master(have)}}, nil
 }
 
 // check finds values that Postfix would read otherwise than they are meant: it
