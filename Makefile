@@ -12,7 +12,7 @@ BENCHTIME  ?= 2s
 # A Go that is older than go.mod asks for fetches the right one.
 export GOTOOLCHAIN := auto
 
-.PHONY: all deps deps-run deps-test build run demo lab test race fuzz oracle bench lint docs anchors clean
+.PHONY: all deps deps-run deps-test build run demo lab test race fuzz oracle bench lint docs anchors deb clean
 all: build
 
 # ---- set-up ----------------------------------------------------------------
@@ -41,6 +41,10 @@ demo: build
 # Two companies with all that they have, and what passes between them. As root.
 lab: deps-test
 	$(GO) test -count=1 -v -run '^TestTwoCompanies$$' ./appliance/e2e/lab -tell
+
+# The Debian package of the programs, for a machine of one's own: bin/postern_VERSION_ARCH.deb
+deb: deps-run
+	@appliance/deb/build
 
 # ---- judgement -------------------------------------------------------------
 
