@@ -19,9 +19,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"postern/appliance/box"
 	"postern/appliance/config"
@@ -41,6 +40,10 @@ type House struct {
 	// Do runs a program of the system with what it reads, and gives what it
 	// prints; nil where systemd does not run, and nothing is started or told.
 	Do func(ctx context.Context, stdin []byte, name string, args ...string) ([]byte, error)
+
+	mu     sync.Mutex
+	socket string // of token
+	token  *client.Client
 }
 
 var _ box.House = (*House)(nil)
@@ -132,14 +135,25 @@ func put(path string, text []byte) error {
 	return os.Rename(f.Name(), path)
 }
 
-// Token implements box.House.
+// Token implements box.House: one client, as long as the socket is the same.
 func (h *House) Token() hsm.Keeper {
-	c, err := h.load()
-	if err != nil {
-		return client.Dial("/run/postern/keep.sock")
+	socket := defaultSocket
+	if c, err := h.load(); err == nil {
+		socket = c.Key.Keep
 	}
-	return client.Dial(c.Key.Keep)
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.token == nil || h.socket != socket {
+		if h.token != nil {
+			h.token.Close()
+		}
+		h.token, h.socket = client.Dial(socket), socket
+	}
+	return h.token
 }
+
+// defaultSocket is where the key daemon answers on a box that says nothing else.
+const defaultSocket = "/run/postern/keep.sock"
 
 // Addresses implements box.House.
 func (h *House) Addresses() (list []string) {
@@ -211,27 +225,32 @@ func collect(dir string) (map[string][]byte, error) {
 	return made, nil
 }
 
-// told are what has to be done when files change: prefixes of paths, and
-// units. The first that fits decides.
-var told = []struct {
-	prefix string
-	units  []string
-}{
-	{"/etc/systemd/network/", []string{"systemd-networkd.service"}},
-	{"/etc/postern/firewall.nft", []string{"postern-firewall.service"}},
-	{"/etc/chrony/", []string{"chrony.service"}},
-	{"/etc/postern/keyd.toml", []string{"postern-keyd.service"}},
-	{"/etc/postern/softhsm2.conf", []string{"postern-keyd.service"}},
-	{"/etc/systemd/system/postern-keyd.service.d/", []string{"postern-keyd.service"}},
-	{"/etc/postern/filterd.toml", []string{"postern-filterd.service"}},
-	{"/etc/systemd/system/postern-filterd", []string{"postern-filterd.service"}},
-	{"/etc/postern/unbound/", []string{"postern-unbound.service"}},
-	{"/etc/postfix/", []string{"postern-postfix.service"}},
+// told are the units that read a file: the first prefix that fits decides.
+var told = []struct{ prefix, unit string }{
+	{"/etc/systemd/network/", "systemd-networkd.service"},
+	{"/etc/postern/firewall.nft", "postern-firewall.service"},
+	{"/etc/chrony/", "chrony.service"},
+	{"/etc/hostname", "hostname"},
+	{"/etc/postern/keyd.toml", "postern-keyd.service"},
+	{"/etc/postern/softhsm2.conf", "postern-keyd.service"},
+	{"/etc/systemd/system/postern-keyd.service.d/", "postern-keyd.service"},
+	{"/etc/postern/filterd.toml", "postern-filterd.service"},
+	{"/etc/systemd/system/postern-filterd", "postern-filterd.service"},
+	{"/etc/postern/unbound/", "postern-unbound.service"},
+	{"/etc/postfix/", "postern-postfix.service"},
 }
 
-// start are the units of a box that belongs to somebody, in order; those that
-// need what is not in box.toml have a condition, and stay down.
-var start = []string{"postern-keyd-use.socket", "postern-keyd-keep.socket", "postern-keyd.service", "postern-unbound.service", "postern-filterd-policy.socket", "postern-filterd.service", "postern-postfix.service"}
+// ground are the units that a box has whether it belongs to somebody or not, in
+// the order in which they are told.
+var ground = []string{"postern-firewall.service", "systemd-networkd.service", "chrony.service"}
+
+// mailUnits are those of a box that belongs to somebody, in the order in which
+// they start. Those that need what is not in box.toml have a condition, and stay
+// down.
+func mailUnits(sockets []string) []string {
+	return slices.Concat([]string{"postern-keyd-use.socket", "postern-keyd-keep.socket", "postern-keyd.service", "postern-unbound.service"},
+		sockets, []string{"postern-filterd-policy.socket", "postern-filterd.service", "postern-postfix.service"})
+}
 
 // tell starts what the claim was waited for with, or restarts what reads a file
 // that has changed. The key daemon is restarted only where its own files did
@@ -240,22 +259,20 @@ func (h *House) tell(ctx context.Context, c *config.Box, changed []string, first
 	if h.Do == nil {
 		return nil
 	}
-	if err := unix.Sethostname([]byte(c.Box.Name)); err != nil {
-		h.Log.Warn("set host name", "error", err)
-	}
-	var units []string
+	affected := map[string]bool{}
 	for _, path := range changed {
 		for _, t := range told {
 			if strings.HasPrefix(strings.TrimPrefix(path, strings.TrimSuffix(h.Root, "/")), t.prefix) {
-				units = append(units, t.units...)
+				affected[t.unit] = true
 				break
 			}
 		}
 	}
-	slices.Sort(units)
-	units = slices.Compact(units)
-	if len(units) == 0 && !first {
+	if len(affected) == 0 && !first {
 		return nil
+	}
+	if _, err := h.Do(ctx, nil, "hostname", c.Box.Name); err != nil {
+		h.Log.Warn("set host name", "error", err)
 	}
 	if _, err := h.Do(ctx, nil, "systemctl", "daemon-reload"); err != nil {
 		return fmt.Errorf("tell systemd: %w", err)
@@ -264,20 +281,21 @@ func (h *House) tell(ctx context.Context, c *config.Box, changed []string, first
 	for _, l := range c.Listeners {
 		sockets = append(sockets, "postern-filterd-"+l.Name+".socket")
 	}
-	if slices.Contains(units, "postern-filterd.service") || first {
+	if affected["postern-filterd.service"] || first {
 		// A socket takes a new address only while its daemon does not run.
 		if _, err := h.Do(ctx, nil, "systemctl", append([]string{"stop", "postern-filterd.service"}, sockets...)...); err != nil {
 			h.Log.Debug("stop filter", "error", err)
 		}
-		units = append(slices.DeleteFunc(units, func(u string) bool { return u == "postern-filterd.service" }), append(sockets, "postern-filterd.service")...)
+		for _, s := range sockets {
+			affected[s] = true
+		}
 	}
-	if first {
-		units = append(units, start...)
-	}
-	for _, u := range units {
+	for _, u := range slices.Concat(ground, mailUnits(sockets)) {
 		verb := "restart"
-		if first && slices.Contains(start, u) {
+		if first && !slices.Contains(ground, u) {
 			verb = "start"
+		} else if !affected[u] {
+			continue
 		}
 		if _, err := h.Do(ctx, nil, "systemctl", verb, u); err != nil {
 			if missing(err) {
