@@ -18,6 +18,7 @@ import (
 	"postern/filter/record"
 	"postern/filter/state"
 	"postern/hsm"
+	"postern/image"
 )
 
 // command is one line of the table: what a person types, and what is said of it.
@@ -101,6 +102,10 @@ func judge(err error) *failure {
 		return &failure{err: err, hint: f.hint, status: f.status}
 	}
 	f = &failure{err: err, status: ExitNo}
+	if fault, ok := errors.AsType[*image.Fault](err); ok {
+		f.hint = fault.Hint()
+		return f
+	}
 	if wrong, ok := errors.AsType[*state.Fault](err); ok {
 		f.hint = wrong.Hint()
 		return f

@@ -40,7 +40,7 @@ func (a *App) commands() []command {
 			more: "Exit status 0 when the token is ready, 1 when it is not, 75 when the key daemon does not answer.", run: tokenStatus},
 
 		{noun: "key", verb: "generate", about: "make keys inside the token",
-			more:  "Labels are use/owner/sign and use/owner/unwrap; openpgp and smime make both. Mail keys are rsa-3072 by default, tls and ledger p-256, dkim rsa-2048. The label of an RSA key for tls ends in -rsa. A key that exists is never replaced; when it is retired the new one gets the label with -2.",
+			more:  "Labels are use/owner/sign and use/owner/unwrap; openpgp and smime make both. Mail keys are rsa-3072 by default, tls and ledger p-256, dkim rsa-2048, release p-384, log ed25519. The label of an RSA key for tls ends in -rsa. A key that exists is never replaced; when it is retired the new one gets the label with -2.",
 			flags: []option{optDomain, optAddress, {name: "use", value: "USE", about: useWords}, optAlgorithm}, run: keyGenerate},
 		{noun: "key", verb: "list", about: "list the keys that are served", run: listKeys},
 		{noun: "key", verb: "audit", about: "check the attributes of every private key",
@@ -136,6 +136,7 @@ func (a *App) commands() []command {
 			more:  "What postern-clock.service runs. It asks the kernel every five seconds, changes nothing, and leaves a mark that clock in filterd.toml and keyd.toml names. Both daemons read it: no mail is taken and nothing is signed before there is one, or after somebody has set the clock otherwise.",
 			flags: []option{{name: "mark", value: "FILE", about: "the mark, " + DefaultMark + " by default"}}, run: watchClock})
 	}
+	list = append(list, imageCommands...)
 	if a.Box != nil {
 		list = append(list, boxCommands()...)
 	}

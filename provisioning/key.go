@@ -52,14 +52,22 @@ var uses = map[string][]hsm.Usage{
 	"dkim":    {hsm.Sign},
 	"tls":     {hsm.Sign},
 	"ledger":  {hsm.Sign},
+	"release": {hsm.Sign},
+	"log":     {hsm.Sign},
 }
 
-const useWords = "openpgp, smime, dkim, tls, ledger"
+const useWords = "openpgp, smime, dkim, tls, ledger, release, log"
 
 // algorithmFor is the algorithm of a key of a use, by name or by default.
 // Ed25519 signs only; its partner for opening is X25519.
 func algorithmFor(name string, use string, u hsm.Usage) (hsm.Algorithm, error) {
 	a := hsm.Algorithm(strings.ToLower(name))
+	switch {
+	case use == useRelease && a != "" && a != hsm.P384 && a != hsm.Ed25519:
+		return "", misuse("take p-384 or ed25519", "%.40q: releases are not signed with it", name)
+	case use == useLog && a != "" && a != hsm.Ed25519:
+		return "", misuse("take ed25519", "%.40q: checkpoints of a log are not signed with it", name)
+	}
 	switch a {
 	case "":
 		switch use {
@@ -67,6 +75,10 @@ func algorithmFor(name string, use string, u hsm.Usage) (hsm.Algorithm, error) {
 			return hsm.P256, nil
 		case "dkim":
 			return hsm.RSA2048, nil
+		case useRelease:
+			return hsm.P384, nil
+		case useLog:
+			return hsm.Ed25519, nil
 		}
 		return hsm.RSA3072, nil
 	case hsm.P256, hsm.P384, hsm.P521:

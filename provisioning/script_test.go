@@ -43,6 +43,7 @@ import (
 //	empty stdout             must be empty
 //	json stderr              must be one JSON value
 //	stdin FILE               standard input of the next command; "stdout" is what the last one wrote
+//	flip FILE                changes a bit of it
 //	save FILE                keeps what the last command wrote to stdout
 //	keyd WORD                away, locked, empty, failed, busy or ready
 //	pin TEXT                 what is typed at the next prompts; "none" for no terminal
@@ -224,6 +225,13 @@ func (s *script) step(words []string) error {
 		return err
 	case "save":
 		return os.WriteFile(words[1], s.stdout.Bytes(), 0o644)
+	case "flip":
+		b, err := os.ReadFile(words[1])
+		if err != nil || len(b) == 0 {
+			return fmt.Errorf("%d bytes: %w", len(b), err)
+		}
+		b[0] ^= 1
+		return os.WriteFile(words[1], b, 0o644)
 	case "openssl":
 		args := make([]string, 0, len(words))
 		for _, w := range words[1:] {

@@ -38,6 +38,7 @@ var floors = map[string]int{
 	"filter/resolver": crafts, "filter/web": crafts, "filter/publish": crafts, "filter/mtasts": crafts, "filter/route": crafts,
 	"filter/accounts": crafts, "filter/arc": crafts, "filter/dmarc": crafts,
 	"filter/scan": crafts,
+	"image":       crafts, // one verifier for the build, the update and whoever downloads
 	"filter":      rooms, "hsm/keyd": rooms,
 }
 
@@ -71,7 +72,7 @@ func floorOf(p string) (floor int, room string, known bool) {
 	switch parts := strings.Split(p, "/"); parts[0] {
 	case "cmd":
 		return programs, p, true
-	case "provisioning", "image":
+	case "provisioning":
 		return rooms, parts[0], true
 	case "appliance":
 		if len(parts) > 1 {
