@@ -16,7 +16,7 @@ const mailOwner = "postfix"
 const logMode = 0o640
 
 // ErrLog says that the file of the log is not one that Postfix's user can write.
-// After a crash Postfix would not start: the program that cleans the queue up
+// After a crash Postfix 3.7 would not start: the program that cleans the queue up
 // runs as that user, and ends where it cannot say what it found.
 var ErrLog = errors.New("log that Postfix's own user cannot write")
 

@@ -41,8 +41,16 @@ func TestLogAfterACrash(t *testing.T) {
 	if err := p.CheckLog(); !errors.Is(err, postfix.ErrLog) {
 		t.Errorf("of root: got %v, want %v", err, postfix.ErrLog)
 	}
+	have, err := postfix.Probe(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
 	if out, err := exec.CommandContext(t.Context(), "postfix", "-c", p.Dir, "start").CombinedOutput(); err == nil {
-		t.Errorf("of root: Postfix starts: %s; then none of this is needed", out)
+		if strings.HasPrefix(have.Version, "3.7.") {
+			t.Errorf("of root: Postfix %s starts: %s; then none of this is needed", have.Version, out)
+		}
+		p.Kill() // a later one does without
+		half(t, p)
 	}
 	before, err := os.ReadFile(p.Log)
 	if err == nil {
