@@ -68,7 +68,9 @@ func TestLogAfterACrash(t *testing.T) {
 	if err != nil || !strings.HasPrefix(string(after), string(before)) {
 		t.Errorf("put right: got %v, %d bytes, want those %d from before at its beginning", err, len(after), len(before))
 	}
-	p.Await("bogus file name")
+	if strings.HasPrefix(have.Version, "3.7.") { // a later one tells the terminal
+		p.Await("bogus file name")
+	}
 }
 
 // Only a file of its own becomes the log.
