@@ -137,6 +137,9 @@ func (a *App) commands() []command {
 			flags: []option{{name: "mark", value: "FILE", about: "the mark, " + DefaultMark + " by default"}}, run: watchClock})
 	}
 	list = append(list, imageCommands...)
+	if a.Access != nil {
+		list = append(list, accessCommands...)
+	}
 	if a.Box != nil {
 		list = append(list, boxCommands()...)
 	}

@@ -75,6 +75,8 @@ type App struct {
 	Agent func(config string) (Agent, error)
 	// Box is what a box of its own has beside a gateway.
 	Box Box
+	// Access are the doors for mail programs.
+	Access *Access
 	// ConfigDoc prints the annotated example of a configuration file.
 	ConfigDoc func(w io.Writer, file string) error
 }

@@ -35,6 +35,9 @@ type Filterd struct {
 	SMIME      SMIME                `toml:"smime" doc:"How X.509 certificates are judged."`
 	Scan       Scan                 `toml:"scan" doc:"Programs that are asked whether a mail holds something malicious: of inbound mail what was opened, of outbound mail what is not yet sealed. Mail that stays sealed is not held against anybody: it passes, and Postern-Scan says scanned=no."`
 	Accounts   Accounts             `toml:"accounts" doc:"Who may log in, on listeners with auth."`
+	Access     []Access             `toml:"access" doc:"Doors for mail programs to the company's IMAP or POP3 server, which postern access serve keeps: TLS with a key in the token, and behind it the server, byte for byte."`
+	Web        []Web                `toml:"web" doc:"Where postern access serve answers over HTTPS what belongs to our domains: settings for mail programs, the Web Key Directory."`
+	Autoconfig Autoconfig           `toml:"autoconfig" doc:"What mail programs are told of the servers in [[access]] and of the listeners where people log in (postern autoconfig print)."`
 	Limits     Limits               `toml:"limits" doc:"What one mail, and all of them together, may cost."`
 	Log        Log                  `toml:"log" doc:"Messages of the daemon."`
 }
@@ -205,6 +208,7 @@ func (c *Filterd) check(r *reading) {
 	c.checkListeners(r)
 	c.checkAccounts(r)
 	c.checkScan(r)
+	c.checkAccess(r)
 
 	if len(c.Domains) == 0 {
 		r.wrong(1, "no [domain] says which mail is ours", `add [domain."company1.example"]`)

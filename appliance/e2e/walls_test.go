@@ -37,9 +37,10 @@ var floors = map[string]int{
 	"filter/dkim": crafts, "filter/transport": crafts, "filter/socketmap": crafts, "filter/record": crafts, "filter/authres": crafts, "hsm/internal/p11": crafts, "hsm/module": crafts, "hsm/client": crafts,
 	"filter/resolver": crafts, "filter/web": crafts, "filter/publish": crafts, "filter/mtasts": crafts, "filter/route": crafts,
 	"filter/accounts": crafts, "filter/arc": crafts, "filter/dmarc": crafts,
-	"filter/scan": crafts,
-	"image":       crafts, // one verifier for the build, the update and whoever downloads
-	"filter":      rooms, "hsm/keyd": rooms,
+	"filter/autoconfig": crafts,
+	"filter/scan":       crafts,
+	"image":             crafts, // one verifier for the build, the update and whoever downloads
+	"filter":            rooms, "hsm/keyd": rooms,
 }
 
 // neighbours are the imports allowed on one floor below the rooms.

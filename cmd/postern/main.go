@@ -50,6 +50,7 @@ func main() {
 			return hops[h.Name].Greet(ctx)
 		},
 		Agent:     agent,
+		Access:    &provisioning.Access{Serve: serveAccess, Settings: settings},
 		Box:       house{},
 		Clock:     synchronised,
 		Watch:     watchClock,

@@ -87,7 +87,7 @@ func secret(path string) (string, error) {
 func Limit(s *transport.Server, l config.Listener, book *accounts.Book) {
 	s.MaxConns, s.MaxPerClient = l.MaxConnections, l.PerClient
 	s.Rate = transport.Rate{Count: l.Rate.Count, Per: time.Duration(l.Rate.Per)}
-	s.ProxyFrom, s.XClientFrom = prefixes(l.ProxyFrom), prefixes(l.XClientFrom)
+	s.ProxyFrom, s.XClientFrom = Prefixes(l.ProxyFrom), Prefixes(l.XClientFrom)
 	if l.Auth != "none" && book != nil {
 		s.Login = book
 	}

@@ -214,10 +214,11 @@ func New(c *config.Filterd, token hsm.Token, ring *Ring, rec *record.Record, way
 
 // Listener reads one listener.
 func Listener(l config.Listener) filter.Listener {
-	return filter.Listener{Name: l.Name, Direction: policy.Direction(l.Direction), Allow: prefixes(l.Allow), Login: l.Auth == "required"}
+	return filter.Listener{Name: l.Name, Direction: policy.Direction(l.Direction), Allow: Prefixes(l.Allow), Login: l.Auth == "required"}
 }
 
-func prefixes(list []config.Network) (out []netip.Prefix) {
+// Prefixes are networks as the mail path has them.
+func Prefixes(list []config.Network) (out []netip.Prefix) {
 	for _, n := range list {
 		out = append(out, n.Prefix)
 	}
