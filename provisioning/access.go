@@ -13,7 +13,7 @@ import (
 
 // accessCommands are there where the program keeps doors for mail programs.
 var accessCommands = []command{
-	{noun: "access", verb: "serve", about: "keep the doors of [[access]] and [[web]]",
+	{noun: "access", verb: "serve", here: true, about: "keep the doors of [[access]] and [[web]]",
 		more: "For mail programs and browsers: IMAP and POP3 with TLS in front of the company's server, and what our domains say over HTTPS. It runs until it is told to end; postern-access.service does that.", run: accessServe},
 	{noun: "autoconfig", verb: "print", about: "print what mail programs are told of our servers",
 		more:  "The records of each domain, as lines of a zone file, then the file for Thunderbird and the answer for Outlook.",
