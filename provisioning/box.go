@@ -29,6 +29,10 @@ type Box interface {
 	Claim(ctx context.Context, dir string, c BoxClaim) (recovery string, shares []string, err error)
 	// Confirm types the recovery key back.
 	Confirm(ctx context.Context, dir, recovery string) (BoxStatus, error)
+	// Offer is a file that claims a box for the owner of dir.
+	Offer(dir string, config []byte) ([]byte, error)
+	// PIN gives the token of a box that was claimed so its first PIN, and shares it.
+	PIN(ctx context.Context, dir, pin string, need, total int) (BoxStatus, []string, error)
 	Status(ctx context.Context, dir string) (BoxStatus, error)
 	// Unlock gives a share of the PIN, or the PIN.
 	Unlock(ctx context.Context, dir, share, pin string) (BoxStatus, error)
@@ -52,6 +56,7 @@ type BoxServe struct {
 	Listen  string   // in place of manage in [box]
 	Screens []string // files of terminals; those of the kernel by default
 	TPM     string   // device, or socket of an emulated one
+	Stick   string   // file that may claim the box
 }
 
 // BoxClaim is a claim.
@@ -82,8 +87,9 @@ type BoxDone struct {
 }
 
 var (
-	optDir   = option{name: "dir", value: "DIR", about: "folder of the operator's key and of what is known of the box; postern in the user's configuration by default"}
-	optPrint = option{name: "fingerprint", value: "FP", about: "of the box, as its screen shows it; 32 digits from its beginning or more"}
+	optDir    = option{name: "dir", value: "DIR", about: "folder of the operator's key and of what is known of the box; postern in the user's configuration by default"}
+	optShares = option{name: "shares", value: "M/N", about: "share the PIN among N people, M of whom unlock the box, as 2/3"}
+	optPrint  = option{name: "fingerprint", value: "FP", about: "of the box, as its screen shows it; 32 digits from its beginning or more"}
 )
 
 // boxCommands are those of a box. --config means box.toml.
@@ -95,7 +101,8 @@ func boxCommands() []command {
 		{noun: "box", verb: "serve", here: true, about: "be the box: identity, screen, and what operators ask",
 			more: "Run by postern-box.service. While the box belongs to nobody the screen shows its address, fingerprint and a code.",
 			flags: []option{{name: "out", value: "DIR", about: "folder to render into in place of the root of the file system"}, {name: "listen", value: "ADDR", about: "address and port in place of manage in [box]"},
-				{name: "screen", value: "FILE", about: "terminal to show the screen on; those of the kernel by default", many: true}, {name: "tpm", value: "FILE", about: "TPM for the key of the box, /dev/tpmrm0 where there is one by default"}}, run: boxServe},
+				{name: "screen", value: "FILE", about: "terminal to show the screen on; those of the kernel by default", many: true}, {name: "tpm", value: "FILE", about: "TPM for the key of the box, /dev/tpmrm0 where there is one by default"},
+				{name: "stick", value: "FILE", about: "file that may claim the box, claim.json of a stick labelled POSTERN by default"}}, run: boxServe},
 		{noun: "box", verb: "call", here: true, args: "COMMAND…", min: 1, max: -1, about: "run a command as for an operator elsewhere: without files of the box",
 			more: "The box does so for box do. Flags of the command stand behind --.", run: boxCall},
 
@@ -104,9 +111,15 @@ func boxCommands() []command {
 		{noun: "box", verb: "claim", here: true, args: "HOST:PORT", min: 1, max: 1, about: "make a box that belongs to nobody one's own",
 			more: "Fingerprint and code stand on the screen of the box. --config is the box.toml it gets. The PIN of its token is made up and shared, or given; nothing of it stays here. The box answers with the recovery key of its data partition: write it down, and type it back, here or with box confirm. Then the box begins to work.",
 			flags: []option{optDir, optPrint, {name: "code", value: "CODE", about: "of the screen"}, optPINFile, optAskPIN,
-				{name: "shares", value: "M/N", about: "share the PIN among N people, M of whom unlock the box, as 2/3"}, {name: "out", value: "DIR", about: "folder for the shares, a file for each person; printed without"}}, run: boxClaim},
+				optShares, {name: "out", value: "DIR", about: "folder for the shares, a file for each person; printed without"}}, run: boxClaim},
 		{noun: "box", verb: "confirm", here: true, about: "type the recovery key back, and end the claim",
 			more: "Asks for it at a terminal, or reads the first line of standard input.", flags: []option{optDir}, run: boxConfirm},
+		{noun: "box", verb: "offer", here: true, about: "write a file that claims a box for this operator, without a code",
+			more:  "--config is the box.toml it gets. As claim.json on a stick with the label POSTERN, or as the systemd credentials postern.claim and, with the pin that box key prints, postern.owner. It holds no PIN: once the box answers, meet it, and give it one with box pin.",
+			flags: []option{optDir, {name: "out", value: "FILE", about: "where it goes"}}, run: boxOffer},
+		{noun: "box", verb: "pin", here: true, about: "give the token of a box that was claimed by a file its first PIN",
+			more:  "As box claim does with its flags.",
+			flags: []option{optDir, optPINFile, optAskPIN, optShares, {name: "out", value: "DIR", about: "folder for the shares, a file for each person; printed without"}}, run: boxPIN},
 		{noun: "box", verb: "meet", here: true, args: "HOST:PORT", min: 1, max: 1, about: "note a box that somebody else has claimed",
 			flags: []option{optDir, optPrint}, run: boxMeet},
 		{noun: "box", verb: "status", here: true, about: "ask the box for its state",
@@ -157,7 +170,7 @@ func boxRender(ctx context.Context, c *call) (any, error) {
 }
 
 func boxServe(ctx context.Context, c *call) (any, error) {
-	return nil, c.Box.Serve(ctx, BoxServe{Config: c.boxConfig(), Root: cmpOr(c.get("out"), "/"), Listen: c.get("listen"), Screens: c.text["screen"], TPM: c.get("tpm")})
+	return nil, c.Box.Serve(ctx, BoxServe{Config: c.boxConfig(), Root: cmpOr(c.get("out"), "/"), Listen: c.get("listen"), Screens: c.text["screen"], TPM: c.get("tpm"), Stick: cmpOr(c.get("stick"), defaultStick)})
 }
 
 func boxKey(_ context.Context, c *call) (any, error) {
@@ -273,20 +286,11 @@ func boxClaim(ctx context.Context, c *call) (any, error) {
 		}
 	}
 	claim := BoxClaim{Address: c.args[0], Fingerprint: c.get("fingerprint"), Code: c.get("code")}
-	if claim.Need, claim.Total, err = sharesOf(c.get("shares")); err != nil {
-		return nil, err
-	}
 	if claim.Config, err = c.read(c.get("config"), maxBoxFile); err != nil {
 		return nil, fmt.Errorf("read box.toml: %w", err)
 	}
-	if claim.PIN, err = c.secret("pin-file", "PIN of the token", true); err != nil {
+	if claim.PIN, claim.Need, claim.Total, err = c.newPIN(); err != nil {
 		return nil, err
-	}
-	if claim.PIN == "" {
-		if claim.Need == 0 {
-			return nil, misuse("share it with --shares 2/3, or choose it with --ask-pin or --pin-file", "nobody would know the PIN")
-		}
-		claim.PIN = rand.Text()[:15] // 75 bits, and no longer than smart cards take
 	}
 	if c.dry() {
 		return c.did("claim the box at %s", c.args[0]), nil
@@ -295,11 +299,8 @@ func boxClaim(ctx context.Context, c *call) (any, error) {
 	if t.Recovery, t.Shares, err = c.Box.Claim(ctx, dir, claim); err != nil {
 		return nil, err
 	}
-	if out := c.get("out"); out != "" {
-		if t.Files, err = writeShares(out, t.Shares); err != nil {
-			return t, err
-		}
-		t.Shares = nil
+	if err := c.share(&t); err != nil {
+		return t, err
 	}
 	if c.Secret == nil {
 		return t, no("postern box confirm", "the claim waits: the recovery key has to be typed back")
@@ -330,6 +331,87 @@ func writeShares(dir string, shares []string) (files []string, err error) {
 		files = append(files, path)
 	}
 	return files, nil
+}
+
+// newPIN is the PIN of a new token: given, or made up and then shared.
+func (c *call) newPIN() (pin string, need, total int, err error) {
+	if need, total, err = sharesOf(c.get("shares")); err != nil {
+		return "", 0, 0, err
+	}
+	if pin, err = c.secret("pin-file", "PIN of the token", true); err != nil {
+		return "", 0, 0, err
+	}
+	if pin == "" {
+		if need == 0 {
+			return "", 0, 0, misuse("share it with --shares 2/3, or choose it with --ask-pin or --pin-file", "nobody would know the PIN")
+		}
+		pin = rand.Text()[:15] // 75 bits, and no longer than smart cards take
+	}
+	return pin, need, total, nil
+}
+
+// share puts the shares of t into files, where that is asked for.
+func (c *call) share(t *taken) (err error) {
+	if out := c.get("out"); out != "" && len(t.Shares) > 0 {
+		t.Files, err = writeShares(out, t.Shares)
+		t.Shares = nil
+	}
+	return err
+}
+
+// defaultStick is where the box's unit mounts a stick.
+const defaultStick = "/run/stick/claim.json"
+
+func boxOffer(_ context.Context, c *call) (any, error) {
+	dir, err := c.dir()
+	if err != nil {
+		return nil, err
+	}
+	for _, flag := range []string{"config", "out"} {
+		if c.get(flag) == "" {
+			return nil, misuse(c.cmd.synopsis(), "box offer wants --%s", flag)
+		}
+	}
+	text, err := c.read(c.get("config"), maxBoxFile)
+	if err != nil {
+		return nil, fmt.Errorf("read box.toml: %w", err)
+	}
+	file, err := c.Box.Offer(dir, text)
+	if err != nil {
+		return nil, err
+	}
+	if !c.dry() {
+		if err := os.WriteFile(c.get("out"), file, 0o644); err != nil {
+			return nil, err
+		}
+	}
+	return c.did("write %s", c.get("out")), nil
+}
+
+func boxPIN(ctx context.Context, c *call) (any, error) {
+	dir, err := c.dir()
+	if err != nil {
+		return nil, err
+	}
+	pin, need, total, err := c.newPIN()
+	if err != nil {
+		return nil, err
+	}
+	if c.dry() {
+		return c.did("give the token its PIN"), nil
+	}
+	st, shares, err := c.Box.PIN(ctx, dir, pin, need, total)
+	if err != nil {
+		return nil, err
+	}
+	t := taken{Shares: shares}
+	if err := c.share(&t); err != nil {
+		return t, err
+	}
+	if err := c.print(t); err != nil {
+		return nil, err
+	}
+	return st, nil
 }
 
 func boxConfirm(ctx context.Context, c *call) (any, error) {

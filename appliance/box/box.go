@@ -32,6 +32,7 @@ var (
 	ErrName      = errors.New("that is not the name of the box")
 	ErrPeer      = errors.New("the box that answers is another one")
 	ErrBusy      = errors.New("the box does something of that kind already")
+	ErrPIN       = errors.New("it has a PIN already")
 	ErrReset     = errors.New("the box was wiped, and begins anew")
 	ErrNoShares  = errors.New("the PIN was not shared")
 )
@@ -60,6 +61,9 @@ type House interface {
 	// Seal gives the PIN to the TPM, so that the key daemon finds it at its
 	// next start.
 	Seal(ctx context.Context, pin []byte) error
+	// Unsealed starts the key daemon without the sealed PIN, where that is what
+	// keeps it down: the TPM does not open it any more. It tells whether it did.
+	Unsealed(ctx context.Context) (bool, error)
 	// Recovery makes a recovery key for the data partition, in the place of
 	// one that is there; "" where nothing is encrypted.
 	Recovery(ctx context.Context) (string, error)
@@ -91,9 +95,8 @@ type Status struct {
 
 // Claim is how a box comes to belong to somebody.
 type Claim struct {
-	Config string     `json:"config"` // box.toml
-	PIN    []byte     `json:"pin"`    // of the token
-	Shares *SharedPIN `json:"shares,omitempty"`
+	Config string `json:"config"` // box.toml
+	PIN           // of the token
 }
 
 // Claimed is the answer.

@@ -27,11 +27,15 @@ type token struct {
 	state hsm.State
 	pin   string
 	wrong int
+	away  bool // the TPM keeps it down
 }
 
 func (k *token) Status(context.Context) (hsm.Status, error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
+	if k.away {
+		return hsm.Status{}, hsm.ErrAway
+	}
 	return hsm.Status{State: k.state}, nil
 }
 
@@ -116,6 +120,13 @@ func (h *house) Token() hsm.Keeper { return &h.token }
 func (h *house) Seal(_ context.Context, pin []byte) error {
 	h.sealed = bytes.Clone(pin)
 	return nil
+}
+func (h *house) Unsealed(context.Context) (bool, error) {
+	h.token.mu.Lock()
+	defer h.token.mu.Unlock()
+	began := h.away
+	h.away = false
+	return began, nil
 }
 func (h *house) Recovery(context.Context) (string, error) {
 	h.recovery++
@@ -236,7 +247,7 @@ func claimed(t *testing.T, config string, shares *SharedPIN) (*running, *Client)
 	r := start(t, t.TempDir(), &house{token: token{state: hsm.Unprovisioned}})
 	c, _ := r.operator("owner")
 	text, _, _ := r.code.show()
-	got, err := c.Claim(t.Context(), text, Claim{Config: config, PIN: []byte(secretPIN), Shares: shares})
+	got, err := c.Claim(t.Context(), text, Claim{Config: config, PIN: PIN{[]byte(secretPIN), shares}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -263,7 +274,7 @@ func TestClaim(t *testing.T) {
 		t.Errorf("before: got %+v, %v, want unclaimed and no more", st, err)
 	}
 	code, _, _ := r.code.show()
-	got, err := c.Claim(t.Context(), strings.ToLower(strings.ReplaceAll(code, "-", " ")), Claim{Config: "name=gw\ntpm", PIN: []byte(secretPIN)})
+	got, err := c.Claim(t.Context(), strings.ToLower(strings.ReplaceAll(code, "-", " ")), Claim{Config: "name=gw\ntpm", PIN: PIN{PIN: []byte(secretPIN)}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -287,7 +298,7 @@ func TestClaim(t *testing.T) {
 	if h.pin != secretPIN || string(h.sealed) != secretPIN {
 		t.Errorf("got PIN %q, sealed %q, want the one of the claim", h.pin, h.sealed)
 	}
-	if _, err := other.Claim(t.Context(), code, Claim{Config: "name=gw", PIN: []byte("1234")}); says(err) != 409 {
+	if _, err := other.Claim(t.Context(), code, Claim{Config: "name=gw", PIN: PIN{PIN: []byte("1234")}}); says(err) != 409 {
 		t.Errorf("claimed again: got %v, want 409", err)
 	}
 	if strings.Contains(r.log.String(), secretPIN) || strings.Contains(r.log.String(), plain(code)) || strings.Contains(r.log.String(), code) || strings.Contains(r.log.String(), got.Recovery) {
@@ -308,7 +319,7 @@ func TestClaim(t *testing.T) {
 func TestCodes(t *testing.T) {
 	r := start(t, t.TempDir(), &house{token: token{state: hsm.Unprovisioned}})
 	c, _ := r.operator("owner")
-	claim := Claim{Config: "name=gw", PIN: []byte(secretPIN)}
+	claim := Claim{Config: "name=gw", PIN: PIN{PIN: []byte(secretPIN)}}
 	first, _, _ := r.code.show()
 	for i := range tries {
 		if now, _, left := r.code.show(); now != first || left != tries-i {
@@ -367,7 +378,7 @@ func TestAnotherBox(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := c.Claim(t.Context(), "AAAA-BBBB-CCCC-DDDD", Claim{PIN: []byte(secretPIN)}); !errors.Is(err, ErrPeer) {
+	if _, err := c.Claim(t.Context(), "AAAA-BBBB-CCCC-DDDD", Claim{PIN: PIN{PIN: []byte(secretPIN)}}); !errors.Is(err, ErrPeer) {
 		t.Errorf("got %v, want %v", err, ErrPeer)
 	}
 	if strings.Contains(r.log.String(), "claim") {
@@ -401,11 +412,11 @@ func TestClaimFails(t *testing.T) {
 	r := start(t, dir, h)
 	c, _ := r.operator("owner")
 	code, _, _ := r.code.show()
-	if _, err := c.Claim(t.Context(), code, Claim{Config: "no", PIN: []byte(secretPIN)}); err == nil || !strings.Contains(err.Error(), "box.name is missing") {
+	if _, err := c.Claim(t.Context(), code, Claim{Config: "no", PIN: PIN{PIN: []byte(secretPIN)}}); err == nil || !strings.Contains(err.Error(), "box.name is missing") {
 		t.Errorf("a bad box.toml: got %v, want its line", err)
 	}
 	code, _, _ = r.code.show()
-	got, err := c.Claim(t.Context(), code, Claim{Config: "name=gw", PIN: []byte(secretPIN)})
+	got, err := c.Claim(t.Context(), code, Claim{Config: "name=gw", PIN: PIN{PIN: []byte(secretPIN)}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -571,6 +582,23 @@ func TestUnlockByShares(t *testing.T) {
 	}
 }
 
+// A TPM that does not open the PIN any more, as after a change of firmware: people
+// unlock the box, and it finds the PIN by itself from then on.
+func TestUnsealed(t *testing.T) {
+	r, c := claimed(t, "name=gw\ntpm", nil)
+	r.token.lock()
+	r.away, r.sealed = true, nil
+	if st, err := c.Status(t.Context()); err != nil || st.Token != "away" {
+		t.Errorf("got %+v, %v, want it away", st, err)
+	}
+	if _, err := c.Unlock(t.Context(), Unlock{PIN: []byte("nonsense")}); says(err) != 403 || r.sealed != nil {
+		t.Errorf("a wrong PIN: got %v, sealed %q, want 403 and nothing sealed", err, r.sealed)
+	}
+	if st, err := c.Unlock(t.Context(), Unlock{PIN: []byte(secretPIN)}); err != nil || st.Token != "ready" || string(r.sealed) != secretPIN {
+		t.Errorf("got %+v, %v, sealed %q, want it ready and sealed again", st, err, r.sealed)
+	}
+}
+
 func TestReset(t *testing.T) {
 	r, c := claimed(t, "name=gw", nil)
 	if err := c.Reset(t.Context(), "wg"); says(err) != 403 || r.wiped {
@@ -617,7 +645,7 @@ func TestScreen(t *testing.T) {
 	}
 	first := next()
 	c, _ := r.operator("owner")
-	got, err := c.Claim(t.Context(), code, Claim{Config: "name=gw", PIN: []byte(secretPIN)})
+	got, err := c.Claim(t.Context(), code, Claim{Config: "name=gw", PIN: PIN{PIN: []byte(secretPIN)}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -635,4 +663,93 @@ func TestScreen(t *testing.T) {
 	stop()
 	read.Close()
 	<-drawn
+}
+
+// A file that its owner signed claims a box while that belongs to nobody; the
+// PIN comes from the owner himself.
+func TestClaimByFile(t *testing.T) {
+	own, err := Operator(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	pin, err := PinOf(own)
+	if err != nil {
+		t.Fatal(err)
+	}
+	file, err := Offer(own, []byte("name=gw\ntpm"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := start(t, t.TempDir(), &house{token: token{state: hsm.Unprovisioned}})
+	for name, c := range map[string]struct {
+		file  []byte
+		owner string
+	}{
+		"nothing": {nil, ""}, "no JSON": {[]byte("name=gw"), ""}, "another name": {bytes.Replace(file, []byte("name=gw"), []byte("name=wg"), 1), ""},
+		"another version": {bytes.Replace(file, []byte(`"version": 1`), []byte(`"version": 2`), 1), ""},
+		"another owner":   {file, "sha256:" + strings.Repeat("ab", 32)}, "too big": {append(bytes.Clone(file), bytes.Repeat([]byte{' '}, maxBody)...), pin},
+	} {
+		if err := r.Take(t.Context(), c.file, c.owner); !errors.Is(err, ErrOffer) {
+			t.Errorf("%s: got %v, want %v", name, err, ErrOffer)
+		}
+	}
+	if r.applied != 0 {
+		t.Fatal("something was done for a file that claims nothing")
+	}
+	code, _, _ := r.code.show()
+	if err := r.Take(t.Context(), file, pin); err != nil {
+		t.Fatal(err)
+	}
+	c, _ := r.with(own)
+	st, err := c.Status(t.Context())
+	if err != nil || !st.Claimed || st.Role != "admin" || st.Token != "unprovisioned" {
+		t.Fatalf("got %+v, %v, want a box of its owner without a PIN", st, err)
+	}
+	other, _ := r.operator("other")
+	if _, err := other.Claim(t.Context(), code, Claim{Config: "name=gw", PIN: PIN{PIN: []byte(secretPIN)}}); says(err) != 409 {
+		t.Errorf("claimed with the code afterwards: got %v, want 409", err)
+	}
+	if err := r.Take(t.Context(), file, ""); !errors.Is(err, ErrClaimed) {
+		t.Errorf("the same file again: got %v, want %v", err, ErrClaimed)
+	}
+	set, texts, err := share.Split([]byte(secretPIN), 2, 2)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := other.GivePIN(t.Context(), PIN{PIN: []byte("other-pin")}); says(err) != 403 {
+		t.Errorf("a PIN from a stranger: got %v, want 403", err)
+	}
+	if st, err := c.GivePIN(t.Context(), PIN{[]byte(secretPIN), &SharedPIN{*set}}); err != nil || st.Token != "ready" || st.Need != 2 || string(r.sealed) != secretPIN {
+		t.Errorf("got %+v, %v, want it ready, and the PIN sealed", st, err)
+	}
+	if _, err := c.GivePIN(t.Context(), PIN{PIN: []byte("other-pin")}); says(err) != 409 {
+		t.Errorf("another PIN: got %v, want 409", err)
+	}
+	r.token.lock()
+	for _, text := range texts {
+		st, err = c.Unlock(t.Context(), Unlock{Share: text})
+	}
+	if err != nil || st.Token != "ready" {
+		t.Errorf("unlocked by shares: got %+v, %v", st, err)
+	}
+}
+
+// Whatever stands in a file, only what somebody signed is taken from it.
+func FuzzOffer(f *testing.F) {
+	own, err := Operator(f.TempDir())
+	if err != nil {
+		f.Fatal(err)
+	}
+	file, err := Offer(own, []byte("name=gw"))
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(file)
+	f.Add([]byte(`{"version":1,"key":"AA==","signature":"AA=="}`))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		config, pin, err := readOffer(b)
+		if err == nil && (string(config) != "name=gw" || !strings.HasPrefix(pin, "sha256:")) {
+			t.Errorf("got %q of %s, which nobody signed", config, pin)
+		}
+	})
 }

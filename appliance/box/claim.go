@@ -25,7 +25,7 @@ type pending struct {
 }
 
 // wipe forgets the PIN.
-func (p *pending) wipe() { clear(p.PIN) }
+func (p *pending) wipe() { clear(p.PIN.PIN) }
 
 // isPending reports whether a claim waits; one that waited too long is gone.
 func (s *Server) isPending() bool {
@@ -57,7 +57,7 @@ func (s *Server) answerClaim(_ http.ResponseWriter, r *request) (any, error) {
 	defer clear(body)
 	done, err := s.alone()
 	if err != nil {
-		clear(c.PIN)
+		clear(c.PIN.PIN)
 		return nil, err
 	}
 	defer done()
@@ -90,13 +90,8 @@ func (s *Server) answerClaim(_ http.ResponseWriter, r *request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	if len(c.PIN) < 4 || len(c.PIN) > maxPIN {
-		return nil, fmt.Errorf("%w: want a PIN of 4 to %d bytes", ErrRequest, maxPIN)
-	}
-	if c.Shares != nil {
-		if err := c.Shares.sound(); err != nil {
-			return nil, fmt.Errorf("%w: %w", ErrRequest, err)
-		}
+	if err := c.sound(); err != nil {
+		return nil, err
 	}
 	if p.rules, err = s.cfg.House.Check([]byte(c.Config)); err != nil {
 		return nil, err
@@ -149,32 +144,101 @@ func (s *Server) answerConfirm(_ http.ResponseWriter, r *request) (any, error) {
 // settle carries a claim out. The owner is written last: until then the box
 // belongs to nobody, and can be claimed again.
 func (s *Server) settle(ctx context.Context, p *pending) error {
-	if p.rules.TPM {
-		if err := s.cfg.House.Seal(ctx, p.PIN); err != nil {
-			return fmt.Errorf("seal PIN to the TPM: %w", err)
-		}
+	if err := s.seal(ctx, p.rules, p.PIN.PIN); err != nil {
+		return err
 	}
 	if err := s.cfg.House.Apply(ctx, []byte(p.Config), true); err != nil {
 		return err
 	}
-	if err := s.openToken(ctx, p.PIN); err != nil {
+	if err := s.openToken(ctx, p.PIN.PIN); err != nil {
 		return err
 	}
-	if p.Shares != nil {
-		if err := p.Shares.write(s.path(sharesFile)); err != nil {
-			return err
-		}
-	} else if err := os.Remove(s.path(sharesFile)); err != nil && !errors.Is(err, os.ErrNotExist) {
+	return s.own(p.pin, p.rules, p.Shares)
+}
+
+// seal gives the PIN to the TPM, where box.toml wants that.
+func (s *Server) seal(ctx context.Context, rules Rules, pin []byte) error {
+	if !rules.TPM {
+		return nil
+	}
+	if err := s.cfg.House.Seal(ctx, pin); err != nil {
+		return fmt.Errorf("seal PIN to the TPM: %w", err)
+	}
+	return nil
+}
+
+// own makes the box the one of pin.
+func (s *Server) own(pin string, rules Rules, shares *SharedPIN) error {
+	if err := s.keep(shares); err != nil {
 		return err
 	}
-	if err := writeFile(s.path(ownerFile), []byte(p.pin+"\n"), 0o600); err != nil {
+	if err := writeFile(s.path(ownerFile), []byte(pin+"\n"), 0o600); err != nil {
 		return err
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.owner, s.rules, s.pending = p.pin, p.rules, nil
-	s.shares = pool{now: s.cfg.Now, set: p.Shares}
+	s.owner, s.rules, s.pending = pin, rules, nil
+	s.shares = pool{now: s.cfg.Now, set: shares}
 	return nil
+}
+
+// keep keeps what shares open, or nothing.
+func (s *Server) keep(shares *SharedPIN) error {
+	if shares != nil {
+		return shares.write(s.path(sharesFile))
+	}
+	if err := os.Remove(s.path(sharesFile)); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
+// answerPIN gives a token its first PIN, on a box that was claimed by a file. A
+// token that has one is left alone: nobody could say whether it is the same.
+func (s *Server) answerPIN(_ http.ResponseWriter, r *request) (any, error) {
+	if err := r.needs(admin); err != nil {
+		return nil, err
+	}
+	var p PIN
+	body, err := r.read(&p)
+	if err != nil {
+		return nil, err
+	}
+	defer clear(body)
+	defer clear(p.PIN)
+	if err := p.sound(); err != nil {
+		return nil, err
+	}
+	done, err := s.alone()
+	if err != nil {
+		return nil, err
+	}
+	defer done()
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), 5*time.Minute)
+	defer cancel()
+	st, err := s.awaitToken(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if st.State != hsm.Unprovisioned {
+		return nil, fmt.Errorf("give PIN: the token is %s: %w", st.State, ErrPIN)
+	}
+	s.mu.Lock()
+	rules := s.rules
+	s.mu.Unlock()
+	if err := s.seal(ctx, rules, p.PIN); err != nil {
+		return nil, err
+	}
+	if err := s.openToken(ctx, p.PIN); err != nil {
+		return nil, err
+	}
+	if err := s.keep(p.Shares); err != nil {
+		return nil, err
+	}
+	s.mu.Lock()
+	s.shares = pool{now: s.cfg.Now, set: p.Shares}
+	s.mu.Unlock()
+	return s.status(ctx), nil
 }
 
 // openToken makes the token with its PIN, or tries the PIN once at one that is

@@ -192,6 +192,12 @@ func (c *Client) Confirm(ctx context.Context, recovery string) (st Status, err e
 	return st, err
 }
 
+// GivePIN gives the token of a box that was claimed by a file its first PIN.
+func (c *Client) GivePIN(ctx context.Context, p PIN) (st Status, err error) {
+	err = c.ask(ctx, "POST", "pin", p, &st)
+	return st, err
+}
+
 // Unlock gives a share, or the PIN.
 func (c *Client) Unlock(ctx context.Context, u Unlock) (st Status, err error) {
 	err = c.ask(ctx, "POST", "unlock", u, &st)

@@ -47,8 +47,10 @@ type Server struct {
 	owner   string // pin; "" while unclaimed
 	rules   Rules
 	pending *pending
-	busy    bool // a claim is being carried out, or a backup, a restore, a reset
-	shares  pool
+	// unsealed: the TPM did not open the PIN since the start of this program
+	unsealed bool
+	busy     bool // a claim is being carried out, or a backup, a restore, a reset
+	shares   pool
 }
 
 // NewServer reads whom the box belongs to.
@@ -92,6 +94,13 @@ const (
 
 func (s *Server) path(name string) string { return filepath.Join(s.cfg.Dir, name) }
 
+// Claimed reports whether the box belongs to somebody.
+func (s *Server) Claimed() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.owner != ""
+}
+
 // Pin is that of the box's own key.
 func (s *Server) Pin() string { return s.pin }
 
@@ -102,6 +111,7 @@ func (s *Server) Serve(ctx context.Context) error {
 		"GET /v1/status":    s.answerStatus,
 		"POST /v1/claim":    s.answerClaim,
 		"POST /v1/confirm":  s.answerConfirm,
+		"POST /v1/pin":      s.answerPIN,
 		"POST /v1/unlock":   s.answerUnlock,
 		"GET /v1/config":    s.answerConfig,
 		"PUT /v1/config":    s.answerConfigure,
@@ -244,6 +254,7 @@ var statuses = []struct {
 	{ErrUnclaimed, http.StatusConflict, "postern box claim"},
 	{ErrPending, http.StatusConflict, "claim it again"},
 	{ErrConfirm, http.StatusForbidden, "type the key as it was shown, groups and all"},
+	{ErrPIN, http.StatusConflict, "unlock it, with postern unlock"},
 	{ErrName, http.StatusForbidden, "postern box status shows it"},
 	{ErrRequest, http.StatusBadRequest, "is this postern of the version of the box?"},
 	{ErrBusy, http.StatusServiceUnavailable, "try again when that is done"},

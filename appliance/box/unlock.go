@@ -124,7 +124,7 @@ func (s *Server) answerUnlock(_ http.ResponseWriter, r *request) (any, error) {
 	if (u.Share == "") == (len(u.PIN) == 0) || len(u.PIN) > maxPIN {
 		return nil, ErrRequest
 	}
-	st, err := s.cfg.House.Token().Status(r.Context())
+	st, unsealed, err := s.reach(r.Context())
 	if err != nil {
 		return nil, fmt.Errorf("ask for the token: %w", err)
 	}
@@ -150,7 +150,40 @@ func (s *Server) answerUnlock(_ http.ResponseWriter, r *request) (any, error) {
 	if err := s.cfg.House.Token().Unlock(r.Context(), string(pin)); err != nil {
 		return nil, fmt.Errorf("unlock token: %w", err)
 	}
+	if unsealed { // the PIN is good: from here on the box finds it again by itself
+		s.mu.Lock()
+		rules := s.rules
+		s.mu.Unlock()
+		if err := s.seal(r.Context(), rules, pin); err != nil {
+			s.cfg.Log.Error("unlock", "error", err)
+		}
+	}
 	return s.status(r.Context()), nil
+}
+
+// reach is the state of the token; where the TPM keeps the key daemon from
+// starting, that begins without it, and waits for people.
+func (s *Server) reach(ctx context.Context) (st hsm.Status, unsealed bool, err error) {
+	st, err = s.cfg.House.Token().Status(ctx)
+	if err == nil {
+		return st, s.isUnsealed(), nil
+	}
+	began, err2 := s.cfg.House.Unsealed(ctx)
+	if !began {
+		return st, false, errors.Join(err, err2)
+	}
+	s.cfg.Log.Warn("the TPM does not open the PIN; the key daemon waits for people")
+	s.mu.Lock()
+	s.unsealed = true
+	s.mu.Unlock()
+	st, err = s.awaitToken(ctx)
+	return st, true, err
+}
+
+func (s *Server) isUnsealed() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.unsealed
 }
 
 // status is all that the box knows of itself.

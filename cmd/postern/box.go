@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"postern/appliance/box"
 	"postern/appliance/box/backup"
@@ -86,6 +87,7 @@ func (house) Serve(ctx context.Context, s provisioning.BoxServe) error {
 		}
 	}()
 	defer func() { stop(); <-done }()
+	go await(drawing, server, s.Stick, log)
 	log.Info("box", "address", l.Addr().String(), "fingerprint", server.Pin())
 	err = server.Serve(ctx)
 	if errors.Is(err, box.ErrReset) {
@@ -93,6 +95,58 @@ func (house) Serve(ctx context.Context, s provisioning.BoxServe) error {
 		return nil
 	}
 	return err
+}
+
+// await takes a claim from a file: from systemd's credentials, which whoever
+// started the machine gave it, with the pin of the owner; or from a stick, as
+// long as the box belongs to nobody.
+func await(ctx context.Context, server *box.Server, stick string, log *slog.Logger) {
+	if dir := os.Getenv("CREDENTIALS_DIRECTORY"); dir != "" {
+		file, err := os.ReadFile(filepath.Join(dir, "postern.claim"))
+		owner, err2 := os.ReadFile(filepath.Join(dir, "postern.owner"))
+		if pin := strings.TrimSpace(string(owner)); err == nil && err2 == nil && pin != "" {
+			if err := server.Take(ctx, file, pin); err != nil && !errors.Is(err, box.ErrClaimed) {
+				log.Error("claim by credential", "error", err)
+			}
+		}
+	}
+	tick := time.NewTicker(2 * time.Second)
+	defer tick.Stop()
+	last := ""
+	for !server.Claimed() {
+		file, err := readStick(stick)
+		if err == nil && string(file) != last {
+			last = string(file)
+			if err := server.Take(ctx, file, ""); err != nil {
+				log.Error("claim by stick", "error", err)
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
+}
+
+// maxStick is more than any claim has, in bytes.
+const maxStick = 2 << 20
+
+// readStick reads a plain file of a stick that anybody may have made.
+func readStick(path string) ([]byte, error) {
+	info, err := os.Lstat(path)
+	if err != nil {
+		return nil, err
+	}
+	if !info.Mode().IsRegular() || info.Size() > maxStick {
+		return nil, fmt.Errorf("%s: no file of a claim", path)
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return io.ReadAll(io.LimitReader(f, maxStick))
 }
 
 // addressOf is where the box answers. An owner whose box.toml does not load any
@@ -244,16 +298,12 @@ func (house) Claim(ctx context.Context, dir string, b provisioning.BoxClaim) (st
 	if err != nil {
 		return "", nil, err
 	}
-	claim := box.Claim{Config: string(b.Config), PIN: []byte(b.PIN)}
-	defer clear(claim.PIN)
-	var shares []string
-	if b.Need > 0 {
-		set, texts, err := share.Split(claim.PIN, b.Need, b.Total)
-		if err != nil {
-			return "", nil, err
-		}
-		claim.Shares, shares = &box.SharedPIN{Set: *set}, texts
+	pin, shares, err := split(b.PIN, b.Need, b.Total)
+	if err != nil {
+		return "", nil, err
 	}
+	defer clear(pin.PIN)
+	claim := box.Claim{Config: string(b.Config), PIN: pin}
 	c, err := box.Dial(b.Address, b.Fingerprint, own)
 	if err != nil {
 		return "", nil, err
@@ -264,6 +314,41 @@ func (house) Claim(ctx context.Context, dir string, b provisioning.BoxClaim) (st
 		return "", nil, later(err)
 	}
 	return got.Recovery, shares, box.WriteKnown(dir, box.Known{Address: b.Address, Fingerprint: c.Pin()})
+}
+
+// split shares a PIN among total people; 0: among nobody.
+func split(text string, need, total int) (pin box.PIN, shares []string, err error) {
+	pin.PIN = []byte(text)
+	if total > 0 {
+		var set *share.Set
+		if set, shares, err = share.Split(pin.PIN, need, total); err == nil {
+			pin.Shares = &box.SharedPIN{Set: *set}
+		}
+	}
+	return pin, shares, err
+}
+
+// Offer implements provisioning.Box.
+func (house) Offer(dir string, text []byte) ([]byte, error) {
+	if _, err := config.ParseBox("box.toml", text); err != nil {
+		return nil, err
+	}
+	own, err := box.Operator(dir)
+	if err != nil {
+		return nil, err
+	}
+	return box.Offer(own, text)
+}
+
+// PIN implements provisioning.Box.
+func (house) PIN(ctx context.Context, dir, text string, need, total int) (provisioning.BoxStatus, []string, error) {
+	pin, shares, err := split(text, need, total)
+	if err != nil {
+		return provisioning.BoxStatus{}, nil, err
+	}
+	defer clear(pin.PIN)
+	st, err := status(ask(dir, func(c *box.Client) (box.Status, error) { return c.GivePIN(ctx, pin) }))
+	return st, shares, err
 }
 
 // Confirm implements provisioning.Box.

@@ -176,7 +176,7 @@ func blank(t *testing.T) *boxed {
 
 func (b *boxed) begin() {
 	b.t.Helper()
-	b.serve = b.launch("postern", "box", "serve", "--config", b.path("state", "box.toml"), "--out", b.path("root"), "--listen", "127.0.0.1:0", "--screen", b.path("screen"))
+	b.serve = b.launch("postern", "box", "serve", "--config", b.path("state", "box.toml"), "--out", b.path("root"), "--listen", "127.0.0.1:0", "--screen", b.path("screen"), "--stick", b.path("claim.json"))
 }
 
 func (b *boxed) write(name, text string) {
@@ -344,4 +344,36 @@ func TestLife(t *testing.T) {
 	archive := b.backup()
 	b.restoreElsewhere(archive)
 	b.reset()
+}
+
+// A file that the owner signed claims a box in whose screen nobody looks; he
+// gives the token its PIN himself, over the wire.
+func TestClaimByFile(t *testing.T) {
+	b := blank(t)
+	address, fingerprint, code := b.asked()
+	b.must("", "box", "offer", "--dir", b.owner, "--config", b.path("box.toml"), "--out", b.path("offer.json"))
+	forged := strings.Replace(housetest.Contents(t, b.path("offer.json")), "gw.company1.example", "gw.company2.example", 1)
+	b.write("claim.json", forged)
+	b.await(b.serve.said, `claim by stick.*(no claim that anybody signed)`)
+	if _, complaint, status := b.postern("", "box", "meet", address, "--dir", b.owner, "--fingerprint", strings.Repeat("ab", 32)); status != 1 || !strings.Contains(complaint, "another one") {
+		t.Errorf("meet another box: got %q, status %d", complaint, status)
+	}
+	if err := os.Rename(b.path("offer.json"), b.path("claim.json")); err != nil {
+		t.Fatal(err)
+	}
+	b.await(b.serve.said, `(claimed by a file)`)
+	b.startKeyd()
+	if out := b.must("", "box", "meet", address, "--dir", b.owner, "--fingerprint", fingerprint); !strings.Contains(out, "unprovisioned") {
+		t.Errorf("meet: got %q, want a box without a PIN", out)
+	}
+	if _, complaint, status := b.postern("", "box", "claim", address, "--dir", b.path("thief"), "--fingerprint", fingerprint, "--code", code, "--config", b.path("box.toml"), "--shares", "2/2"); status != 1 || !strings.Contains(complaint, "the box is claimed") {
+		t.Errorf("the code afterwards: got %q, status %d", complaint, status)
+	}
+	out := b.must("", "box", "pin", "--dir", b.owner, "--shares", "2/2")
+	if !strings.Contains(out, "share 2: ") || !strings.Contains(out, "ready") {
+		t.Errorf("pin: got %q, want shares, and it ready", out)
+	}
+	if _, complaint, status := b.postern("", "box", "pin", "--dir", b.owner, "--shares", "2/2"); status != 1 || !strings.Contains(complaint, "has a PIN already") {
+		t.Errorf("pin again: got %q, status %d", complaint, status)
+	}
 }

@@ -53,6 +53,27 @@ func (h *House) sealed() string {
 	return filepath.Join(filepath.Dir(h.Path), filepath.FromSlash(render.SealedPIN))
 }
 
+// noCredentials is the status of a unit whose credential does not open
+// (EXIT_CREDENTIALS of systemd).
+const noCredentials = "243"
+
+// Unsealed implements box.House. Until the next start of the machine the key
+// daemon does without.
+func (h *House) Unsealed(ctx context.Context) (bool, error) {
+	if h.Do == nil {
+		return false, nil
+	}
+	out, err := h.Do(ctx, nil, "systemctl", "show", "--property=ExecMainStatus", "--value", "postern-keyd.service")
+	if err != nil || strings.TrimSpace(string(out)) != noCredentials {
+		return false, err
+	}
+	if err := gone(os.Remove(render.CredentialLink)); err != nil {
+		return false, err
+	}
+	_, err = h.Do(ctx, nil, "systemctl", "restart", "postern-keyd.service")
+	return err == nil, err
+}
+
 // device is the encrypted partition under the state folder; "" where there is
 // none.
 func (h *House) device(ctx context.Context) (string, error) {

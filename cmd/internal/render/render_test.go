@@ -89,7 +89,7 @@ func TestFilesFollow(t *testing.T) {
 		want  string // "" where there is no such file
 	}{
 		{"operators unlock", nil, pin, "\n[Service]\nLoadCredentialEncrypted=\n"},
-		{"the TPM unlocks", []string{`unlock = "operator"`, `unlock = "tpm"`}, pin, "\nLoadCredentialEncrypted=pin:/var/lib/postern/box/pin.cred\n"},
+		{"the TPM unlocks", []string{`unlock = "operator"`, `unlock = "tpm"`}, pin, "\nLoadCredentialEncrypted=\nLoadCredentialEncrypted=pin\n"},
 		{"SoftHSM", nil, config.SoftHSMConfig, "directories.tokendir = /var/lib/postern-keyd/token\n"},
 		{"a card", []string{`# kind = "softhsm"`, `kind = "card"`}, config.SoftHSMConfig, ""},
 		{"a card's reader", []string{`# kind = "softhsm"`, `kind = "card"`}, "/etc/systemd/system/postern-keyd.service.d/smartcard.conf", "Wants=pcscd.socket"},

@@ -20,7 +20,11 @@ var dropIns = map[string]map[string]string{
 }
 
 // SealedPIN is the credential that the TPM opens for keyd, in the state folder.
-const SealedPIN = "box/pin.cred"
+// units/tmpfiles.conf lets systemd find it by CredentialLink.
+const (
+	SealedPIN      = "box/pin.cred"
+	CredentialLink = "/run/credstore.encrypted/pin"
+)
 
 // tokenDropIns are what keyd needs beyond its unit: devices, and its PIN.
 func tokenDropIns(c *config.Box) (list []File, err error) {
@@ -35,7 +39,9 @@ func tokenDropIns(c *config.Box) (list []File, err error) {
 	// people; a box that is to wait must not find one in /etc either.
 	text := header + "\n[Service]\nLoadCredentialEncrypted=\n"
 	if c.Box.Unlock == "tpm" {
-		text += "LoadCredentialEncrypted=pin:" + c.State + "/" + SealedPIN + "\n"
+		// By name, and found through CredentialLink: a path would keep keyd from
+		// starting where there is none yet.
+		text += "LoadCredentialEncrypted=pin\n"
 	}
 	return append(list, File{systemd + "postern-keyd.service.d/50-pin.conf", text}), nil
 }
