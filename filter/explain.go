@@ -34,6 +34,9 @@ func (p *passage) explain(rules *policy.Policy, err error) []string {
 			e.say("It arrived without protection.")
 		}
 	}
+	if p.origin != nil {
+		e.say("Where it came from, as it came: %s.", p.originWords())
+	}
 	switch outbound := p.listener.Direction == policy.Outbound; {
 	case outbound && p.failed:
 		e.say("It could not be opened as its author's own.")
@@ -66,6 +69,9 @@ func (p *passage) explain(rules *policy.Policy, err error) []string {
 		if i < len(p.levels) && p.levels[i] != policy.NextHop {
 			e.say("Its way to the recipients' servers: %s, as `postern route DOMAIN` explains.", p.levels[i])
 		}
+	}
+	for _, name := range p.attested {
+		e.say("It is signed with DKIM by the key of %s.", name)
 	}
 	if p.decision.Rule != "" {
 		e.say("The rule that decided: %s.", p.decision.Rule)

@@ -1,4 +1,4 @@
-// Package filter is the way of a mail through the gateway: eleven steps, none
+// Package filter is the way of a mail through the gateway: thirteen steps, none
 // twice (stages.go), one table of replies (reply.go). It keeps no queue: the
 // sender hears 250 only after the next hop has said it (relay.go).
 package filter
@@ -13,7 +13,10 @@ import (
 	"slices"
 	"time"
 
+	"postern/filter/arc"
+	"postern/filter/authres"
 	"postern/filter/directory"
+	"postern/filter/dmarc"
 	"postern/filter/keyring"
 	"postern/filter/message"
 	"postern/filter/policy"
@@ -56,6 +59,11 @@ type Config struct {
 	Triggers []Trigger  // what senders can ask for
 	Scan     *scan.Desk // nil: nobody looks at what mails hold
 	Texts    Texts
+	// Origins judges where inbound mail says it comes from, as it came. nil: nobody does.
+	Origins *dmarc.Checker
+	// Enforce is whether mail is refused where its author's domain wants that.
+	Enforce  bool
+	Attest   Attest
 	Limits   message.Limits
 	// Clock is nil while the clock can be believed; otherwise every mail waits.
 	// No Clock: each is believed.
@@ -99,6 +107,7 @@ type Copy struct {
 	Plan    policy.Plan
 	Message *message.Message
 	Finding protect.Finding
+	results []authres.Method // that stand in its Authentication-Results
 }
 
 // passage is one mail on its way; each stage fills what the next ones read.
@@ -116,6 +125,9 @@ type passage struct {
 	eightBit  bool             // so it was received
 	msg       *message.Message // what is worked on: outbound without what the sender's program or his triggers added
 	author    message.Address  // zero unless one From field names one address
+	origin    *dmarc.Verdict   // nil: not asked for
+	chain     arc.Chain
+	attested  []string // selectors that outbound copies are signed under
 	layer     protect.Layer
 	protector protect.Protector  // the one that saw layer
 	opened    map[string]opening // by recipient

@@ -38,8 +38,9 @@ func (g *Gateway) mark(_ context.Context, p *passage) error {
 		var top bytes.Buffer
 		top.Write(g.received(p))
 		if p.listener.Direction == policy.Inbound && p.shadow == nil {
-			s, method, result := p.status(c)
-			top.Write(s.Fields(g.Name, method, result))
+			s, signature := p.status(c)
+			c.results = append(p.originResults(), signature...)
+			top.Write(s.Fields(g.Name, c.results...))
 			if told, ok := p.scanOf(c.Plan); ok {
 				top.Write(p.scanField(told))
 			}
@@ -168,7 +169,7 @@ func answerees(m *message.Message, p *message.Part) (named []message.Address, ok
 	return named, true
 }
 
-func (p *passage) status(c *Copy) (s authres.Status, method, result string) {
+func (p *passage) status(c *Copy) (s authres.Status, signature []authres.Method) {
 	ok, reason := p.verified(c.Message, c.Finding)
 	s = authres.Status{Opened: "none", Verified: ok, Reason: reason, Carried: transport.Carried(p.env.TLS), Trace: p.env.Trace}
 	switch {
@@ -181,18 +182,20 @@ func (p *passage) status(c *Copy) (s authres.Status, method, result string) {
 		s.Signer = p.author
 	}
 	if c.Finding.Signed {
-		method, result = "x-"+string(c.Finding.Format), "fail"
+		m := authres.Method{Name: "x-" + string(c.Finding.Format), Result: "fail", Reason: reason}
 		if c.Finding.Format == keyring.SMIME {
-			method = "smime" // RFC 7281 §3
+			m.Name = "smime" // RFC 7281 §3
 		}
 		switch {
 		case ok:
-			result = "pass"
+			m.Result = "pass"
+			m.Properties = []authres.Property{{Name: "header.from", Value: authres.Word(s.Signer)}}
 		case reason == protect.ReasonUnknownCert, reason == protect.ReasonUntrusted:
-			result = "neutral"
+			m.Result = "neutral"
 		case reason == protect.ReasonWeak, reason == protect.ReasonNotFrom, reason == protect.ReasonPartial:
-			result = "policy"
+			m.Result = "policy"
 		}
+		signature = append(signature, m)
 	}
-	return s, method, result
+	return s, signature
 }

@@ -374,7 +374,7 @@ func TestNamesStayOutside(t *testing.T) {
 	for _, local := range []string{`a"b`, "a b", "a;verified=yes", "a\\", "a=b"} {
 		m := message.Address{Local: local, Domain: "partner.example"}
 		s := authres.Status{Opened: "none", Verified: true, Signer: m, Reason: protect.ReasonGood, Carried: "clear", Trace: traceID}
-		fields := string(s.Fields(gatewayName, "x-openpgp", "pass"))
+		fields := string(s.Fields(gatewayName, authres.Method{Name: "x-openpgp", Result: "pass", Properties: []authres.Property{{Name: "header.from", Value: authres.Word(m)}}}))
 		if back, err := message.ParseAddress(m.String()); err != nil || back != m {
 			t.Errorf("address %q: got %v, %v back from %q", local, back, err, m.String())
 		}

@@ -26,6 +26,8 @@ type Verdict struct {
 	Plans     []VerdictPlan `json:"plans"`
 	Scan      *VerdictScan  `json:"scan,omitempty"` // where a scanner sees the mail
 	Trace     string        `json:"trace"`
+	Origin    string        `json:"origin,omitempty"` // SPF, DKIM, DMARC and ARC of inbound mail, where they are asked for
+	DKIM      []string      `json:"dkim,omitempty"`   // names in DNS of the keys that outbound mail is signed with
 	Shadow    *Verdict      `json:"shadow,omitempty"` // what would be done with the mail, where rules are only tried
 }
 
@@ -89,7 +91,7 @@ func (g *Gateway) Process(ctx context.Context, r Request) *Outcome {
 }
 
 func (p *passage) verdict(answer transport.Reply, err error) Verdict {
-	v := Verdict{Action: action(err).String(), Reply: answer.String(), Opened: []string{}, Reason: p.decision.Reason, Rule: p.decision.Rule, Plans: []VerdictPlan{}, Scan: p.scanVerdict(), Trace: p.env.Trace}
+	v := Verdict{Action: action(err).String(), Reply: answer.String(), Opened: []string{}, Reason: p.decision.Reason, Rule: p.decision.Rule, Origin: p.originWords(), DKIM: p.attested, Plans: []VerdictPlan{}, Scan: p.scanVerdict(), Trace: p.env.Trace}
 	if p.finding.Opened {
 		v.Opened = append(v.Opened, string(p.finding.Format))
 	}

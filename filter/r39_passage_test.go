@@ -61,7 +61,7 @@ func TestFaithfulPassage(t *testing.T) {
 	w := newWorld(t)
 	w.config.Policy.Domains["company1.example"] = policy.SignNever
 	for name, mail := range strange() {
-		mail = dkim(mail, private) + mail
+		mail = dkimSignature(mail, private) + mail
 		if !dkimHolds(t, []byte(mail), public) || dkimHolds(t, []byte(strings.Replace(mail, "bob@", "rob@", 1)), public) {
 			t.Fatalf("%s: the signature of the test does not hold, or always does", name)
 		}
@@ -108,9 +108,9 @@ func TestSignedPassage(t *testing.T) {
 // signedFields are those that the test's DKIM signature covers.
 var signedFields = []string{"from", "to", "subject", "date", "message-id", "received", "content-type", "mime-version"}
 
-// dkim is a DKIM-Signature over a mail, simple/simple (RFC 6376 §3.4.1, §3.4.3)
+// dkimSignature is a DKIM-Signature over a mail, simple/simple (RFC 6376 §3.4.1, §3.4.3)
 // but for its own field, whose canonical form here is without the signature.
-func dkim(mail string, key ed25519.PrivateKey) string {
+func dkimSignature(mail string, key ed25519.PrivateKey) string {
 	sum := sha256.Sum256(dkimText([]byte(mail)))
 	return "DKIM-Signature: v=1; a=ed25519-sha256; c=simple/simple; d=partner.example; s=x; h=" + strings.Join(signedFields, ":") + ";\r\n b=" + base64.StdEncoding.EncodeToString(ed25519.Sign(key, sum[:])) + "\r\n"
 }

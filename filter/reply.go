@@ -31,6 +31,7 @@ var (
 	ErrPolicy        = errors.New("policy says no")
 	ErrClear         = errors.New("partner's mail in clear")
 	ErrClient        = errors.New("partner's client not as agreed")
+	ErrOrigin        = errors.New("its author's domain has mail like this refused")
 	ErrLoop          = errors.New("mail loop")
 	ErrNotYours      = errors.New("sender address is not of the account")
 	ErrVirus         = errors.New("scanner found something malicious")
@@ -185,6 +186,10 @@ var Replies = []Row{
 		"die Mail ist zu groß, um geprüft zu werden",
 		"`max-size` and `too-big` of the scanner in filterd.toml",
 		is(scan.ErrTooBig)},
+	{"its author's domain says that mail like this is not its own, and `dmarc = \"enforce\"`", "dmarc", reply(550, [3]int{5, 7, 1}, "refused: the domain of the author has all mail refused that it neither signed nor sent (DMARC)"),
+		"abgelehnt: die Domain des Absenders lässt Mail abweisen, die sie nicht selbst signiert oder gesendet hat (DMARC)",
+		"`dmarc` of the log line; mailing lists and forwarders break signatures",
+		is(ErrOrigin)},
 	{"policy says no", "policy", reply(550, [3]int{5, 7, 1}, "refused by policy"),
 		"von den Regeln dieser Firma abgelehnt",
 		"`postern explain` names the rule",

@@ -11,7 +11,9 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
+	"postern/filter/dmarc"
 	"postern/filter/message"
 	"postern/filter/policy"
 	"postern/filter/resolver"
@@ -107,6 +109,10 @@ func TestEveryReplyCanBeReached(t *testing.T) {
 		"the sender's own program encrypted it, and the site does not have that": func(w *world) transport.Reply {
 			w.gate.Policy.Client = policy.ClientRefuse
 			return w.send(policy.Outbound, w.sealed(out, "", "bob@partner.example"), "alice@company1.example", "bob@partner.example")
+		},
+		"its author's domain says that mail like this is not its own, and `dmarc = \"enforce\"`": func(w *world) transport.Reply {
+			w.gate.Origins, w.gate.Enforce = &dmarc.Checker{Names: texts{"_dmarc.partner.example": "v=DMARC1; p=reject"}, Budget: time.Minute}, true
+			return w.send(policy.Inbound, in, "bob@partner.example", "alice@company1.example")
 		},
 		"the sender asks for what the rule forbids": func(w *world) transport.Reply {
 			w.gate.Triggers = []Trigger{{Tag: "[encrypt]", Asks: policy.Asks{Encrypt: true}}}

@@ -20,12 +20,14 @@ var (
 		{"envelope", (*Gateway).envelope}, // who may send to whom
 		{"spool", (*Gateway).spool},       // strict CRLF, bounded memory
 		{"parse", (*Gateway).parse},       // spans, limits, loop
+		{"vet", (*Gateway).vet},           // SPF, DKIM, DMARC and ARC of the mail as it came
 		{"open", (*Gateway).open},         // keys of the envelope recipients only
 		{"scan", (*Gateway).scan},         // by others, of what is read in the end
 		{"gather", (*Gateway).gather},     // identities and certificates
 		{"decide", (*Gateway).decide},     // facts in, one decision out
 		{"seal", (*Gateway).seal},         // one copy for each plan
 		{"mark", (*Gateway).mark},         // foreign marks off, ours on
+		{"attest", (*Gateway).attest},     // DKIM or ARC over what leaves, the last change to it
 		{"relay", (*Gateway).relay},       // 250 only after the next hop's
 	}
 	begun    = way[:1]          // at MAIL

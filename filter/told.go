@@ -55,6 +55,12 @@ func (g *Gateway) log(ctx context.Context, p *passage, r transport.Reply, err er
 	}
 	attrs = append(attrs, slog.String("action", v.Action), slog.String("rule", v.Rule), slog.String("reason", v.Reason),
 		slog.Any("opened", v.Opened), slog.Bool("verified", v.Verified), slog.Any("onward", onward))
+	if v.Origin != "" {
+		attrs = append(attrs, slog.String("origin", v.Origin))
+	}
+	if len(p.attested) > 0 {
+		attrs = append(attrs, slog.Any("dkim", p.attested))
+	}
 	if v.Scan != nil {
 		attrs = append(attrs, slog.String("scan", v.Scan.String()))
 	}

@@ -40,6 +40,8 @@ type Filterd struct {
 	Autoconfig Autoconfig           `toml:"autoconfig" doc:"What mail programs are told of the servers in [[access]] and of the listeners where people log in (postern autoconfig print)."`
 	Limits     Limits               `toml:"limits" doc:"What one mail, and all of them together, may cost."`
 	Log        Log                  `toml:"log" doc:"Messages of the daemon."`
+
+	Authentication Authentication `toml:"authentication" doc:"Where inbound mail says it comes from, and what the gateway says of it."`
 }
 
 // Key is the table [key].
@@ -85,6 +87,7 @@ type Hop struct {
 type Domain struct {
 	Sign     string `toml:"sign" default:"always" enum:"always|optional|asked|never" doc:"always: outbound mail of the domain is signed, or deferred where no identity can sign it. optional: signed where one can. asked: signed where the sender asks for it. never: not signed; where the sender asks for it, the mail is refused."`
 	Internal string `toml:"internal" default:"plain" enum:"plain|optional|require" doc:"End-to-end encryption of mail to the domain from inside the company. plain: none, whatever its sender asks for elsewhere. optional and require: as in [partner]."`
+	DKIM     string `toml:"dkim" default:"off" enum:"off|sign" doc:"Whether outbound mail whose author is of the domain leaves with a DKIM signature (RFC 6376) of each kind of key that postern dkim rotate has made for it. sign: signed, or deferred."`
 	// Escrow is checked against our domains.
 	Escrow []string `toml:"escrow" form:"escrow" doc:"Identities of ours, by address or fingerprint, that can read every mail that is sealed for an author of the domain. For each format and kind of key that mail is sealed with, one of them must have a certificate, or the mail is deferred."`
 }
@@ -230,6 +233,7 @@ func (c *Filterd) check(r *reading) {
 			}
 		}
 	}
+	c.checkAuthentication(r)
 	for d, p := range c.Partners {
 		c.checkInbound(r, d, p)
 		if _, ours := c.Domains[d]; ours {

@@ -25,13 +25,63 @@ type Status struct {
 	Trace    string
 }
 
+// Method is one result of RFC 8601 §2.2. Name, Result and Reason are words of
+// ours; the values of properties may be anything.
+type Method struct {
+	Name, Result, Reason string
+	Properties           []Property
+}
+
+// Property is a part of a mail that a result speaks of, as header.from.
+type Property struct{ Name, Value string }
+
+// Results is the text of Authentication-Results: our authserv-id, and what was
+// found. What stands in it comes from mail, so that every value which is not a
+// plain word is quoted, and what is not printable is left out.
+func Results(id string, methods ...Method) string {
+	if len(methods) == 0 {
+		return id + "; none"
+	}
+	var b strings.Builder
+	b.WriteString(id)
+	for _, m := range methods {
+		b.WriteString("; " + m.Name + "=" + m.Result)
+		if m.Reason != "" {
+			b.WriteString(` reason="` + m.Reason + `"`)
+		}
+		for _, p := range m.Properties {
+			if p.Value != "" {
+				b.WriteString(" " + p.Name + "=" + value(p.Value))
+			}
+		}
+	}
+	return b.String()
+}
+
+// value is a token of RFC 2045 §5.1, an address made by Word, or a quoted string.
+func value(s string) string {
+	plain := true
+	s = strings.Map(func(r rune) rune {
+		if r < ' ' || r == 0x7f {
+			return -1
+		}
+		if strings.ContainsRune("()<>@,;:\\\"/[]?= ", r) && r != '@' {
+			plain = false
+		}
+		return r
+	}, s)
+	if plain && s != "" {
+		return s
+	}
+	return `"` + strings.NewReplacer(`\`, `\\`, `"`, `\"`).Replace(s) + `"`
+}
+
 // Fields are Authentication-Results and Postern-Status, complete with CRLF.
-// id is our authserv-id; result is the RFC 8601 result word of the signature,
-// method its method, both empty when there was no signature to judge.
-func (s Status) Fields(id, method, result string) []byte {
+// id is our authserv-id.
+func (s Status) Fields(id string, methods ...Method) []byte {
 	signer := "none"
 	if !s.Signer.IsZero() {
-		signer = signerWord(s.Signer)
+		signer = Word(s.Signer)
 	}
 	verified := "no"
 	if s.Verified {
@@ -39,14 +89,7 @@ func (s Status) Fields(id, method, result string) []byte {
 	}
 	status := "v=1; opened=" + s.Opened + "; verified=" + verified + "; signer=" + signer +
 		"; reason=" + s.Reason + "; carried=" + s.Carried + "; trace=" + s.Trace
-	results := id + "; none"
-	if method != "" {
-		results = id + "; " + method + "=" + result + " reason=\"" + s.Reason + "\""
-		if s.Verified {
-			results += " header.from=" + signer
-		}
-	}
-	return append(message.FoldField("Authentication-Results", results), message.FoldField("Postern-Status", status)...)
+	return append(message.FoldField("Authentication-Results", Results(id, methods...)), message.FoldField("Postern-Status", status)...)
 }
 
 // Scan is what Postern-Scan says. Every value is a word of ours, or one of a
@@ -77,11 +120,11 @@ func (s Scan) Field() []byte {
 		"; found="+none(strings.Join(s.Found, ","))+"; score="+none(s.Score)+"; reason="+none(s.Reason)+"; trace="+s.Trace)
 }
 
-// signerWord prints an address as one word: the domain in A-labels, so that an
+// Word prints an address as one word: the domain in A-labels, so that an
 // ASCII mail stays one, and every character of the local part that would need
 // quotes as %XX. A quoted local part may hold "; verified=yes", and not every
 // reader of our fields knows quotes.
-func signerWord(a message.Address) string {
+func Word(a message.Address) string {
 	if d, err := idna.Lookup.ToASCII(a.Domain); err == nil {
 		a.Domain = d
 	}

@@ -40,14 +40,14 @@ func TestForeign(t *testing.T) {
 
 func TestFields(t *testing.T) {
 	s := Status{Opened: "openpgp", Verified: true, Signer: message.Address{Local: "bob", Domain: "partner.example"}, Reason: "good", Carried: "clear", Trace: "t1"}
-	got := strings.ReplaceAll(string(s.Fields("gw.example", "x-openpgp", "pass")), "\r\n\t", " ")
+	got := strings.ReplaceAll(string(s.Fields("gw.example", Method{"x-openpgp", "pass", "good", []Property{{"header.from", "bob@partner.example"}}})), "\r\n\t", " ")
 	got = strings.ReplaceAll(got, "\r\n ", " ")
 	want := "Authentication-Results: gw.example; x-openpgp=pass reason=\"good\" header.from=bob@partner.example\r\n" +
 		"Postern-Status: v=1; opened=openpgp; verified=yes; signer=bob@partner.example; reason=good; carried=clear; trace=t1\r\n"
 	if got != want {
 		t.Errorf("got\n%s\nwant\n%s", got, want)
 	}
-	if got := string((Status{Opened: "none"}).Fields("gw.example", "", "")); !strings.HasPrefix(got, "Authentication-Results: gw.example; none\r\n") {
+	if got := string((Status{Opened: "none"}).Fields("gw.example")); !strings.HasPrefix(got, "Authentication-Results: gw.example; none\r\n") {
 		t.Errorf("nothing judged: got %q", got)
 	}
 }
@@ -64,8 +64,8 @@ func TestSignerIsOneWord(t *testing.T) {
 		{"b\u00fc", "partner.example", "b\u00fc@partner.example"},
 		{"bob", "[192.0.2.1]", "bob@[192.0.2.1]"},
 	} {
-		if got := signerWord(message.Address{Local: c.local, Domain: c.domain}); got != c.want {
-			t.Errorf("signerWord(%q, %q): got %q, want %q", c.local, c.domain, got, c.want)
+		if got := Word(message.Address{Local: c.local, Domain: c.domain}); got != c.want {
+			t.Errorf("Word(%q, %q): got %q, want %q", c.local, c.domain, got, c.want)
 		}
 	}
 }

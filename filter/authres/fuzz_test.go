@@ -24,7 +24,7 @@ func FuzzForeign(f *testing.F) {
 			t.Errorf("Foreign(%q, %q): got false", name, value)
 		}
 		s := Status{Opened: "none", Verified: true, Signer: message.Address{Local: local, Domain: "partner.example"}, Reason: "good", Carried: "clear", Trace: "T"}
-		text := string(s.Fields(id, "x-openpgp", "pass"))
+		text := string(s.Fields(id, Method{"x-openpgp", "pass", "good", []Property{{"header.from", Word(s.Signer)}, {"header.b", local}}}))
 		text = strings.ReplaceAll(strings.ReplaceAll(text, "\r\n ", " "), "\r\n\t", " ")
 		lines := strings.Split(strings.TrimSuffix(text, "\r\n"), "\r\n")
 		if len(lines) != 2 {

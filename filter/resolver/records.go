@@ -126,3 +126,18 @@ func (c *Client) Validates(ctx context.Context) (bool, error) {
 	a, err := ask(ctx, c, ".", dns.TypeNS, func(dns.RR) (struct{}, bool) { return struct{}{}, true })
 	return a.Secure, err
 }
+
+// Hosts are the names that an address has by its own word (RFC 1035 §3.5).
+func (c *Client) Hosts(ctx context.Context, a netip.Addr) (Answer[string], error) {
+	name, err := dns.ReverseAddr(a.Unmap().WithZone("").String())
+	if err != nil {
+		return Answer[string]{}, ErrName
+	}
+	return ask(ctx, c, name, dns.TypePTR, func(r dns.RR) (string, bool) {
+		p, ok := r.(*dns.PTR)
+		if !ok {
+			return "", false
+		}
+		return canonical(p.Ptr), true
+	})
+}

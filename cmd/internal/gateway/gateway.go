@@ -196,6 +196,7 @@ func New(c *config.Filterd, token hsm.Token, ring *Ring, rec *record.Record, way
 		InFlight: c.Limits.InFlight,
 		Log:      log,
 	}
+	authenticate(&all, c, token)
 	finder, err := Finder(c)
 	if err != nil {
 		return nil, err

@@ -1,0 +1,27 @@
+package gateway
+
+import (
+	"time"
+
+	"postern/appliance/config"
+	"postern/filter"
+	"postern/filter/dkim"
+	"postern/filter/dmarc"
+	"postern/hsm"
+)
+
+// authenticate wires what is asked of domains, and what is said in the name of ours.
+func authenticate(all *filter.Config, c *config.Filterd, token hsm.Token) {
+	a := c.Authentication
+	if a.DMARC != "off" {
+		all.Origins = &dmarc.Checker{Names: Names(c), Budget: time.Duration(a.Budget)}
+		all.Enforce = a.DMARC == "enforce"
+	}
+	all.Attest = filter.Attest{Keys: &dkim.Ring{Token: token}, Domains: map[string]bool{}}
+	for d, v := range c.Domains {
+		all.Attest.Domains[d] = v.DKIM == "sign"
+	}
+	if a.ARC != "off" {
+		all.Attest.Seal, all.Attest.Opened = a.Seal, a.ARC == "opened"
+	}
+}
