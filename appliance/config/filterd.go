@@ -88,6 +88,10 @@ type Domain struct {
 	Sign     string `toml:"sign" default:"always" enum:"always|optional|asked|never" doc:"always: outbound mail of the domain is signed, or deferred where no identity can sign it. optional: signed where one can. asked: signed where the sender asks for it. never: not signed; where the sender asks for it, the mail is refused."`
 	Internal string `toml:"internal" default:"plain" enum:"plain|optional|require" doc:"End-to-end encryption of mail to the domain from inside the company. plain: none, whatever its sender asks for elsewhere. optional and require: as in [partner]."`
 	DKIM     string `toml:"dkim" default:"off" enum:"off|sign" doc:"Whether outbound mail whose author is of the domain leaves with a DKIM signature (RFC 6376) of each kind of key that postern dkim rotate has made for it. sign: signed, or deferred."`
+	// MTASTS and what belongs to it are served by [[web]].
+	MTASTS       string   `toml:"mta-sts" default:"off" enum:"off|none|testing|enforce" doc:"The MTA-STS policy of the domain (RFC 8461), which [[web]] serves at mta-sts and the domain. enforce: others bring mail over TLS, to the servers that mta-sts-mx names, or not at all. testing: they only report. none: there is no policy any more, as one that was there has to say for its max_age. off: nothing is served."`
+	MTASTSMX     []string `toml:"mta-sts-mx" form:"host" doc:"Servers of the policy: the names of the domain's MX records, which the servers' certificates must have; *.company1.example for every name one label longer."`
+	MTASTSMaxAge Duration `toml:"mta-sts-max-age" default:"7d" min:"1d" max:"365d" doc:"How long others keep the policy."`
 	// Escrow is checked against our domains.
 	Escrow []string `toml:"escrow" form:"escrow" doc:"Identities of ours, by address or fingerprint, that can read every mail that is sealed for an author of the domain. For each format and kind of key that mail is sealed with, one of them must have a certificate, or the mail is deferred."`
 }
@@ -226,6 +230,7 @@ func (c *Filterd) check(r *reading) {
 	c.checkTriggers(r)
 	c.checkPromises(r)
 	for d, v := range c.Domains {
+		c.checkOwnPolicy(r, d, v)
 		for _, e := range v.Escrow {
 			_, domain, ok := cutLast(e, "@")
 			if _, ours := c.Domains[strings.ToLower(domain)]; ok && !ours {

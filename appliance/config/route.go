@@ -34,6 +34,24 @@ func (c *Filterd) checkRoute() {
 	}
 }
 
+// checkOwnPolicy finds what does not fit together in the MTA-STS policy of a
+// domain of ours.
+func (c *Filterd) checkOwnPolicy(r *reading, domain string, d Domain) {
+	wrong := func(field, problem, hint string) {
+		r.wrong(r.line("domain", domain, field), fmt.Sprintf("domain.%s.%s: %s", quote(domain), field, problem), hint)
+	}
+	asks := d.MTASTS == "testing" || d.MTASTS == "enforce"
+	switch {
+	case asks && len(d.MTASTSMX) == 0:
+		wrong("mta-sts", "names no servers", `add mta-sts-mx = ["mx.company1.example"]`)
+	case !asks && len(d.MTASTSMX) > 0:
+		wrong("mta-sts-mx", "has no effect without a policy that asks for something", `set mta-sts = "testing"`)
+	}
+	if d.MTASTS != "off" && len(c.Web) == 0 {
+		wrong("mta-sts", "no [[web]] serves the policy", "add [[web]] with the identity mta-sts."+domain)
+	}
+}
+
 // checkDirect finds what does not fit together in a next hop that is the
 // partners' own servers.
 func (c *Filterd) checkDirect(r *reading, direction string, h *Hop) {

@@ -87,7 +87,10 @@ func serveAccess(ctx context.Context, path string) error {
 			return err
 		}
 		defer ring.Close()
-		handler := pagesOf(c, ring, log)
+		handler, err := pagesOf(c, ring, log)
+		if err != nil {
+			return err
+		}
 		for _, w := range c.Web {
 			d, err := webDoor(c, w, handler, keys, handed, log)
 			if err != nil {
@@ -132,7 +135,7 @@ func serveAccess(ctx context.Context, path string) error {
 }
 
 // pagesOf is what is served over HTTPS.
-func pagesOf(c *config.Filterd, ring *gateway.Ring, log *slog.Logger) *pages.Handler {
+func pagesOf(c *config.Filterd, ring *gateway.Ring, log *slog.Logger) (*pages.Handler, error) {
 	ours := gateway.Ours(c)
 	h := &pages.Handler{Domains: ours, Log: log, Pages: pages.Settings(ours, func(d string) autoconfig.Site { return gateway.Settings(c, d) })}
 	wkd := &publish.WKD{Ours: func(d string) bool { return slices.Contains(ours, d) }, Identities: ring, Fit: openpgp.New(openpgp.Config{}).Usable}
@@ -140,7 +143,19 @@ func pagesOf(c *config.Filterd, ring *gateway.Ring, log *slog.Logger) *pages.Han
 		h.Pages = append(h.Pages, pages.Page{Prefix: prefix, Path: "/.well-known/openpgpkey", Tree: true, Methods: []string{http.MethodGet, http.MethodHead},
 			Serve: func(w http.ResponseWriter, r *http.Request, _ string) { wkd.ServeHTTP(w, r) }})
 	}
-	return h
+	policies := map[string][]byte{}
+	for _, d := range ours {
+		p, ok, err := gateway.OwnPolicy(c, d)
+		if err != nil {
+			return nil, err
+		}
+		if ok {
+			policies[d] = p.Text()
+		}
+	}
+	h.Pages = append(h.Pages, pages.Page{Prefix: "mta-sts.", Path: publish.PolicyPath, Methods: []string{http.MethodGet, http.MethodHead},
+		Serve: func(w http.ResponseWriter, r *http.Request, domain string) { publish.Policy(w, r, policies[domain]) }})
+	return h, nil
 }
 
 func webDoor(c *config.Filterd, w config.Web, h *pages.Handler, keys hsm.Token, handed map[string][]net.Listener, log *slog.Logger) (open, error) {

@@ -93,3 +93,19 @@ func TestWKD(t *testing.T) {
 		t.Errorf("keyring away: got %d %q, want 503 without the reason", w.Code, w.Body)
 	}
 }
+
+// A policy is plain text, and where there is none nothing is there.
+func TestPolicy(t *testing.T) {
+	for _, c := range []struct {
+		method string
+		text   []byte
+		status int
+		body   string
+	}{{"GET", []byte("version: STSv1\r\n"), 200, "version: STSv1\r\n"}, {"HEAD", []byte("version: STSv1\r\n"), 200, ""}, {"GET", nil, 404, "404 page not found\n"}} {
+		w := httptest.NewRecorder()
+		Policy(w, httptest.NewRequest(c.method, "https://mta-sts.company1.example"+PolicyPath, nil), c.text)
+		if w.Code != c.status || w.Body.String() != c.body || c.status == 200 && w.Header().Get("Content-Type") != "text/plain" {
+			t.Errorf("%s %q: got %d %q %v", c.method, c.text, w.Code, w.Body, w.Header())
+		}
+	}
+}

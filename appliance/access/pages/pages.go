@@ -13,6 +13,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"postern/filter/message"
 )
 
 // What a request may cost.
@@ -63,6 +65,9 @@ func (h *Handler) serve(w *status, r *http.Request) {
 	path := strings.ToLower(r.URL.Path)
 	for _, p := range h.Pages {
 		domain, ours := strings.CutPrefix(host, p.Prefix)
+		if a, err := message.ParseAddress("x@" + domain); err == nil { // its own letters, as the configuration has them
+			domain = a.Domain
+		}
 		if !ours || !slices.Contains(h.Domains, domain) || path != p.Path && !(p.Tree && strings.HasPrefix(path, p.Path+"/")) {
 			continue
 		}

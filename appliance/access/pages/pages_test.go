@@ -15,7 +15,7 @@ import (
 )
 
 func handler() *Handler {
-	ours := []string{"company1.example", "company2.example"}
+	ours := []string{"company1.example", "company2.example", "müller.example"}
 	h := &Handler{Domains: ours, Log: slog.New(slog.DiscardHandler), Pages: Settings(ours, func(d string) autoconfig.Site {
 		return autoconfig.Site{Domain: d, Name: d, Servers: []autoconfig.Server{{Protocol: "imap", Host: "mx." + d, Port: 993, Implicit: true}}}
 	})}
@@ -43,6 +43,7 @@ func TestPages(t *testing.T) {
 		{"GET", "autoconfig.company1.example", "/mail/config-v1.1.xml", "", 200, "mx.company1.example"},
 		{"GET", "AUTOCONFIG.company2.example:443", "/mail/config-v1.1.xml?emailaddress=a@b", "", 200, "mx.company2.example"},
 		{"GET", "company1.example", "/.well-known/autoconfig/mail/config-v1.1.xml", "", 200, "mx.company1.example"},
+		{"GET", "autoconfig.xn--mller-kva.example", "/mail/config-v1.1.xml", "", 200, "imap"},
 		{"GET", "autoconfig.company3.example", "/mail/config-v1.1.xml", "", 404, ""},
 		{"GET", "company1.example", "/mail/config-v1.1.xml", "", 404, ""},
 		{"GET", "", "/mail/config-v1.1.xml", "", 404, ""},

@@ -14,6 +14,7 @@ import (
 	"postern/appliance/config"
 	"postern/filter/autoconfig"
 	"postern/filter/credential"
+	"postern/filter/mtasts"
 	"postern/filter/transport"
 	"postern/hsm"
 )
@@ -122,4 +123,18 @@ func Ours(c *config.Filterd) (list []string) {
 	}
 	slices.Sort(list)
 	return list
+}
+
+// OwnPolicy is the MTA-STS policy that a domain of ours has; not ok where it has
+// none.
+func OwnPolicy(c *config.Filterd, domain string) (p mtasts.Policy, ok bool, err error) {
+	d := c.Domains[domain]
+	if d.MTASTS == "off" {
+		return mtasts.Policy{}, false, nil
+	}
+	p = mtasts.Policy{Mode: mtasts.Mode(d.MTASTS), MaxAge: time.Duration(d.MTASTSMaxAge)}
+	if p.MX, err = hosts(d.MTASTSMX); err != nil {
+		return mtasts.Policy{}, false, fmt.Errorf("MTA-STS policy of %s: %w", domain, err)
+	}
+	return p, true, nil
 }
