@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -127,15 +128,15 @@ func TestWatch(t *testing.T) {
 		g := Gate{Mark: filepath.Join(t.TempDir(), "mark"), Boot: func() (time.Duration, error) { return time.Since(started), nil }}
 		var said []string
 		ctx, stop := context.WithCancel(t.Context())
-		state := State{}
+		var synchronised atomic.Bool
 		done := make(chan error)
 		go func() {
-			done <- Watcher{Gate: g, State: func() (State, error) { return state, nil }, Log: slog.New(slog.DiscardHandler)}.Watch(ctx, func(s string) { said = append(said, s) })
+			done <- Watcher{Gate: g, State: func() (State, error) { return State{Synchronised: synchronised.Load()}, nil }, Log: slog.New(slog.DiscardHandler)}.Watch(ctx, func(s string) { said = append(said, s) })
 		}()
 		for _, s := range []struct {
 			synchronised, open bool
 		}{{false, false}, {true, true}, {false, true}, {true, true}} {
-			state.Synchronised = s.synchronised
+			synchronised.Store(s.synchronised)
 			time.Sleep(2 * every) // of the test's clock
 			synctest.Wait()
 			if err := g.Check(); (err == nil) != s.open {
