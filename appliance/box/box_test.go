@@ -508,7 +508,7 @@ func TestRoles(t *testing.T) {
 	}
 }
 
-// Locked: people come one after the other with their shares. A wrong share,
+// R31. Locked: people come one after the other with their shares. A wrong share,
 // one of another set, or too few cost the token no try.
 func TestUnlockByShares(t *testing.T) {
 	set, texts, err := share.Split([]byte(secretPIN), 2, 3)

@@ -110,10 +110,10 @@ func (c *Box) checkBox(r *reading) {
 	if port == "0" {
 		r.wrong(r.line("box", "manage"), "box.manage: port 0 is one that nobody knows", "8443 is the usual one")
 	}
-	for _, l := range c.Listeners {
-		lh, lp, _ := net.SplitHostPort(l.Address)
+	for name, address := range c.doors() {
+		lh, lp, _ := net.SplitHostPort(address)
 		if lp == port && (lh == host || isAny(lh) || isAny(host)) {
-			r.wrong(r.line("box", "manage"), fmt.Sprintf("box.manage: is listener %q itself", l.Name), "give operators a port of their own")
+			r.wrong(r.line("box", "manage"), fmt.Sprintf("box.manage: is listener %q itself", name), "give operators a port of their own")
 		}
 	}
 	for _, p := range c.Box.BackupBy {
@@ -153,6 +153,21 @@ func (c *Box) checkTime(r *reading) {
 	case c.Time.Protocol != "none" && c.Clock == "":
 		c.Clock = clockMark
 	}
+}
+
+// doors are all addresses that are served, by the name of the listener.
+func (c *Box) doors() map[string]string {
+	all := map[string]string{}
+	for _, l := range c.Listeners {
+		all[l.Name] = l.Address
+	}
+	for _, a := range c.Access {
+		all[a.Name] = a.Address
+	}
+	for _, w := range c.Web {
+		all[w.Name] = w.Address
+	}
+	return all
 }
 
 // checkGround finds interfaces that nobody could tell apart or reach.

@@ -67,6 +67,9 @@ func (house) Serve(ctx context.Context, s provisioning.BoxServe) error {
 	if _, err := os.Stat("/run/systemd/system"); err == nil {
 		h.Do = machine.Command
 	}
+	if err := h.Begin(ctx); err != nil {
+		log.Error("start units", "error", err)
+	}
 	l, err := net.Listen("tcp", addressOf(s, log))
 	if err != nil {
 		return fmt.Errorf("serve operators: %w (hint: manage in [box] says where)", err)

@@ -55,7 +55,7 @@ func TestSubsets(t *testing.T) {
 	}
 }
 
-// What is wrong is known of each share alone, before any others are there.
+// R31. What is wrong is known of each share alone, before any others are there.
 func TestWrongShares(t *testing.T) {
 	s, texts := split(t, 2, 3)
 	_, others := split(t, 2, 3)

@@ -296,7 +296,7 @@ func (b *boxed) send(address, subject string) (said string, arrived string) {
 	return fmt.Sprint(dialogue), housetest.Contents(b.t, paths[0])
 }
 
-// From a blank box to signed mail, through a lock that two of three people
+// R32. From a blank box to signed mail, through a lock that two of three people
 // open, to a backup that another box takes, and to a box that is blank again.
 func TestLife(t *testing.T) {
 	b := blank(t)

@@ -244,12 +244,40 @@ var told = []struct{ prefix, unit string }{
 // the order in which they are told.
 var ground = []string{"postern-firewall.service", "systemd-networkd.service", "chrony.service"}
 
+// sockets are those of filterd's listeners.
+func sockets(c *config.Box) (list []string) {
+	for _, l := range c.Listeners {
+		list = append(list, "postern-filterd-"+l.Name+".socket")
+	}
+	return list
+}
+
+// accessUnit keeps the doors for mail programs, where there are some.
+const accessUnit = "postern-access.service"
+
 // mailUnits are those of a box that belongs to somebody, in the order in which
 // they start. Those that need what is not in box.toml have a condition, and stay
 // down.
-func mailUnits(sockets []string) []string {
-	return slices.Concat([]string{"postern-keyd-use.socket", "postern-keyd-keep.socket", "postern-keyd.service", "postern-unbound.service"},
-		sockets, []string{"postern-filterd-policy.socket", "postern-filterd.service", "postern-postfix.service"})
+func mailUnits(c *config.Box) []string {
+	list := slices.Concat([]string{"postern-keyd-use.socket", "postern-keyd-keep.socket", "postern-keyd.service", "postern-unbound.service"},
+		sockets(c), []string{"postern-filterd-policy.socket", "postern-filterd.service", "postern-postfix.service"})
+	if len(c.Access)+len(c.Web) > 0 {
+		list = append(list, accessUnit)
+	}
+	return list
+}
+
+// Begin starts what box.toml names and no unit of the image knows of: further
+// listeners, and doors. What runs already is left alone.
+func (h *House) Begin(ctx context.Context) error {
+	c, err := h.load()
+	if errors.Is(err, fs.ErrNotExist) || h.Do == nil {
+		return nil
+	}
+	if err == nil {
+		_, err = h.Do(ctx, nil, "systemctl", append([]string{"--no-block", "start"}, mailUnits(c)...)...)
+	}
+	return err
 }
 
 // tell starts what the claim was waited for with, or restarts what reads a file
@@ -277,20 +305,17 @@ func (h *House) tell(ctx context.Context, c *config.Box, changed []string, first
 	if _, err := h.Do(ctx, nil, "systemctl", "daemon-reload"); err != nil {
 		return fmt.Errorf("tell systemd: %w", err)
 	}
-	var sockets []string
-	for _, l := range c.Listeners {
-		sockets = append(sockets, "postern-filterd-"+l.Name+".socket")
-	}
 	if affected["postern-filterd.service"] || first {
 		// A socket takes a new address only while its daemon does not run.
-		if _, err := h.Do(ctx, nil, "systemctl", append([]string{"stop", "postern-filterd.service"}, sockets...)...); err != nil {
+		if _, err := h.Do(ctx, nil, "systemctl", append([]string{"stop", "postern-filterd.service", accessUnit}, sockets(c)...)...); err != nil {
 			h.Log.Debug("stop filter", "error", err)
 		}
-		for _, s := range sockets {
+		affected[accessUnit] = true
+		for _, s := range sockets(c) {
 			affected[s] = true
 		}
 	}
-	for _, u := range slices.Concat(ground, mailUnits(sockets)) {
+	for _, u := range slices.Concat(ground, mailUnits(c)) {
 		verb := "restart"
 		if first && !slices.Contains(ground, u) {
 			verb = "start"

@@ -56,5 +56,11 @@ func below(c *config.Box) ground.Config {
 			open(l.Name, l.Address, false, l.Allow, l.ProxyFrom)
 		}
 	}
+	for _, a := range c.Access {
+		open(a.Name, a.Address, false, a.Allow)
+	}
+	for _, w := range c.Web {
+		open(w.Name, w.Address, false, w.Allow)
+	}
 	return g
 }
