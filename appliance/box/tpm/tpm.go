@@ -7,6 +7,7 @@ import (
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
+	"encoding/asn1"
 	"errors"
 	"fmt"
 	"io"
@@ -14,8 +15,6 @@ import (
 	"math/big"
 	"os"
 	"sync"
-
-	"encoding/asn1"
 
 	"github.com/google/go-tpm/tpm2"
 	"github.com/google/go-tpm/tpm2/transport"
@@ -80,8 +79,16 @@ func (c *Chip) primary(salt []byte) (tpm2.TPMHandle, tpm2.TPM2BName, *ecdsa.Publ
 		c.flush(made.ObjectHandle)
 		return 0, tpm2.TPM2BName{}, nil, errPoint
 	}
-	key := &ecdsa.PublicKey{Curve: elliptic.P256(), X: new(big.Int).SetBytes(point.X.Buffer), Y: new(big.Int).SetBytes(point.Y.Buffer)}
-	if _, err := key.ECDH(); err != nil { // on the curve
+	b := make([]byte, 1+2*32)
+	b[0] = 4 // uncompressed
+	if len(point.X.Buffer) > 32 || len(point.Y.Buffer) > 32 {
+		c.flush(made.ObjectHandle)
+		return 0, tpm2.TPM2BName{}, nil, errPoint
+	}
+	copy(b[33-len(point.X.Buffer):], point.X.Buffer)
+	copy(b[65-len(point.Y.Buffer):], point.Y.Buffer)
+	key, err := ecdsa.ParseUncompressedPublicKey(elliptic.P256(), b)
+	if err != nil {
 		c.flush(made.ObjectHandle)
 		return 0, tpm2.TPM2BName{}, nil, errPoint
 	}
