@@ -12,7 +12,7 @@ BENCHTIME  ?= 2s
 # A Go that is older than go.mod asks for fetches the right one.
 export GOTOOLCHAIN := auto
 
-.PHONY: all deps deps-run deps-test build run demo lab test race fuzz oracle bench lint docs anchors deb clean
+.PHONY: all deps deps-run deps-test build run demo lab test race fuzz oracle bench lint docs anchors deb deb-test clean
 all: build
 
 # ---- set-up ----------------------------------------------------------------
@@ -45,6 +45,11 @@ lab: deps-test
 # The Debian package of the programs, for a machine of one's own: bin/postern_VERSION_ARCH.deb
 deb: deps-run
 	@appliance/deb/build
+
+# The package on both Debians as systemd runs them, with mail that passes. As root; minutes.
+deb-test: deps-deb
+	appliance/deb/boot-test bookworm
+	appliance/deb/boot-test trixie
 
 # ---- judgement -------------------------------------------------------------
 
