@@ -12,13 +12,13 @@ BENCHTIME  ?= 2s
 # A Go that is older than go.mod asks for fetches the right one.
 export GOTOOLCHAIN := auto
 
-.PHONY: all deps deps-run deps-test build run demo lab test race fuzz oracle bench lint docs anchors deb deb-test clean
+.PHONY: all deps deps-run deps-test deps-deb build run demo lab test race fuzz oracle bench lint docs anchors deb deb-test clean
 all: build
 
 # ---- set-up ----------------------------------------------------------------
 
 deps: deps-test
-deps-run deps-test:
+deps-run deps-test deps-deb:
 	@appliance/deps $(@:deps-%=%)
 
 # ---- programs --------------------------------------------------------------
