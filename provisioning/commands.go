@@ -125,6 +125,10 @@ func (a *App) commands() []command {
 		{noun: "manual", here: true, about: "print the manual page postern(1)", run: manual},
 		{noun: "version", about: "print the version", run: version},
 	}
+	list = append(list, dkimCommands...)
+	if a.Names != nil {
+		list = append(list, dnsCommands...)
+	}
 	if a.Agent != nil {
 		list = append(list, command{noun: "postfix", verb: "render", here: true, about: "write the files of the Postfix behind the gateway, and of the resolver",
 			more: "From the tables [postfix], [next-hop] and [resolver]. Only their own folders are written to, each file whole; files that somebody else wrote are left alone, and named. With -n the differences are shown.", run: renderAgent},

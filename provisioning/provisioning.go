@@ -12,6 +12,7 @@ import (
 	"postern/filter/directory"
 	"postern/filter/message"
 	"postern/filter/policy"
+	"postern/filter/zone"
 	"postern/hsm"
 )
 
@@ -63,6 +64,8 @@ type App struct {
 	Secret func(prompt string) (string, error)
 	// Ways finds the ways to partners as filterd.toml has them.
 	Ways func(ctx context.Context, path string) (Ways, error)
+	// Names is the resolver of filterd.toml.
+	Names func(config string) (zone.Names, error)
 	// Greet connects to a next hop and says EHLO and QUIT.
 	Greet func(ctx context.Context, h Hop) error
 	// Clock tells whether the system clock is synchronised; known is false
@@ -97,6 +100,7 @@ type Site struct {
 	Gate       func() error // why the daemons do not believe the clock; nil: there is none
 	TLSDir     string       // folder of the certificates of listeners
 	Shown      []Shown
+	Mail       Mail
 }
 
 // Shown is what a listener shows its clients.

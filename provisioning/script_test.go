@@ -418,6 +418,7 @@ func (s *script) postern(args []string) int {
 	s.stderr.Reset()
 	app := &App{Stdin: bytes.NewReader(s.stdin), Stdout: &s.stdout, Stderr: &s.stderr, Version: "0.1-test", Built: time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC),
 		Now:    func() time.Time { return s.now },
+		Names:  s.names,
 		Config: s.config,
 		Keeper: func(_ context.Context, socket string) (hsm.Keeper, error) {
 			if s.state == "away" || strings.HasSuffix(socket, "nobody.sock") {

@@ -41,6 +41,7 @@ type Config struct {
 
 	// Lines of configuration: fields without a table, and tables.
 	KeydFields, FilterdFields, FilterdTables string
+	DomainFields                             string // of [domain] of ours
 
 	// TLS is the mode of both listeners: offer, force or implicit; "" is off.
 	// Server names them; mx.company1.example. Where it has no certificates,

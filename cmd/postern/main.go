@@ -22,6 +22,7 @@ import (
 	"postern/filter/policy"
 	"postern/filter/record"
 	"postern/filter/transport"
+	"postern/filter/zone"
 	"postern/hsm"
 	"postern/hsm/client"
 	"postern/provisioning"
@@ -44,6 +45,7 @@ func main() {
 		Pipeline: pipeline,
 		Finder:   finder,
 		Forget:   forget,
+		Names:    names,
 		Secret:   provisioning.TerminalSecret(os.Stdin, os.Stderr),
 		Greet: func(ctx context.Context, h provisioning.Hop) error {
 			defer hops[h.Name].Close()
@@ -77,6 +79,11 @@ func site(path string, hops map[string]*transport.Hop) (provisioning.Site, error
 		s.Seen = c.Seen
 	}
 	s.Scanners = scanners(c)
+	out := c.NextHop.Outbound
+	s.Mail = provisioning.Mail{MX: gateway.MX(c), Sends: c.Postfix != nil || out != nil && out.Route == "direct", DKIM: map[string]bool{}}
+	for d, v := range c.Domains {
+		s.Mail.DKIM[d] = v.DKIM == "sign"
+	}
 	s.TLSDir = gateway.TLSDir(c)
 	if c.Clock != "" {
 		s.Gate = clock.Gate{Floor: clock.Epoch(service.Built()), Mark: c.Clock}.Check
@@ -117,6 +124,14 @@ type router struct{ *gateway.Router }
 func (r router) Resolver(ctx context.Context) (string, bool, error) {
 	ok, err := r.Router.Resolver.Validates(ctx)
 	return r.Router.Resolver.Address, ok, err
+}
+
+func names(path string) (zone.Names, error) {
+	c, err := config.LoadFilterd(path)
+	if err != nil {
+		return nil, err
+	}
+	return gateway.Names(c), nil
 }
 
 func ways(_ context.Context, path string) (provisioning.Ways, error) {

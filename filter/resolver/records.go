@@ -141,3 +141,14 @@ func (c *Client) Hosts(ctx context.Context, a netip.Addr) (Answer[string], error
 		return canonical(p.Ptr), true
 	})
 }
+
+// Data are the records of a type, each as it stands in a zone file.
+func (c *Client) Data(ctx context.Context, name, kind string) (Answer[string], error) {
+	t, ok := dns.StringToType[kind]
+	if !ok {
+		return Answer[string]{}, ErrName
+	}
+	return ask(ctx, c, name, t, func(r dns.RR) (string, bool) {
+		return strings.TrimPrefix(r.String(), r.Header().String()), true
+	})
+}

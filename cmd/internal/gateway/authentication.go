@@ -1,7 +1,10 @@
 package gateway
 
 import (
+	"slices"
 	"time"
+
+	"golang.org/x/net/idna"
 
 	"postern/appliance/config"
 	"postern/filter"
@@ -24,4 +27,21 @@ func authenticate(all *filter.Config, c *config.Filterd, token hsm.Token) {
 	if a.ARC != "off" {
 		all.Attest.Seal, all.Attest.Opened = a.Seal, a.ARC == "opened"
 	}
+}
+
+// MX are the names of the gateway as a server for mail from outside, in A-labels:
+// those that its listeners show in TLS, or its own.
+func MX(c *config.Filterd) (list []string) {
+	for _, l := range c.Listeners {
+		if l.Direction != "inbound" || l.TLS.Identity == "" {
+			continue
+		}
+		if ascii, err := idna.Lookup.ToASCII(l.TLS.Identity); err == nil && !slices.Contains(list, ascii) {
+			list = append(list, ascii)
+		}
+	}
+	if list == nil {
+		list = []string{c.AuthservID}
+	}
+	return list
 }
