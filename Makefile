@@ -8,17 +8,18 @@ PROGRAMS   := keyd filterd postern trial
 STATE      ?= state
 FUZZTIME   ?= 60s
 BENCHTIME  ?= 2s
+IMAGE      ?= bin/image
 
 # A Go that is older than go.mod asks for fetches the right one.
 export GOTOOLCHAIN := auto
 
-.PHONY: all deps deps-run deps-test deps-deb build run demo lab test race fuzz oracle bench lint docs anchors deb deb-test clean
+.PHONY: all deps deps-run deps-test deps-deb deps-image build run demo lab deb deb-test image image-test test race fuzz oracle bench lint docs anchors clean
 all: build
 
 # ---- set-up ----------------------------------------------------------------
 
 deps: deps-test
-deps-run deps-test deps-deb:
+deps-run deps-test deps-deb deps-image:
 	@appliance/deps $(@:deps-%=%)
 
 # ---- programs --------------------------------------------------------------
@@ -51,6 +52,11 @@ deb-test: deps-deb
 	appliance/deb/boot-test bookworm
 	appliance/deb/boot-test trixie
 
+# The disk of the box, its parts for updates, and the formats of hypervisors. As
+# root; options and keys are explained at the top of image/build.
+image: deps-image
+	image/build --out $(IMAGE)
+
 # ---- judgement -------------------------------------------------------------
 
 # The tests of the house take their time: one sends 10,000 mails (1,000 with -short).
@@ -59,6 +65,11 @@ test: deps-test build
 
 race: deps-test build
 	$(GO) test -race -short -timeout 60m ./...
+
+# The whole life of a box in a virtual machine, with every image that it takes:
+# an hour and more where there is no KVM. As root.
+image-test: deps-image deps-test build
+	$(GO) test -count=1 -v -timeout 5h ./image/imagetest -run '^TestBox$$' -build $(IMAGE)
 
 # Every fuzz target for FUZZTIME each.
 fuzz: deps-run
