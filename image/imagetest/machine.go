@@ -99,7 +99,7 @@ func Start(t testing.TB, s Setup) *Machine {
 		net += fmt.Sprintf(",hostfwd=tcp:127.0.0.1:%d-:%d", host, guest)
 	}
 	args := []string{
-		"-machine", "q35,smm=on", "-accel", "tcg,thread=multi", "-cpu", "qemu64,+rdrand,+aes,+ssse3,+sse4.1,+sse4.2,+popcnt", "-smp", "2",
+		"-machine", "q35,smm=on", "-accel", "tcg,thread=multi", "-cpu", "qemu64", "-smp", "2",
 		"-m", strconv.Itoa(max(s.Memory, 1024)), "-display", "none", "-nodefaults", "-no-user-config",
 		"-global", "driver=cfi.pflash01,property=secure,value=on", "-global", "ICH9-LPC.disable_s3=1",
 		"-global", "ICH9-LPC.noreboot=off", "-action", "watchdog=reset",
