@@ -120,8 +120,8 @@ func boxCommands() []command {
 		{noun: "box", verb: "pin", here: true, about: "give the token of a box that was claimed by a file its first PIN",
 			more:  "As box claim does with its flags.",
 			flags: []option{optDir, optPINFile, optAskPIN, optShares, {name: "out", value: "DIR", about: "folder for the shares, a file for each person; printed without"}}, run: boxPIN},
-		{noun: "box", verb: "meet", here: true, args: "HOST:PORT", min: 1, max: 1, about: "note a box that somebody else has claimed",
-			flags: []option{optDir, optPrint}, run: boxMeet},
+		{noun: "box", verb: "meet", here: true, args: "HOST:PORT", min: 1, max: 1, about: "note a box that somebody else has claimed, or that has moved",
+			more: "A box that is known already needs no --fingerprint: it is at another address, and has the same key.", flags: []option{optDir, optPrint}, run: boxMeet},
 		{noun: "box", verb: "status", here: true, about: "ask the box for its state",
 			more: "Exit status 0 when its token is ready, 1 when it is not.", flags: []option{optDir}, run: boxStatus},
 		{noun: "box", verb: "config", here: true, about: "print the box.toml that is in force", flags: []option{optDir}, run: boxConfigOf},
@@ -225,9 +225,6 @@ func boxMeet(ctx context.Context, c *call) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	if c.get("fingerprint") == "" {
-		return nil, misuse(c.cmd.synopsis(), "box meet wants --fingerprint")
-	}
 	return orNil(c.Box.Meet(ctx, dir, c.args[0], c.get("fingerprint")))
 }
 
@@ -312,7 +309,16 @@ func boxClaim(ctx context.Context, c *call) (any, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read recovery key: %w", err)
 	}
-	return orNil(c.Box.Confirm(ctx, dir, typed))
+	return confirmed(c.Box.Confirm(ctx, dir, typed))
+}
+
+// confirmed is what became of a claim. A box that took it goes to the addresses
+// of its box.toml, and its answer may be lost on the way.
+func confirmed(st BoxStatus, err error) (any, error) {
+	if _, said := errors.AsType[hinted](err); err != nil && !said {
+		return nil, Later(err, "if box.toml gives it another address it is there now: `postern box meet HOST:PORT`, then `postern box status`")
+	}
+	return orNil(st, err)
 }
 
 // maxBoxFile is the largest box.toml, in bytes.
@@ -423,7 +429,7 @@ func boxConfirm(ctx context.Context, c *call) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	return orNil(c.Box.Confirm(ctx, dir, typed))
+	return confirmed(c.Box.Confirm(ctx, dir, typed))
 }
 
 // line asks at the terminal, or reads the first line of standard input.

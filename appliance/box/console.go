@@ -9,8 +9,10 @@ import (
 	"time"
 )
 
-// look is how often the screen looks whether something has changed.
-const look = 2 * time.Second
+const (
+	look  = 2 * time.Second // how often the screen looks whether something has changed
+	again = time.Minute     // then it is drawn all the same: others write there too, as the kernel
+)
 
 // Screen shows the state of the box until ctx ends: who it is, where it is, and
 // while it belongs to nobody the code. It is drawn anew when something changes.
@@ -18,15 +20,15 @@ const look = 2 * time.Second
 func (s *Server) Screen(ctx context.Context, w io.Writer) error {
 	tick := time.NewTicker(look)
 	defer tick.Stop()
-	last := ""
+	last, drawn := "", time.Time{}
 	for {
-		if now := s.screen(ctx); now != last {
+		if now := s.screen(ctx); now != last || time.Since(drawn) >= again {
 			// Clears the screen; a serial line that keeps everything shows them
 			// one below the other.
 			if _, err := io.WriteString(w, "\x1b[2J\x1b[H"+strings.ReplaceAll(now, "\n", "\r\n")); err != nil {
 				return fmt.Errorf("draw screen: %w", err)
 			}
-			last = now
+			last, drawn = now, time.Now()
 		}
 		select {
 		case <-ctx.Done():

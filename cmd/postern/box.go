@@ -278,6 +278,16 @@ func status(st box.Status, err error) (provisioning.BoxStatus, error) {
 
 // Meet implements provisioning.Box.
 func (house) Meet(ctx context.Context, dir, address, fingerprint string) (provisioning.BoxStatus, error) {
+	if fingerprint == "" {
+		k, err := box.ReadKnown(dir)
+		if errors.Is(err, fs.ErrNotExist) {
+			err = errors.New("no box is known here (hint: give its fingerprint, as its screen shows it, with --fingerprint)")
+		}
+		if err != nil {
+			return provisioning.BoxStatus{}, err
+		}
+		fingerprint = k.Fingerprint
+	}
 	own, err := box.Operator(dir)
 	if err != nil {
 		return provisioning.BoxStatus{}, err

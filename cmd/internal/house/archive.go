@@ -1,6 +1,7 @@
 package house
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -26,12 +27,15 @@ type piece struct {
 	folder   bool
 }
 
+// retired is the key daemon's list of keys that sign no more.
+const retired = "retired"
+
 // pieces are all that is backed up: never the token, nor the box's own folder.
 func pieces(c *config.Box) []piece {
 	list := []piece{
 		{name: "keyring.db", path: c.Keyring, database: true},
 		{name: "tls", path: gateway.TLSDir(&c.Filterd), folder: true},
-		{name: "retired", path: c.KeydState() + "/retired"},
+		{name: retired, path: c.KeydState() + "/" + retired},
 	}
 	if c.Accounts.Source == "file" {
 		list = append(list, piece{name: "accounts", path: c.Accounts.File})
@@ -156,11 +160,35 @@ func (h *House) Restore(ctx context.Context, r io.Reader, from string) error {
 		defer h.Do(context.WithoutCancel(ctx), nil, "systemctl", "start", "postern-filterd.service")
 	}
 	for _, p := range pieces(c) {
-		if err := gone(h.bring(stage, p)); err != nil {
+		bring := h.bring
+		if p.name == retired {
+			bring = func(stage string, p piece) error { return h.bringRetired(ctx, stage, p) }
+		}
+		if err := gone(bring(stage, p)); err != nil {
 			return fmt.Errorf("restore %s: %w", p.name, err)
 		}
 	}
 	return put(h.Path, text)
+}
+
+// bringRetired stops the key daemon for a list that is another one: it reads its
+// own at the start, and would write that again. On a box that people unlock they
+// do so anew.
+func (h *House) bringRetired(ctx context.Context, stage string, p piece) error {
+	fresh, err := os.ReadFile(filepath.Join(stage, p.name))
+	if err != nil {
+		return err
+	}
+	if have, err := os.ReadFile(p.path); err == nil && bytes.Equal(have, fresh) {
+		return nil
+	}
+	if h.Do != nil {
+		if _, err := h.Do(ctx, nil, "systemctl", "stop", "postern-keyd.service"); err != nil {
+			return err
+		}
+		defer h.Do(context.WithoutCancel(ctx), nil, "systemctl", "start", "postern-keyd.service")
+	}
+	return h.bring(stage, p)
 }
 
 // bring moves a piece to its place.
