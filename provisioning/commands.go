@@ -141,6 +141,7 @@ func (a *App) commands() []command {
 			flags: []option{{name: "mark", value: "FILE", about: "the mark, " + DefaultMark + " by default"}}, run: watchClock})
 	}
 	list = append(list, imageCommands...)
+	list = append(list, publishCommands...)
 	if a.Access != nil {
 		list = append(list, accessCommands...)
 	}

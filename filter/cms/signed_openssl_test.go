@@ -260,4 +260,17 @@ func TestCertsOnly(t *testing.T) {
 	if len(s.Certs) != 1 || !bytes.Equal(s.Certs[0], cert.Raw) || len(s.Signers) != 0 || s.Content || content.Len() > 0 {
 		t.Errorf("got %+v", s)
 	}
+	// What we make of certificates OpenSSL takes apart.
+	other := keyFiles(t, dir, "b", testKey(t, hsm.P256))
+	made, err := Bundle(cert.Raw, other.Raw)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "made.p7c"), made, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	list := run(t, dir, "openssl", strings.Fields("pkcs7 -inform DER -in made.p7c -print_certs")...)
+	if got := strings.Count(string(list), "-----BEGIN CERTIFICATE-----"); got != 2 {
+		t.Errorf("OpenSSL finds %d certificates, want 2:\n%s", got, list)
+	}
 }

@@ -114,10 +114,16 @@ func (h *WKD) cert(ctx context.Context, local, domain string) (*keyring.Cert, er
 	if h.Now != nil {
 		now = h.Now
 	}
+	return Best(ids, keyring.OpenPGP, func(c keyring.Cert) bool { return h.Fit(c, now()) == nil }), nil
+}
+
+// Best is the certificate of the first identity of a format that fits; nil where
+// none does.
+func Best(ids []keyring.Identity, f keyring.Format, fit func(keyring.Cert) bool) *keyring.Cert {
 	for i := range ids {
-		if c := &ids[i].Cert; c.Format == keyring.OpenPGP && h.Fit(*c, now()) == nil {
-			return c, nil
+		if c := &ids[i].Cert; c.Format == f && fit(*c) {
+			return c
 		}
 	}
-	return nil, nil
+	return nil
 }
