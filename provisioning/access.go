@@ -85,6 +85,26 @@ func printSettings(_ context.Context, c *call) (any, error) {
 	return t, nil
 }
 
+// Mailbox is the server behind one door.
+type Mailbox struct {
+	Name, Address string
+	Greet         func(ctx context.Context) error // connects as a client's session does
+}
+
+// examineMailboxes hears the greeting of each.
+func (c *call) examineMailboxes(ctx context.Context, e *examined, site Site) {
+	for _, m := range site.Mailboxes {
+		ctx, cancel := context.WithTimeout(ctx, askTimeout)
+		err := m.Greet(ctx)
+		cancel()
+		if err != nil {
+			e.say("mailboxes "+m.Name, broken, "is it running, reachable from here, and does it know the PROXY protocol where proxy says so?", "%s: %v", m.Address, err)
+			continue
+		}
+		e.say("mailboxes "+m.Name, fine, "", "%s greets", m.Address)
+	}
+}
+
 // Access are the doors for mail programs.
 type Access struct {
 	Serve    func(ctx context.Context, config string) error

@@ -73,6 +73,7 @@ func doctor(ctx context.Context, c *call) (any, error) {
 	c.examineStores(e, site)
 	c.examineHops(ctx, e, site)
 	c.examineScanners(ctx, e, site)
+	c.examineMailboxes(ctx, e, site)
 	c.examineAgent(ctx, e, site)
 	c.examineResolver(ctx, e, site)
 	e.Verdict = fine

@@ -213,3 +213,13 @@ func TestDoctorAsksScanners(t *testing.T) {
 		}
 	}
 }
+
+func TestDoctorGreetsMailboxes(t *testing.T) {
+	for err, want := range map[error]string{nil: fine, errors.New("connection refused"): broken} {
+		e := &examined{}
+		(&call{App: &App{}}).examineMailboxes(t.Context(), e, Site{Mailboxes: []Mailbox{{Name: "imap", Address: "10.0.0.5:993", Greet: func(context.Context) error { return err }}}})
+		if got := verdictOf(t, e); got != want || !strings.Contains(e.Checks[0].Detail, "10.0.0.5:993") {
+			t.Errorf("%v: got %+v, want %s", err, e.Checks, want)
+		}
+	}
+}

@@ -21,6 +21,7 @@ import (
 	"testing"
 	"time"
 
+	"postern/filter/autoconfig"
 	"postern/filter/chain"
 	"postern/filter/keyring"
 	"postern/filter/message"
@@ -449,7 +450,17 @@ func (s *script) postern(args []string) int {
 			}
 			return nil
 		},
-		Agent:     agentStub,
+		Agent: agentStub,
+		Access: &Access{
+			Serve: func(context.Context, string) error { return nil },
+			Settings: func(path string) ([]autoconfig.Site, error) {
+				s := autoconfig.Site{Domain: "company1.example", Name: "Company"}
+				if !strings.HasSuffix(path, "none.json") {
+					s.Servers = []autoconfig.Server{{Protocol: "imap", Host: "mail.company1.example", Port: 993, Implicit: true}}
+				}
+				return []autoconfig.Site{s}, nil
+			},
+		},
 		ConfigDoc: configDocStub,
 		Forget: func(_ context.Context, _ string, a message.Address, dry bool) (time.Time, bool, error) {
 			if a.Domain == "away.example" {

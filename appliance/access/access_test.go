@@ -196,7 +196,7 @@ func TestStartTLS(t *testing.T) {
 	}
 }
 
-// What is sent ahead of the handshake ends the session: it never counts as said
+// What is sent ahead of the handshake ends the session (R24): it never counts as said
 // inside of TLS.
 func TestInjectionAheadOfTLS(t *testing.T) {
 	for name, c := range map[string]struct {
@@ -313,6 +313,9 @@ func TestUpstream(t *testing.T) {
 		g := front(t, IMAP, listen(t, c.behind), func(s *Server) {
 			s.Implicit, s.Upstream.TLS, s.Upstream.Implicit = true, c.tls, c.implicit
 		})
+		if err := g.Upstream.Greet(t.Context(), IMAP); (err == nil) != c.good {
+			t.Errorf("%s: health: got %v", c.name, err)
+		}
 		secure := tls.Client(g.dial(), g.trust)
 		want := "* OK mx.company1.example ready"
 		if !c.good {
@@ -427,7 +430,7 @@ func TestProxyHeader(t *testing.T) {
 	}
 }
 
-// Whatever a client says in clear: nothing of it but a tag comes back, and TLS
+// Whatever a client says in clear (R30): nothing of it but a tag comes back, and TLS
 // begins by its word alone.
 func FuzzAnswer(f *testing.F) {
 	for _, s := range []string{"a STARTTLS", "STLS", "a LOGIN x y", "a1 capability", "QUIT", "a starttls now", "\x00", "* OK", "", "a\rb NOOP"} {

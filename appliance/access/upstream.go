@@ -72,6 +72,17 @@ func (u Upstream) open(ctx context.Context, p Protocol, client, local netip.Addr
 	return secure, nil
 }
 
+// Greet connects for this machine itself and hears the greeting: for a look at
+// the server's health.
+func (u Upstream) Greet(ctx context.Context, p Protocol) error {
+	here := netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), 0)
+	c, err := u.open(ctx, p, here, here, tls.ConnectionState{Version: tls.VersionTLS13})
+	if err != nil {
+		return err
+	}
+	return c.Close()
+}
+
 func (u Upstream) shake(ctx context.Context, conn net.Conn) (net.Conn, error) {
 	secure := tls.Client(conn, u.TLS)
 	if err := secure.HandshakeContext(ctx); err != nil {

@@ -20,6 +20,7 @@ import (
 	"postern/filter/publish"
 	"postern/hsm"
 	"postern/hsm/client"
+	"postern/provisioning"
 )
 
 // settings are what mail programs are told, by domain.
@@ -176,4 +177,33 @@ func webDoor(c *config.Filterd, w config.Web, h *pages.Handler, keys hsm.Token, 
 		}
 		return nil
 	}, func() { s.Close() }}, nil
+}
+
+// mailboxes are the servers behind the doors, for the doctor.
+func mailboxes(c *config.Filterd) (list []provisioning.Mailbox, err error) {
+	for _, a := range c.Access {
+		u, p, err := gateway.Upstream(a)
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, provisioning.Mailbox{Name: a.Name, Address: a.Server, Greet: func(ctx context.Context) error { return u.Greet(ctx, p) }})
+	}
+	return list, nil
+}
+
+// doorsShow is what the doors show their clients.
+func doorsShow(c *config.Filterd) (list []provisioning.Shown) {
+	add := func(name string, files []string) {
+		paths, some := gateway.ChainFiles(c, config.Listener{TLS: config.ListenerTLS{Identity: name, CertFiles: files}})
+		list = append(list, provisioning.Shown{Name: name, Files: paths, Some: some})
+	}
+	for _, a := range c.Access {
+		add(a.TLS.Identity, a.TLS.CertFiles)
+	}
+	for _, w := range c.Web {
+		for _, name := range w.Identities {
+			add(name, nil)
+		}
+	}
+	return list
 }

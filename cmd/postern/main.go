@@ -84,6 +84,10 @@ func site(path string, hops map[string]*transport.Hop) (provisioning.Site, error
 	for d, v := range c.Domains {
 		s.Mail.DKIM[d] = v.DKIM == "sign"
 	}
+	if s.Mailboxes, err = mailboxes(c); err != nil {
+		return provisioning.Site{}, err
+	}
+	s.Shown = append(s.Shown, doorsShow(c)...)
 	s.TLSDir = gateway.TLSDir(c)
 	if c.Clock != "" {
 		s.Gate = clock.Gate{Floor: clock.Epoch(service.Built()), Mark: c.Clock}.Check

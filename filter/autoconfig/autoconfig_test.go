@@ -109,7 +109,7 @@ func TestRecords(t *testing.T) {
 	}
 }
 
-// Whatever is asked: an address that can be written, or no question.
+// Whatever is asked (R30): an address that can be written, or no question.
 func FuzzAutodiscover(f *testing.F) {
 	for _, s := range []string{`<EMailAddress>a@b.example</EMailAddress>`, `<x:EMailAddress xmlns:x="y">a@b.example</x:EMailAddress>`, `<!DOCTYPE x>`, `<EMailAddress><![CDATA[a@b.example]]></EMailAddress>`} {
 		f.Add(s)

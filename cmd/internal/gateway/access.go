@@ -60,25 +60,36 @@ func Access(c *config.Filterd, a config.Access, token hsm.Token, log *slog.Logge
 	if err != nil {
 		return nil, fmt.Errorf("access %s: %w", a.Name, err)
 	}
+	upstream, protocol, err := Upstream(a)
+	if err != nil {
+		return nil, err
+	}
 	s := &access.Server{
-		Name: a.TLS.Identity, Protocol: access.IMAP, TLS: transport.Profile(versions[a.TLS.Min]), Implicit: a.TLS.Mode == "implicit",
-		Upstream: access.Upstream{Address: a.Server, Implicit: a.ServerTLS == "implicit", Proxy: a.Proxy == "v2"},
-		Gate:     &access.Gate{Max: a.MaxConnections, PerClient: a.PerClient, Allow: Prefixes(a.Allow)}, Idle: time.Duration(a.Idle), Log: log,
+		Name: a.TLS.Identity, Protocol: protocol, TLS: transport.Profile(versions[a.TLS.Min]), Implicit: a.TLS.Mode == "implicit", Upstream: upstream,
+		Gate: &access.Gate{Max: a.MaxConnections, PerClient: a.PerClient, Allow: Prefixes(a.Allow)}, Idle: time.Duration(a.Idle), Log: log,
 	}
 	s.TLS.GetCertificate = certs.Get
+	return s, nil
+}
+
+// Upstream is the company's server behind an [[access]], and what it speaks.
+func Upstream(a config.Access) (u access.Upstream, p access.Protocol, err error) {
+	u = access.Upstream{Address: a.Server, Implicit: a.ServerTLS == "implicit", Proxy: a.Proxy == "v2"}
+	p = access.IMAP
 	if a.Protocol == "pop3" {
-		s.Protocol = access.POP3
+		p = access.POP3
 	}
-	if a.ServerTLS != "off" {
-		s.Upstream.TLS = transport.Profile(0)
-		s.Upstream.TLS.ServerName = a.ServerName
-		if a.ServerCAFile != "" {
-			if s.Upstream.TLS.RootCAs, err = pool("server-ca-file", a.ServerCAFile); err != nil {
-				return nil, fmt.Errorf("access %s: %w", a.Name, err)
-			}
+	if a.ServerTLS == "off" {
+		return u, p, nil
+	}
+	u.TLS = transport.Profile(0)
+	u.TLS.ServerName = a.ServerName
+	if a.ServerCAFile != "" {
+		if u.TLS.RootCAs, err = pool("server-ca-file", a.ServerCAFile); err != nil {
+			return u, p, fmt.Errorf("access %s: %w", a.Name, err)
 		}
 	}
-	return s, nil
+	return u, p, nil
 }
 
 // WebTLS is what a [[web]] shows: to each client the certificate of the host
