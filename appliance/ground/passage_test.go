@@ -37,16 +37,26 @@ const (
 	silence  = 3 * time.Second
 )
 
+// alone runs the test again in namespaces of its own, of users, networks and
+// mounts, and reports whether this is there already.
+func alone(t *testing.T) bool {
+	t.Helper()
+	if os.Getenv(inNamespace) != "" {
+		return true
+	}
+	cmd := exec.Command("unshare", "--user", "--map-root-user", "--net", "--mount", os.Args[0], "-test.run=^"+t.Name()+"$", "-test.v")
+	cmd.Env = append(os.Environ(), inNamespace+"=yes")
+	out, err := cmd.CombinedOutput()
+	if err != nil || !bytes.Contains(out, []byte("--- PASS: "+t.Name())) {
+		t.Errorf("%v\n%s", err, out)
+	}
+	return false
+}
+
 // TestPassage is a box between two networks, each with a host in it: what is
 // served passes, and nothing else. All is real but the cables.
 func TestPassage(t *testing.T) {
-	if os.Getenv(inNamespace) == "" {
-		cmd := exec.Command("unshare", "--user", "--map-root-user", "--net", "--mount", os.Args[0], "-test.run=^TestPassage$", "-test.v")
-		cmd.Env = append(os.Environ(), inNamespace+"=yes")
-		out, err := cmd.CombinedOutput()
-		if err != nil || !bytes.Contains(out, []byte("--- PASS: TestPassage")) {
-			t.Errorf("%v\n%s", err, out)
-		}
+	if !alone(t) {
 		return
 	}
 	sh(t, `mount -t tmpfs run /run && mkdir /run/netns
