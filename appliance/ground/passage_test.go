@@ -68,6 +68,8 @@ ip addr add 192.0.2.25/24 dev wan0 && ip -6 addr add 2001:db8::25/64 dev wan0 no
 ip addr add 10.0.0.2/24 dev lan0 && ip -6 addr add fd00:1::2/64 dev lan0 nodad
 ip -n wan addr add 192.0.2.1/24 dev eth0 && ip -n wan addr add 198.51.100.7/24 dev eth0 && ip -n wan -6 addr add 2001:db8::1/64 dev eth0 nodad
 ip -n lan addr add 10.0.0.9/24 dev eth0 && ip -n lan addr add 192.0.2.77/32 dev eth0 && ip -n lan -6 addr add fd00:1::9/64 dev eth0 nodad
+ip -n wan addr add 192.0.2.77/32 dev eth0
+ip netns exec wan nft 'table inet see { counter seen { }; chain see { type filter hook prerouting priority -300; ip daddr 192.0.2.77 tcp sport 25 counter name seen; }; }'
 ip route add default via 192.0.2.1 && ip -6 route add default via 2001:db8::1
 ip -n wan route add 10.0.0.0/24 via 192.0.2.25 && ip -n lan route add default via 10.0.0.2
 echo 1 >/proc/sys/net/ipv4/ip_forward`)
@@ -80,6 +82,15 @@ echo 1 >/proc/sys/net/ipv4/ip_forward`)
 		go echo(l)
 	}
 
+	// answered is whether the box has answered to an address of the other side.
+	answered := func() bool {
+		t.Helper()
+		out, err := exec.Command("ip", "netns", "exec", "wan", "nft", "reset", "counters").CombinedOutput()
+		if err != nil {
+			t.Fatalf("nft: %v\n%s", err, out)
+		}
+		return !bytes.Contains(out, []byte("packets 0 "))
+	}
 	type try struct {
 		from, source, to string
 		pass             bool
@@ -107,8 +118,11 @@ echo 1 >/proc/sys/net/ipv4/ip_forward`)
 	pings := []struct{ from, to string }{{"wan", "192.0.2.25"}, {"wan", "2001:db8::25"}, {"lan", "10.0.0.2"}}
 	// With no rules everything passes that has a way: the tries are not vain.
 	for _, c := range tries {
-		if c.source == "192.0.2.77" {
-			continue // its answer goes elsewhere
+		if c.source == "192.0.2.77" { // its answer goes elsewhere
+			if dial(c.from, c.source, c.to, silence); !answered() {
+				t.Errorf("without rules: %+v: got no answer", c)
+			}
+			continue
 		}
 		if err := dial(c.from, c.source, c.to, patience); err != nil {
 			t.Errorf("without rules: %+v: %v", c, err)
@@ -155,6 +169,9 @@ echo 1 >/proc/sys/net/ipv4/ip_forward`)
 		}
 	})
 	group.Wait()
+	if answered() {
+		t.Error("somebody inside with an address of outside got an answer")
+	}
 
 	t.Run("a network of DHCP", func(t *testing.T) {
 		sh(t, "nft add element inet "+table+" near4 '{ 198.51.100.0/24 }'")
