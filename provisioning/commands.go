@@ -118,7 +118,7 @@ func (a *App) commands() []command {
 		{noun: "policy", verb: "forget", args: "ADDRESS", min: 1, max: 1, about: "let mail to somebody go without encryption again",
 			more: "Mail to somebody to whom mail was encrypted once is never sent without it, whatever has become of his certificate, until this is said. From then on the rules decide alone, until mail to him is encrypted again.", run: policyForget},
 		{noun: "doctor", about: "look at the health of everything",
-			more: "Configuration, clock, key daemon, key audit, keyring, identities, certificates, next hops, Postfix and its queue, resolver. Exit status 1 when something is broken; a concern is no failure.", run: doctor},
+			more: "Configuration, clock, key daemon, key audit, keyring, identities, certificates, next hops, scanners, the servers behind the doors for mail programs, Postfix and its queue, resolver. Exit status 1 when something is broken; a concern is no failure.", run: doctor},
 		{noun: "status", about: "show the state in a few lines", run: status},
 		{noun: "help", args: "[COMMAND]", max: 2, about: "list the commands, or print usage of one", run: help},
 		{noun: "completion", here: true, args: "bash", min: 1, max: 1, about: "print shell completion", run: completion},

@@ -8,7 +8,6 @@ import (
 	"os/exec"
 	"os/user"
 	"path/filepath"
-	"strings"
 	"syscall"
 	"testing"
 
@@ -41,26 +40,6 @@ userdb {
   driver = passwd-file
   args = %[1]s/users
 }
-service imap-login {
-  inet_listener imap {
-    address = 127.0.0.1
-    port = %[2]s
-    haproxy = yes
-  }
-  inet_listener imaps {
-    port = 0
-  }
-}
-service pop3-login {
-  inet_listener pop3 {
-    address = 127.0.0.1
-    port = %[3]s
-    haproxy = yes
-  }
-  inet_listener pop3s {
-    port = 0
-  }
-}
 `
 	dovecotBoxes24 = `dovecot_config_version = 2.4.0
 dovecot_storage_version = 2.4.0
@@ -74,9 +53,10 @@ passdb passwd-file {
 userdb passwd-file {
   passwd_file_path = %[1]s/users
 }
-service imap-login {
+`
+	dovecotDoors = `service imap-login {
   inet_listener imap {
-    listen = 127.0.0.1
+    %[4]s = 127.0.0.1
     port = %[2]s
     haproxy = yes
   }
@@ -86,7 +66,7 @@ service imap-login {
 }
 service pop3-login {
   inet_listener pop3 {
-    listen = 127.0.0.1
+    %[4]s = 127.0.0.1
     port = %[3]s
     haproxy = yes
   }
@@ -113,11 +93,11 @@ func runDovecot(t *testing.T, name, word string, mails ...string) letters {
 	}
 	_, imap, _ := net.SplitHostPort(d.imap)
 	_, pop3, _ := net.SplitHostPort(d.pop3)
-	text := dovecotBoxes + dovecotBoxes23
-	if !strings.HasPrefix(string(run(t, nil, "dovecot", "--version")), "2.3.") {
-		text = dovecotBoxes24 + dovecotBoxes
+	text, address := dovecotBoxes+dovecotBoxes23+dovecotDoors, "address"
+	if !oldDovecot(t) {
+		text, address = dovecotBoxes24+dovecotBoxes+dovecotDoors, "listen"
 	}
-	files := map[string]string{"dovecot.conf": fmt.Sprintf(text, d.dir, imap, pop3), "users": fmt.Sprintf("%s:{PLAIN}%s:%s:%s::%s/mail/%s\n", name, word, keeper.Uid, keeper.Gid, d.dir, name)}
+	files := map[string]string{"dovecot.conf": fmt.Sprintf(text, d.dir, imap, pop3, address), "users": fmt.Sprintf("%s:{PLAIN}%s:%s:%s::%s/mail/%s\n", name, word, keeper.Uid, keeper.Gid, d.dir, name)}
 	for i, m := range mails {
 		files[fmt.Sprintf("mail/%s/new/%d.host", name, i)] = m
 	}
@@ -135,20 +115,7 @@ func runDovecot(t *testing.T, name, word string, mails ...string) letters {
 	if err := os.Chmod(d.dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.Command("dovecot", "-F", "-c", filepath.Join(d.dir, "dovecot.conf"))
-	var said strings.Builder
-	cmd.Stdout, cmd.Stderr = &said, &said
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		cmd.Process.Signal(syscall.SIGTERM)
-		cmd.Wait()
-		if t.Failed() {
-			log, _ := os.ReadFile(filepath.Join(d.dir, "messages"))
-			t.Logf("Dovecot:\n%s%s", said.String(), tail(log, 4000))
-		}
-	})
+	startDovecot(t, d.dir)
 	housetest.Listens(t, d.imap)
 	housetest.Listens(t, d.pop3)
 	return d

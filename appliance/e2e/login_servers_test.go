@@ -101,9 +101,8 @@ func runDovecotAuth(t *testing.T, users string) (address string) {
 	dir := folder(t)
 	address = postfixtest.Free(t)
 	_, port, _ := net.SplitHostPort(address)
-	version := string(run(t, nil, "dovecot", "--version"))
 	text := dovecotAuth + dovecotAuth23
-	if !strings.HasPrefix(version, "2.3.") {
+	if !oldDovecot(t) {
 		text = dovecotAuth24 + dovecotAuth + dovecotAuth24End
 	}
 	for name, text := range map[string]string{"dovecot.conf": fmt.Sprintf(text, dir, port), "users": users} {
@@ -114,6 +113,20 @@ func runDovecotAuth(t *testing.T, users string) (address string) {
 	if err := os.Chmod(dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
+	startDovecot(t, dir)
+	housetest.Listens(t, address)
+	return address
+}
+
+// oldDovecot tells whether its configuration has the language up to 2.3.
+func oldDovecot(t *testing.T) bool {
+	t.Helper()
+	return strings.HasPrefix(string(run(t, nil, "dovecot", "--version")), "2.3.")
+}
+
+// startDovecot runs what a folder has the configuration of, until the test ends.
+func startDovecot(t *testing.T, dir string) {
+	t.Helper()
 	cmd := exec.Command("dovecot", "-F", "-c", filepath.Join(dir, "dovecot.conf"))
 	var said strings.Builder
 	cmd.Stdout, cmd.Stderr = &said, &said
@@ -128,6 +141,4 @@ func runDovecotAuth(t *testing.T, users string) (address string) {
 			t.Logf("Dovecot:\n%s%s", said.String(), tail(log, 4000))
 		}
 	})
-	housetest.Listens(t, address)
-	return address
 }
