@@ -24,6 +24,42 @@ func addSMIME(ctx context.Context, c *call, o owner, path string, certs []keyrin
 	if err != nil {
 		return nil, fmt.Errorf("list keys: %w", err)
 	}
+	b, err := c.bindings(o, path, certs, keys)
+	if err != nil {
+		return nil, err
+	}
+	result := identityList{Identities: []identityLine{}, DryRun: c.dry(), Notes: b.notes}
+	for _, id := range b.ids {
+		result.Identities = append(result.Identities, identityLineOf(id))
+	}
+	store, err := c.ring(true)
+	if err != nil {
+		return nil, err
+	}
+	if !c.dry() {
+		if err := b.keep(ctx, c, store); err != nil {
+			return result, err
+		}
+	}
+	ours, err := store.AllIdentities(ctx)
+	if err = absent(err); err != nil {
+		return result, err
+	}
+	result.Notes = slices.Concat(result.Notes, c.pathNotes(ctx, b.ids), pairNote(append(ours, b.ids...), o, c))
+	return result, nil
+}
+
+// bindings are identities of one owner that are to be, and the authorities on
+// the way up from them.
+type bindings struct {
+	ids   []keyring.Identity
+	way   []keyring.Cert
+	notes []string
+}
+
+// bindings judges certificates by the keys that the token has, and by what else
+// stands in path, where they come from.
+func (c *call) bindings(o owner, path string, certs []keyring.Cert, keys []hsm.Key) (b bindings, err error) {
 	var holders, authorities []keyring.Cert
 	for _, one := range certs {
 		if one.Role != keyring.Holder && c.on["expired"] && len(certs) == 1 && holding(keys, one) != nil {
@@ -36,67 +72,57 @@ func addSMIME(ctx context.Context, c *call, o owner, path string, certs []keyrin
 		}
 	}
 	if len(holders) == 0 {
-		return nil, no("the file wants the certificate of the owner; one of an authority alone goes to `postern cert import`", "add identity: %s holds certificates of authorities only", path)
+		return b, no("the file wants the certificate of the owner; one of an authority alone goes to `postern cert import`", "add identity: %s holds certificates of authorities only", path)
 	}
-	result := identityList{Identities: []identityLine{}, DryRun: c.dry()}
-	var ids []keyring.Identity
-	var way []keyring.Cert
 	for _, one := range holders {
 		use, err := c.bindable(o, one, keys)
 		if err != nil {
-			return nil, err
+			return b, err
 		}
 		x, err := parseX509(one)
 		if err != nil {
-			return nil, err
+			return b, err
 		}
 		for _, a := range above(x, authorities) {
-			if !slices.ContainsFunc(way, func(b keyring.Cert) bool { return a.Fingerprint == b.Fingerprint }) {
-				way = append(way, a)
+			if !slices.ContainsFunc(b.way, func(c keyring.Cert) bool { return a.Fingerprint == c.Fingerprint }) {
+				b.way = append(b.way, a)
 			}
 		}
 		readable, err := cms.Readable()
 		if err != nil {
-			return nil, err
+			return b, err
 		}
 		if one.Capabilities, err = readable.DER(); err != nil {
-			return nil, err
+			return b, err
 		}
 		one.Trust, one.Source, one.FirstSeen, one.LastSeen = keyring.Trusted, "import", c.now(), c.now()
 		id := keyring.Identity{Cert: one, Address: o.address, Domain: o.domain, Use: use}
 		if use == hsm.Sign && useOf(one) == useBoth {
-			result.Notes = append(result.Notes, one.Fingerprint+" also allows encryption, and its key opens nothing: partners' programs that take it for that seal mail to nobody; one for signatures alone is better")
+			b.notes = append(b.notes, one.Fingerprint+" also allows encryption, and its key opens nothing: partners' programs that take it for that seal mail to nobody; one for signatures alone is better")
 		}
-		ids = append(ids, id)
-		result.Identities = append(result.Identities, identityLineOf(id))
+		b.ids = append(b.ids, id)
 	}
 	for _, a := range authorities {
-		if !slices.ContainsFunc(way, func(b keyring.Cert) bool { return a.Fingerprint == b.Fingerprint }) {
-			return nil, no("take out what does not belong to the chain", "add identity: %s holds the certificate of an authority that did not issue it, nor any above it: %s", path, a.Fingerprint)
+		if !slices.ContainsFunc(b.way, func(c keyring.Cert) bool { return a.Fingerprint == c.Fingerprint }) {
+			return b, no("take out what does not belong to the chain", "add identity: %s holds the certificate of an authority that did not issue it, nor any above it: %s", path, a.Fingerprint)
 		}
 	}
-	store, err := c.ring(true)
-	if err != nil {
-		return nil, err
-	}
-	if !c.dry() {
-		for _, a := range way {
-			if err := keepAuthority(ctx, c, store, a); err != nil {
-				return result, err
-			}
-		}
-		for _, id := range ids {
-			if err := store.Bind(ctx, id); err != nil {
-				return result, err
-			}
+	return b, nil
+}
+
+// keep writes them down.
+func (b bindings) keep(ctx context.Context, c *call, store *keyring.Store) error {
+	for _, a := range b.way {
+		if err := keepAuthority(ctx, c, store, a); err != nil {
+			return err
 		}
 	}
-	ours, err := store.AllIdentities(ctx)
-	if err = absent(err); err != nil {
-		return result, err
+	for _, id := range b.ids {
+		if err := store.Bind(ctx, id); err != nil {
+			return err
+		}
 	}
-	result.Notes = slices.Concat(result.Notes, c.pathNotes(ctx, ids), pairNote(append(ours, ids...), o, c))
-	return result, nil
+	return nil
 }
 
 // holding is the key of a certificate, nil where the token has none of it.

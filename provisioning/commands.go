@@ -129,6 +129,9 @@ func (a *App) commands() []command {
 	if a.Names != nil {
 		list = append(list, dnsCommands...)
 	}
+	if a.Plan != nil {
+		list = append(list, enrolCommands...)
+	}
 	if a.Agent != nil {
 		list = append(list, command{noun: "postfix", verb: "render", here: true, about: "write the files of the Postfix behind the gateway, and of the resolver",
 			more: "From the tables [postfix], [next-hop] and [resolver]. Only their own folders are written to, each file whole; files that somebody else wrote are left alone, and named. With -n the differences are shown.", run: renderAgent},
@@ -149,7 +152,7 @@ func (a *App) commands() []command {
 		list = append(list, boxCommands()...)
 	}
 	if a.ConfigDoc != nil {
-		list = append(list, command{noun: "config", verb: "doc", args: "filterd|keyd|box", min: 1, max: 1, about: "print the annotated example of a configuration", run: configDoc})
+		list = append(list, command{noun: "config", verb: "doc", args: "filterd|keyd|box|plan", min: 1, max: 1, about: "print the annotated example of a configuration", run: configDoc})
 	}
 	return list
 }
@@ -319,8 +322,8 @@ func version(_ context.Context, c *call) (any, error) {
 }
 
 func configDoc(_ context.Context, c *call) (any, error) {
-	if d := c.args[0]; d != "filterd" && d != "keyd" && d != "box" {
-		return nil, misuse("files: filterd, keyd, box", "no file %.40q", d)
+	if d := c.args[0]; !slices.Contains([]string{"filterd", "keyd", "box", "plan"}, d) {
+		return nil, misuse("files: filterd, keyd, box, plan", "no file %.40q", d)
 	}
 	var b strings.Builder
 	if err := c.ConfigDoc(&b, c.args[0]); err != nil {

@@ -140,8 +140,8 @@ func identityCreate(ctx context.Context, c *call) (any, error) {
 		return nil, err
 	}
 	name := c.get("name")
-	if len(name) > 200 || name != printable(name) || strings.ContainsAny(name, "<>") {
-		return nil, misuse("a name is at most 200 bytes, without <, > and control characters", "name %.80q", name)
+	if !isName(name) {
+		return nil, misuse(nameHint, "name %.80q", name)
 	}
 	if format == keyring.SMIME {
 		if c.get("lifetime") != "" || c.on["v6"] {
@@ -209,18 +209,33 @@ func createOpenPGP(ctx context.Context, c *call, o owner, name string) (any, err
 		result.Identities = append(result.Identities, identityLine{Owner: o.String(), certLine: certLine{Format: string(keyring.OpenPGP)}})
 		return result, nil
 	}
-	cert, err := openpgp.Create(ctx, k, openpgp.CertSpec{Name: name, Address: o.address, Domain: o.domain,
-		Primary: made[hsm.Sign], Subkey: made[hsm.Unwrap], Created: created, Lifetime: life, V6: c.on["v6"]})
+	id, err := c.certifyOpenPGP(ctx, k, store, openPGPWish{owner: o, name: name, created: created, life: life, v6: c.on["v6"]}, made)
 	if err != nil {
-		return result, fmt.Errorf("create certificate of %s: %w", o, err)
-	}
-	cert.Trust, cert.Source, cert.FirstSeen, cert.LastSeen = keyring.Trusted, "created", created, created
-	id := keyring.Identity{Cert: cert, Address: o.address, Domain: o.domain}
-	if err := store.Bind(ctx, id); err != nil {
 		return result, err
 	}
 	result.Identities = append(result.Identities, identityLineOf(id))
 	return result, nil
+}
+
+// openPGPWish is the certificate that is wanted for two keys.
+type openPGPWish struct {
+	owner   owner
+	name    string
+	created time.Time
+	life    time.Duration
+	v6      bool
+}
+
+// certifyOpenPGP makes the certificate of two keys and binds it.
+func (c *call) certifyOpenPGP(ctx context.Context, k hsm.Keeper, store *keyring.Store, w openPGPWish, made map[hsm.Usage]hsm.Key) (id keyring.Identity, err error) {
+	id = keyring.Identity{Address: w.owner.address, Domain: w.owner.domain}
+	id.Cert, err = openpgp.Create(ctx, k, openpgp.CertSpec{Name: w.name, Address: w.owner.address, Domain: w.owner.domain,
+		Primary: made[hsm.Sign], Subkey: made[hsm.Unwrap], Created: w.created, Lifetime: w.life, V6: w.v6})
+	if err != nil {
+		return id, fmt.Errorf("create certificate of %s: %w", w.owner, err)
+	}
+	id.Trust, id.Source, id.FirstSeen, id.LastSeen = keyring.Trusted, "created", w.created, w.created
+	return id, store.Bind(ctx, id)
 }
 
 // newest is the active key with the label or the last of its successors.

@@ -76,6 +76,8 @@ type App struct {
 	// Agent is the mail agent that filterd.toml has behind the gateway; nil
 	// where it has none.
 	Agent func(config string) (Agent, error)
+	// Plan reads a plan of enrol.
+	Plan func(path string) (Plan, error)
 	// Box is what a box of its own has beside a gateway.
 	Box Box
 	// Access are the doors for mail programs.

@@ -442,6 +442,13 @@ func (s *script) postern(args []string) int {
 			}
 			return s.shelf, nil
 		},
+		Plan: func(path string) (p Plan, err error) {
+			b, err := os.ReadFile(path)
+			if err == nil {
+				err = json.Unmarshal(b, &p)
+			}
+			return p, err
+		},
 		Ways:  func(_ context.Context, path string) (Ways, error) { return ways{path}, nil },
 		Clock: func(context.Context) (bool, bool) { return true, true },
 		Greet: func(_ context.Context, h Hop) error {

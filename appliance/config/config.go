@@ -1,5 +1,6 @@
 // Package config reads the files of the two daemons, filterd.toml and
-// keyd.toml, and the one of a whole box that those are made from, box.toml. A file that loads holds nothing that could have been found wrong
+// keyd.toml, the one of a whole box that those are made from, box.toml, and
+// plans of enrolment. A file that loads holds nothing that could have been found wrong
 // without opening anything: names, addresses, sizes, enumerations, and what
 // must fit together. Nothing in it is ignored in silence: a field that nobody
 // knows is an error, and so is a wish that this version cannot fulfil.

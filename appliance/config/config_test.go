@@ -23,6 +23,8 @@ func load(daemon, name string, data []byte) (any, error) {
 		return parseFilterd(name, data)
 	case "box":
 		return ParseBox(name, data)
+	case "plan":
+		return parsePlan(name, data)
 	}
 	return parseKeyd(name, data, "")
 }
@@ -73,6 +75,7 @@ func TestMissingFile(t *testing.T) {
 		func(p string) error { _, err := LoadFilterd(p); return err },
 		func(p string) error { _, err := LoadKeyd(p); return err },
 		func(p string) error { _, err := LoadBox(p); return err },
+		func(p string) error { _, err := LoadPlan(p); return err },
 	} {
 		err := f(path)
 		if !errors.Is(err, fs.ErrNotExist) {
@@ -159,7 +162,7 @@ func TestPINFileFromCredentials(t *testing.T) {
 // The example loads as it stands, and again with every default as a line; it
 // means the same both times.
 func TestExampleLoads(t *testing.T) {
-	for _, daemon := range []string{"filterd", "keyd", "box"} {
+	for _, daemon := range []string{"filterd", "keyd", "box", "plan"} {
 		var plain, all bytes.Buffer
 		if err := Example(&plain, daemon); err != nil {
 			t.Fatal(err)
@@ -224,7 +227,7 @@ func TestPrintRoundTrips(t *testing.T) {
 // in the example or the reference.
 func TestEveryFieldIsDocumented(t *testing.T) {
 	known := []string{"toml", "doc", "default", "need", "enum", "later", "form", "min", "max"}
-	for daemon, c := range map[string]any{"filterd": Filterd{}, "keyd": Keyd{}, "box": Box{}} {
+	for daemon, c := range map[string]any{"filterd": Filterd{}, "keyd": Keyd{}, "box": Box{}, "plan": Plan{}} {
 		var ref bytes.Buffer
 		if err := Reference(&ref, daemon); err != nil {
 			t.Fatal(err)
@@ -306,7 +309,7 @@ func FuzzLoad(f *testing.F) {
 		f.Add(data)
 	}
 	f.Add([]byte(small))
-	for _, daemon := range []string{"filterd", "keyd", "box"} {
+	for _, daemon := range []string{"filterd", "keyd", "box", "plan"} {
 		var b bytes.Buffer
 		if err := Example(&b, daemon); err != nil {
 			f.Fatal(err)
@@ -314,7 +317,7 @@ func FuzzLoad(f *testing.F) {
 		f.Add(b.Bytes())
 	}
 	f.Fuzz(func(t *testing.T, data []byte) {
-		for _, daemon := range []string{"filterd", "keyd", "box"} {
+		for _, daemon := range []string{"filterd", "keyd", "box", "plan"} {
 			c, err := load(daemon, "file", data)
 			if err == nil {
 				if _, err := load(daemon, "again", []byte(printed(t, c))); err != nil {

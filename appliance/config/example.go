@@ -21,8 +21,10 @@ func sample(daemon string) (any, error) {
 		return sampleKeyd(), nil
 	case "box":
 		return sampleBox(), nil
+	case "plan":
+		return samplePlan(), nil
 	}
-	return nil, fmt.Errorf("print configuration: no file %q (hint: filterd, keyd or box)", daemon)
+	return nil, fmt.Errorf("print configuration: no file %q (hint: filterd, keyd, box or plan)", daemon)
 }
 
 func sampleFilterd() *Filterd {
@@ -68,8 +70,8 @@ func sampleBox() *Box {
 	}
 }
 
-// Example prints the annotated example of a file, "filterd", "keyd" or
-// "box". It loads as it stands, and means the same with every commented
+// Example prints the annotated example of a file, "filterd", "keyd", "box" or
+// "plan". It loads as it stands, and means the same with every commented
 // field uncommented.
 func Example(w io.Writer, daemon string) error { return example(w, daemon, false) }
 
@@ -89,7 +91,7 @@ func example(w io.Writer, daemon string, all bool) error {
 	return p.w.Flush()
 }
 
-// Write writes a *Filterd, *Keyd or *Box as a file, only the fields that are set.
+// Write writes a *Filterd, *Keyd, *Box or *Plan as a file, only the fields that are set.
 func Write(w io.Writer, c any) error {
 	p := printer{w: bufio.NewWriter(w)}
 	v := reflect.ValueOf(c).Elem()
@@ -108,6 +110,8 @@ func complete(said any) (any, error) {
 		return parseFilterd("example", b.Bytes())
 	case *Box:
 		return ParseBox("example", b.Bytes())
+	case *Plan:
+		return parsePlan("example", b.Bytes())
 	}
 	return parseKeyd("example", b.Bytes(), "")
 }

@@ -149,6 +149,8 @@ func form(name, s string) string {
 		if !strings.HasPrefix(s, "age1") || len(s) < 62 || len(s) > 4096 || strings.Trim(s[4:], "0123456789abcdefghijklmnopqrstuvwxyz") != "" {
 			return "want an age recipient such as age1…, as age-keygen prints it"
 		}
+	case "lifetime":
+		return lifetimeForm(s)
 	case "tls-version":
 		if s != "1.2" && s != "1.3" {
 			return "want 1.2 or 1.3"

@@ -23,8 +23,8 @@ const docs = "../docs"
 func TestPages(t *testing.T) {
 	for name, print := range map[string]func(io.Writer) error{
 		"configuration.md": func(w io.Writer) error {
-			fmt.Fprint(w, "# Configuration\n\nPrinted from the code by `make docs`. The annotated examples are [filterd.toml](filterd.toml) and [keyd.toml](keyd.toml), and for a whole box [box.toml](box.toml), which the two others are made from; `postern config doc filterd`, `keyd` and `box` print them.\n")
-			for _, daemon := range []string{"filterd", "keyd", "box"} {
+			fmt.Fprint(w, "# Configuration\n\nPrinted from the code by `make docs`. The annotated examples are [filterd.toml](filterd.toml) and [keyd.toml](keyd.toml), and for a whole box [box.toml](box.toml), which the two others are made from; [plan.toml](plan.toml) is what `postern enrol` reads. `postern config doc filterd`, `keyd`, `box` and `plan` print them.\n")
+			for _, daemon := range []string{"filterd", "keyd", "box", "plan"} {
 				fmt.Fprintf(w, "\n## %s.toml\n\n", daemon)
 				if err := config.Reference(w, daemon); err != nil {
 					return err
@@ -35,6 +35,7 @@ func TestPages(t *testing.T) {
 		"filterd.toml": func(w io.Writer) error { return config.Example(w, "filterd") },
 		"keyd.toml":    func(w io.Writer) error { return config.Example(w, "keyd") },
 		"box.toml":     func(w io.Writer) error { return config.Example(w, "box") },
+		"plan.toml":    func(w io.Writer) error { return config.Example(w, "plan") },
 		"commands.md": func(w io.Writer) error {
 			fmt.Fprint(w, "# Commands\n\nPrinted from the code by `make docs`; `postern manual` prints it as a manual page, `postern help COMMAND` one command.\n\n```\n")
 			w.Write(run(t, nil, filepath.Join(programs(t), "postern"), "help"))

@@ -53,6 +53,7 @@ func main() {
 		},
 		Agent:     agent,
 		Access:    &provisioning.Access{Serve: serveAccess, Settings: settings},
+		Plan:      plan,
 		Box:       house{},
 		Clock:     synchronised,
 		Watch:     watchClock,
