@@ -116,7 +116,7 @@ func TestVirusInSealedMail(t *testing.T) {
 func TestScannerHangsAndDies(t *testing.T) {
 	const bob = "bob@partner.example"
 	clamd := runClamd(t)
-	b := open(t, trial.Config{FilterdTables: "[scan.clamd]\naddress = \"" + clamd.address + "\"\ntimeout = \"2s\"\n"})
+	b := open(t, trial.Config{FilterdTables: "[scan.clamd]\naddress = \"" + clamd.address + "\"\ntimeout = \"30s\"\n"})
 	mail := func(body string) []byte {
 		return []byte("From: Bob <" + bob + ">\r\nTo: " + alice + "\r\nSubject: x\r\n" + body)
 	}
