@@ -319,3 +319,22 @@ func TestCanonicalForms(t *testing.T) {
 		}
 	}
 }
+
+// No field that people read can be added to what we signed, whoever judges.
+func TestOversigned(t *testing.T) {
+	list, z := keys(t)
+	fields, err := Sign(text(mail), list[:1], now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"From", "Sender", "Reply-To", "To", "Cc", "Subject", "Date", "Message-ID", "In-Reply-To", "References", "MIME-Version", "Content-Type", "Content-Transfer-Encoding", "List-Unsubscribe", "Autocrypt"} {
+		m := name + ": eve@evil.example\r\n" + string(fields) + mail
+		if got, err := Verify(t.Context(), text(m), z.look, now); err != nil || len(got) != 1 || got[0].Value == Pass {
+			t.Errorf("%s added: got %+v, %v", name, got, err)
+		}
+		other, err := theirs.VerifyWithOptions(strings.NewReader(m), &theirs.VerifyOptions{LookupTXT: func(n string) ([]string, error) { return z[n], nil }})
+		if err != nil || len(other) != 1 || other[0].Err == nil {
+			t.Errorf("%s added: go-msgauth takes it", name)
+		}
+	}
+}
