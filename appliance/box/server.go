@@ -107,21 +107,21 @@ func (s *Server) Pin() string { return s.pin }
 // Serve answers until ctx ends, or until the box was wiped: ErrReset.
 func (s *Server) Serve(ctx context.Context) error {
 	mux := http.NewServeMux()
-	for path, h := range map[string]handler{
-		"GET /v1/status":    s.answerStatus,
-		"POST /v1/claim":    s.answerClaim,
-		"POST /v1/confirm":  s.answerConfirm,
-		"POST /v1/pin":      s.answerPIN,
-		"POST /v1/unlock":   s.answerUnlock,
-		"GET /v1/config":    s.answerConfig,
-		"PUT /v1/config":    s.answerConfigure,
-		"POST /v1/call":     s.answerCall,
-		"POST /v1/backup":   s.answerBackup,
-		"POST /v1/restore":  s.answerRestore,
-		"POST /v1/reset":    s.answerReset,
-		"POST /v1/recovery": s.answerRecovery,
+	for path, e := range map[string]entry{
+		"GET /v1/status":    {stranger, s.answerStatus},
+		"POST /v1/claim":    {stranger, s.answerClaim},
+		"POST /v1/confirm":  {stranger, s.answerConfirm},
+		"POST /v1/pin":      {admin, s.answerPIN},
+		"POST /v1/unlock":   {admin, s.answerUnlock},
+		"GET /v1/config":    {admin, s.answerConfig},
+		"PUT /v1/config":    {admin, s.answerConfigure},
+		"POST /v1/call":     {admin, s.answerCall},
+		"POST /v1/backup":   {backup, s.answerBackup},
+		"POST /v1/restore":  {admin, s.answerRestore},
+		"POST /v1/reset":    {admin, s.answerReset},
+		"POST /v1/recovery": {admin, s.answerRecovery},
 	} {
-		mux.Handle(path, s.guard(path, h))
+		mux.Handle(path, s.guard(path, e))
 	}
 	web := &http.Server{
 		Handler: mux,
@@ -182,8 +182,14 @@ func (r role) String() string { return [...]string{"none", "backup", "admin"}[r]
 // gives nil.
 type handler func(w http.ResponseWriter, r *request) (any, error)
 
-// guard finds out who asks, and words the answer.
-func (s *Server) guard(path string, h handler) http.Handler {
+// entry is a handler, and who may ask for it.
+type entry struct {
+	least  role
+	handle handler
+}
+
+// guard finds out who asks and whether he may, and words the answer.
+func (s *Server) guard(path string, e entry) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, hr *http.Request) {
 		if hr.TLS == nil || len(hr.TLS.PeerCertificates) == 0 {
 			http.Error(w, "", http.StatusForbidden)
@@ -191,7 +197,11 @@ func (s *Server) guard(path string, h handler) http.Handler {
 		}
 		r := &request{Request: hr, w: w, pin: pinOf(hr.TLS.PeerCertificates[0].RawSubjectPublicKeyInfo)}
 		r.role = s.roleOf(r.pin)
-		answer, err := h(w, r)
+		var answer any
+		err := ErrRole
+		if r.role >= e.least {
+			answer, err = e.handle(w, r)
+		}
 		level := slog.LevelInfo
 		if err != nil {
 			level = slog.LevelWarn
@@ -232,14 +242,6 @@ func (s *Server) roleOf(pin string) role {
 		return backup
 	}
 	return stranger
-}
-
-// needs is nil for who may.
-func (r *request) needs(least role) error {
-	if r.role < least {
-		return ErrRole
-	}
-	return nil
 }
 
 // statuses are those of HTTP; what is not here is 500.
