@@ -99,4 +99,28 @@ func TestBox(t *testing.T) {
 		m.Wait(`Reached target .*multi-user`)
 		m.Press()
 	})
+	// One changed bit of the root stops the machine, which tries again.
+	l.step("tampered root", func(t *testing.T) {
+		dir := l.folder("root")
+		d := imagetest.Copy(t, raw, filepath.Join(dir, "disk.raw"))
+		d.Flip(d.Root() + 1024) // where erofs begins
+		m := imagetest.Start(t, imagetest.Setup{Dir: dir, Image: d.Path})
+		if m.Either(`dm-verity device corrupted`, `Reached target .*initrd-root-fs`) != 0 {
+			t.Error("a changed root was mounted")
+		}
+		m.Wait(`BdsDxe: starting`)
+		m.Off()
+	})
+	// One changed bit of the kernel's file is not started under Secure Boot.
+	l.step("tampered kernel", func(t *testing.T) {
+		dir := l.folder("kernel")
+		d := imagetest.Copy(t, raw, filepath.Join(dir, "disk.raw"))
+		d.FlipKernel()
+		m := imagetest.Start(t, imagetest.Setup{Dir: dir, Image: d.Path})
+		m.Wait(`successfully enrolled`)
+		if m.Either(`(?i)access denied|security violation`, `Linux version|EFI stub`) != 0 {
+			t.Error("a changed kernel was started")
+		}
+		m.Off()
+	})
 }

@@ -58,7 +58,8 @@ type Machine struct {
 	qemu    *exec.Cmd
 	console io.Writer
 	qmp     net.Conn
-	ended   chan struct{} // closed when qemu has
+	tpm     *process      // nil without one
+	ended   chan struct{} // closed when qemu and the TPM have
 
 	mu   sync.Mutex
 	said bytes.Buffer  // all of the console
@@ -115,12 +116,13 @@ func Start(t testing.TB, s Setup) *Machine {
 	if s.Stick != "" {
 		args = append(args, "-device", "qemu-xhci", "-drive", "if=none,id=stick,format=raw,file="+s.Stick, "-device", "usb-storage,drive=stick")
 	}
+	var tpm *process
 	if !s.NoTPM {
-		startTPM(t, filepath.Join(s.Dir, "tpm"), filepath.Join(sockets, "tpm"))
+		tpm = startTPM(t, filepath.Join(s.Dir, "tpm"), filepath.Join(sockets, "tpm"))
 		args = append(args, "-chardev", "socket,id=tpm,path="+filepath.Join(sockets, "tpm"),
 			"-tpmdev", "emulator,id=tpm0,chardev=tpm", "-device", "tpm-crb,tpmdev=tpm0")
 	}
-	m := &Machine{t: t, qemu: exec.Command("qemu-system-x86_64", args...), ended: make(chan struct{}), more: make(chan struct{})}
+	m := &Machine{t: t, tpm: tpm, qemu: exec.Command("qemu-system-x86_64", args...), ended: make(chan struct{}), more: make(chan struct{})}
 	m.qemu.Stderr = os.Stderr
 	out, err := m.qemu.StdoutPipe()
 	if err != nil {
@@ -162,6 +164,15 @@ func (m *Machine) listen(out io.Reader, path string) {
 		}
 	}
 	m.qemu.Wait()
+	if m.tpm != nil {
+		// It ends with its machine, if that ever spoke to it; its state belongs to
+		// the next one.
+		select {
+		case <-m.tpm.done:
+		case <-time.After(time.Minute):
+			m.tpm.Kill()
+		}
+	}
 	close(m.ended)
 }
 
@@ -313,8 +324,14 @@ func reach(t testing.TB, network, address string, ended <-chan struct{}) net.Con
 	}
 }
 
+// process is one beside the machine.
+type process struct {
+	*os.Process
+	done chan struct{} // closed when it has ended
+}
+
 // startTPM starts a TPM whose state is in dir.
-func startTPM(t testing.TB, dir, socket string) {
+func startTPM(t testing.TB, dir, socket string) *process {
 	t.Helper()
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		t.Fatal(err)
@@ -325,19 +342,19 @@ func startTPM(t testing.TB, dir, socket string) {
 	if err := tpm.Start(); err != nil {
 		t.Fatalf("start TPM: %v (appliance/deps image)", err)
 	}
-	done := make(chan struct{})
-	go func() { tpm.Wait(); close(done) }()
-	t.Cleanup(func() { tpm.Process.Kill(); <-done })
+	p := &process{tpm.Process, make(chan struct{})}
+	go func() { tpm.Wait(); close(p.done) }()
+	t.Cleanup(func() { p.Kill(); <-p.done })
 	tick := time.NewTicker(50 * time.Millisecond)
 	defer tick.Stop()
-	for range tick.C {
+	for {
 		if _, err := os.Stat(socket); err == nil {
-			return
+			return p
 		}
 		select {
-		case <-done:
+		case <-tick.C:
+		case <-p.done:
 			t.Fatal("start TPM: it has ended")
-		default:
 		}
 	}
 }
