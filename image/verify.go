@@ -26,13 +26,19 @@ type Files struct{ Manifest, Signature, Proof []byte }
 
 // ReadFiles takes them from beside a file of the release: its manifest or any of
 // its artifacts.
-func ReadFiles(path string) (f Files, err error) {
+func ReadFiles(path string) (Files, error) {
 	dir, base := filepath.Split(path)
+	return FilesOf(base, func(name string, most int64) ([]byte, error) { return readFile(filepath.Join(dir, name), most) })
+}
+
+// FilesOf gets them from wherever the release is; base is the name of a file of
+// it, and get reads one that has at most so many bytes.
+func FilesOf(base string, get func(name string, most int64) ([]byte, error)) (f Files, err error) {
 	name, found := strings.CutSuffix(base, ManifestEnd)
 	if !found {
 		v, ok := versionOf(base)
 		if !ok {
-			return f, fmt.Errorf("%s: %w", path, ErrUnnamed)
+			return f, fmt.Errorf("%s: %w", base, ErrUnnamed)
 		}
 		name = Name(v)
 	}
@@ -41,7 +47,7 @@ func ReadFiles(path string) (f Files, err error) {
 		end  string
 		most int64
 	}{{&f.Manifest, ManifestEnd, maxManifest}, {&f.Signature, SignatureEnd, maxSignature}, {&f.Proof, ProofEnd, maxProof}} {
-		if *one.to, err = readFile(filepath.Join(dir, name+one.end), one.most); errors.Is(err, fs.ErrNotExist) {
+		if *one.to, err = get(name+one.end, one.most); errors.Is(err, fs.ErrNotExist) {
 			err = fmt.Errorf("%w: %w", ErrAbsent, err)
 		}
 		if err != nil {
