@@ -16,9 +16,7 @@ import (
 	"postern/filter/accounts"
 	"postern/filter/keyring"
 	"postern/filter/record"
-	"postern/filter/state"
 	"postern/hsm"
-	"postern/image"
 )
 
 // command is one line of the table: what a person types, and what is said of it.
@@ -102,11 +100,7 @@ func judge(err error) *failure {
 		return &failure{err: err, hint: f.hint, status: f.status}
 	}
 	f = &failure{err: err, status: ExitNo}
-	if fault, ok := errors.AsType[*image.Fault](err); ok {
-		f.hint = fault.Hint()
-		return f
-	}
-	if wrong, ok := errors.AsType[*state.Fault](err); ok {
+	if wrong, ok := errors.AsType[hinted](err); ok {
 		f.hint = wrong.Hint()
 		return f
 	}
@@ -144,10 +138,6 @@ func judge(err error) *failure {
 	case errors.Is(err, keyring.ErrNoStore):
 		f.hint = "there is no keyring yet; `postern cert import` or `postern identity create` makes it"
 	case errors.Is(err, keyring.ErrVersion):
-		if old, ok := errors.AsType[hinted](err); ok {
-			f.hint = old.Hint()
-			break
-		}
 		f.hint = "use the program that made the keyring, or a newer one"
 	case errors.Is(err, record.ErrNoRecord):
 		f.hint = "filterd makes the record when it starts"

@@ -145,6 +145,9 @@ func (a *App) commands() []command {
 	}
 	list = append(list, imageCommands...)
 	list = append(list, publishCommands...)
+	if a.Update != nil {
+		list = append(list, updateCommands...)
+	}
 	if a.Access != nil {
 		list = append(list, accessCommands...)
 	}

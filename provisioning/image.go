@@ -32,11 +32,11 @@ var (
 
 // imageCommands are about releases of the box.
 var imageCommands = []command{
-	{noun: "image", verb: "verify", args: "FILE", min: 1, max: 1, about: "say whether a release is what it says, and who says so",
+	{noun: "image", here: true, verb: "verify", args: "FILE", min: 1, max: 1, about: "say whether a release is what it says, and who says so",
 		more: "FILE is a manifest, or a disk image or another part of a release with the manifest beside it. Looked at are the signature under the manifest, the key that made it, the proof that the release stands in the log of all releases, and size and hash of the files. Of a manifest every file that is in its folder. Nothing is asked over the network.",
 		flags: []option{optKeys, {name: "all", about: "every file of the manifest must be there"},
 			{name: "seen", value: "FILE", about: "checkpoint of the log that was seen before; the log beside the release must continue it"}}, run: imageVerify},
-	{noun: "image", verb: "manifest", args: "DIR", min: 1, max: 1, about: "write the manifest of what a build has made",
+	{noun: "image", here: true, verb: "manifest", args: "DIR", min: 1, max: 1, about: "write the manifest of what a build has made",
 		more: "Every file postern_VERSION.* in DIR becomes part of the release, by the end of its name: .raw, .root.raw, .verity.raw, .efi, each with .gz beside it or not, .qcow2, .vmdk, .vhdx, .cdx.json and .spdx.json. The same files and flags give the same bytes.",
 		flags: []option{{name: "release", value: "V", about: "the version"}, {name: "follows", value: "V", about: "the oldest version that may be updated to it; 0 by default, which is any"},
 			{name: "profile", value: "release|debug", about: "release by default"}, {name: "commit", value: "HASH", about: "commit of the source"},
@@ -44,13 +44,13 @@ var imageCommands = []command{
 			{name: "tool", value: "NAME=VERSION", about: "a program that made it", many: true},
 			{name: "packages", value: "FILE", about: "mkosi's manifest of what it has installed"},
 			{name: "debs", value: "DIR", about: "where the package files are that it was installed from, to name their hashes"}}, run: imageManifest},
-	{noun: "image", verb: "sign", args: "MANIFEST", min: 1, max: 1, about: "sign a manifest with the release key in the token",
+	{noun: "image", here: true, verb: "sign", args: "MANIFEST", min: 1, max: 1, about: "sign a manifest with the release key in the token",
 		more:  "Writes MANIFEST.sig. The key is that of `postern key generate --use release`.",
 		flags: []option{optOwner}, run: imageSign},
-	{noun: "image", verb: "log", args: "MANIFEST", min: 1, max: 1, about: "put a signed release into the log, with the log's key in the token",
+	{noun: "image", here: true, verb: "log", args: "MANIFEST", min: 1, max: 1, about: "put a signed release into the log, with the log's key in the token",
 		more:  "Writes MANIFEST.tlog-proof, and continues the log: files that are published as they are. The key is that of `postern key generate --use log`. A version stands in the log once; to say it again gives its proof anew.",
 		flags: []option{optOwner, {name: "log", value: "DIR", about: "folder of the log; log beside the manifest by default"}}, run: imageLog},
-	{noun: "image", verb: "keys", args: "DIR", min: 1, max: 1, about: "write the public keys of the token by which its releases are trusted",
+	{noun: "image", here: true, verb: "keys", args: "DIR", min: 1, max: 1, about: "write the public keys of the token by which its releases are trusted",
 		flags: []option{optOwner}, run: imageKeys},
 }
 

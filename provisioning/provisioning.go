@@ -82,6 +82,8 @@ type App struct {
 	Box Box
 	// Access are the doors for mail programs.
 	Access *Access
+	// Update is how a box comes from one release to the next.
+	Update Updates
 	// ConfigDoc prints the annotated example of a configuration file.
 	ConfigDoc func(w io.Writer, file string) error
 }

@@ -468,6 +468,7 @@ func (s *script) postern(args []string) int {
 				return []autoconfig.Site{s}, nil
 			},
 		},
+		Update:    updateStub{s.dir},
 		ConfigDoc: configDocStub,
 		Forget: func(_ context.Context, _ string, a message.Address, dry bool) (time.Time, bool, error) {
 			if a.Domain == "away.example" {

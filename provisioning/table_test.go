@@ -11,13 +11,15 @@ import (
 )
 
 // whole is a program with every command in it.
-func whole() *App { return &App{Version: "0.1-test", Agent: agentStub, ConfigDoc: configDocStub} }
+func whole() *App {
+	return &App{Version: "0.1-test", Agent: agentStub, Update: updateStub{}, ConfigDoc: configDocStub}
+}
 
 // writers are the commands that change something, and so must be seen to
 // change nothing with -n.
 var writers = []string{"token init", "token unlock", "key generate", "key retire", "key destroy",
 	"identity create", "identity add", "identity export", "identity remove",
-	"cert import", "cert trust", "cert distrust", "cert remove", "publish wkd", "publish ldif", "keyring upgrade", "image manifest", "image sign", "image log", "image keys", "postfix render", "process"}
+	"cert import", "cert trust", "cert distrust", "cert remove", "publish wkd", "publish ldif", "keyring upgrade", "image manifest", "image sign", "image log", "image keys", "update apply", "update start", "update rollback", "update confirm", "postfix render", "process"}
 
 // scriptLines are the command lines of all scripts, split into words.
 func scriptLines(t *testing.T) (lines [][]string) {

@@ -256,3 +256,29 @@ func (a *alive) Read(b []byte) (int, error) {
 	}
 	return n, err
 }
+
+// Latest is the manifest of the release that the file latest in a folder of
+// releases names. The file is believed by nobody: it can keep a box from what is
+// newer, never bring it to what is older.
+func (b *Box) Latest(ctx context.Context, source string) (string, error) {
+	at, err := url.Parse(source)
+	if err != nil {
+		return "", fmt.Errorf("%.200q: %w", source, ErrPlain)
+	}
+	place, base, err := b.source(at.JoinPath("latest").String())
+	if err != nil {
+		return "", err
+	}
+	text, err := place.small(ctx, base, 64)
+	if errors.Is(err, fs.ErrNotExist) {
+		err = fmt.Errorf("%w: %w", image.ErrAbsent, err)
+	}
+	if err != nil {
+		return "", err
+	}
+	v, err := image.ParseVersion(strings.TrimSpace(string(text)))
+	if err != nil {
+		return "", fmt.Errorf("read %s: %w", base, err)
+	}
+	return at.JoinPath(image.Name(v) + image.ManifestEnd).String(), nil
+}

@@ -1,8 +1,8 @@
 // Package update brings a box from one release to the next: it believes a
 // release (package image), stages it, has it written into the slot that does not
 // run, and makes the boot entry last. What runs is never touched: neither its
-// slot nor its entry. The new slot has three tries; one that is not found healthy
-// in them is left, and the old one runs again.
+// slot nor its entry. The new slot has one try; when it is not found healthy in
+// it, whatever the cause, the next start is the old one's.
 //
 // An entry is a file postern_VERSION.efi in the EFI system partition. One on
 // trial has its tries in its name, postern_VERSION+LEFT-DONE.efi, as
@@ -79,8 +79,10 @@ const (
 	EntriesDir = "/efi/EFI/Linux"
 )
 
-// tries of a new slot.
-const tries = 3
+// tries of a new slot. With one, a box whose new release hangs, panics or ends in
+// its initrd is back after one restart; so is one whose power failed during the
+// trial, and there the update is said again.
+const tries = 1
 
 // record is what is known of the last update, in the state folder.
 type record struct {

@@ -170,8 +170,8 @@ func TestDownloadIsBounded(t *testing.T) {
 		"not there":          {".verity.raw", func(w http.ResponseWriter, r *http.Request) { w.WriteHeader(404) }, image.ErrAbsent},
 		"out of order":       {".verity.raw", func(w http.ResponseWriter, r *http.Request) { w.WriteHeader(500) }, ErrDownload},
 		"never satisfied":    {".verity.raw", func(w http.ResponseWriter, r *http.Request) { w.WriteHeader(416) }, ErrDownload},
-		"elsewhere":          {".verity.raw", func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "http://127.0.0.1/", 302) }, ErrDownload},
-		"manifest elsewhere": {image.ManifestEnd, func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "https://127.0.0.1/", 302) }, ErrDownload},
+		"elsewhere":          {".verity.raw", func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "http://127.0.0.1/", http.StatusFound) }, ErrDownload},
+		"manifest elsewhere": {image.ManifestEnd, func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "https://127.0.0.1/", http.StatusFound) }, ErrDownload},
 		"endless manifest":   {image.ManifestEnd, func(w http.ResponseWriter, r *http.Request) { w.Write(make([]byte, 5<<20)) }, nil},
 		"no signature":       {".sig", func(w http.ResponseWriter, r *http.Request) { w.WriteHeader(404) }, image.ErrAbsent},
 		"bomb": {".root.raw.gz", func(w http.ResponseWriter, r *http.Request) {

@@ -55,6 +55,7 @@ func main() {
 		Access:    &provisioning.Access{Serve: serveAccess, Settings: settings},
 		Plan:      plan,
 		Box:       house{},
+		Update:    slots{},
 		Clock:     synchronised,
 		Watch:     watchClock,
 		ConfigDoc: config.Example,
