@@ -2,13 +2,16 @@ package house
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"regexp"
 	"strings"
 
+	"postern/appliance/box/tpm"
 	"postern/cmd/internal/render"
 	"postern/hsm"
 )
@@ -109,9 +112,14 @@ func enrolArgs(device string, unlock ...string) []string {
 }
 
 // Recovery implements box.House. Whatever the program prints, only the key
-// goes on.
+// goes on. Without a TPM the key of the partition is no secret, and there is
+// nothing to recover.
 func (h *House) Recovery(ctx context.Context) (string, error) {
 	if h.Do == nil {
+		return "", nil
+	}
+	if _, err := os.Stat(tpm.Device); err != nil {
+		h.Log.Warn("no TPM: the data partition protects nothing, and gets no recovery key")
 		return "", nil
 	}
 	device, err := h.device(ctx)
@@ -135,8 +143,26 @@ func (h *House) enrol(ctx context.Context, args []string) (string, error) {
 }
 
 // factoryReset is the variable of the firmware that makes systemd-repart form
-// the data partition anew at the next start: attributes 7, then the value.
-const factoryReset = "/sys/firmware/efi/efivars/FactoryReset-8cf2644b-4b0b-428f-9387-6d876050dc67"
+// the data partition anew at the next start; reset is what it is set to: kept,
+// for boot and run time (attributes 7), "yes" in UTF-16.
+const (
+	factoryReset = "/sys/firmware/efi/efivars/FactoryReset-8cf2644b-4b0b-428f-9387-6d876050dc67"
+	reset        = "\x07\x00\x00\x00y\x00e\x00s\x00\x00\x00"
+)
+
+// headers is where LUKS2 has its headers and keys, and a little more, in bytes.
+const headers = 16 << 20
+
+// erase makes a LUKS partition worthless, which may be in use: nobody opens it
+// without what is overwritten here.
+func erase(device string) error {
+	f, err := os.OpenFile(device, os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	_, err = io.CopyN(f, rand.Reader, headers)
+	return errors.Join(err, f.Sync(), f.Close())
+}
 
 // Wipe implements box.House. First of all it makes the keys worthless, then
 // what they were for; each step by itself would do, so that one that fails
@@ -164,9 +190,8 @@ func (h *House) Wipe(ctx context.Context) error {
 	if device, err := h.device(ctx); err != nil {
 		step("find data partition", err)
 	} else if device != "" {
-		_, err := h.Do(ctx, nil, "cryptsetup", "--batch-mode", "luksErase", device)
-		step("erase the keys of the data partition", err)
-		step("ask the firmware for a reset", gone(os.WriteFile(factoryReset, []byte("\x07\x00\x00\x00t"), 0o644)))
+		step("erase the keys of the data partition", erase(device))
+		step("ask the firmware for a reset", gone(os.WriteFile(factoryReset, []byte(reset), 0o644)))
 	}
 	_, err = h.Do(ctx, nil, "systemctl", "--no-block", "reboot")
 	step("start anew", err)
