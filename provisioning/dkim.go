@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -217,4 +218,32 @@ func relist(ctx context.Context, k hsm.Keeper) ([]dkim.Selector, error) {
 		return nil, fmt.Errorf("list keys: %w", err)
 	}
 	return dkim.Selectors(keys), nil
+}
+
+// examineDKIM finds domains whose mail waits for a key, and keys without successors
+// that are older than a year.
+func (c *call) examineDKIM(e *examined, site Site, keys []hsm.Key) {
+	all := dkim.Selectors(keys)
+	for _, d := range slices.Sorted(maps.Keys(site.Mail.DKIM)) {
+		ascii, err := idna.Lookup.ToASCII(d)
+		if err != nil || !site.Mail.DKIM[d] {
+			continue
+		}
+		var signing []string
+		old := false
+		for _, s := range all {
+			if s.Domain == ascii && s.StateOf(all, c.now()) == dkim.Signing {
+				signing = append(signing, s.Name)
+				old = old || !s.From.IsZero() && c.now().Sub(s.From) > 400*24*time.Hour
+			}
+		}
+		switch {
+		case len(signing) == 0:
+			e.say("dkim "+d, broken, "`postern dkim rotate --domain "+d+"`; its mail waits until then", "no key signs")
+		case old:
+			e.say("dkim "+d, concern, "`postern dkim rotate --domain "+d+"`", "signs with %s for more than a year", strings.Join(signing, ", "))
+		default:
+			e.say("dkim "+d, fine, "", "signs with %s", strings.Join(signing, ", "))
+		}
+	}
 }

@@ -70,6 +70,9 @@ func doctor(ctx context.Context, c *call) (any, error) {
 	keys, keysKnown := c.examineKeys(ctx, e, site)
 	c.examineKeyring(ctx, e, site, keys, keysKnown)
 	examineShown(e, site, keys, keysKnown, c.now())
+	if keysKnown {
+		c.examineDKIM(e, site, keys)
+	}
 	c.examineStores(e, site)
 	c.examineHops(ctx, e, site)
 	c.examineScanners(ctx, e, site)

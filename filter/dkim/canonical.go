@@ -3,6 +3,7 @@ package dkim
 import (
 	"bytes"
 	"crypto/sha256"
+	"errors"
 	"hash"
 	"io"
 	"strings"
@@ -172,10 +173,10 @@ func (b *body) end() BodySum {
 }
 
 // Scan reads a mail once. As soon as its header is there, want says in which
-// forms the body is to be hashed.
+// forms the body is to be hashed; where in none, it is not read.
 func Scan(mail io.WriterTo, want func(Header) []Form) (Header, []BodySum, error) {
 	s := scan{want: want}
-	if _, err := mail.WriteTo(&s); err != nil {
+	if _, err := mail.WriteTo(&s); err != nil && !errors.Is(err, errEnough) {
 		return nil, nil, err
 	}
 	if !s.inBody {
@@ -187,6 +188,9 @@ func Scan(mail io.WriterTo, want func(Header) []Form) (Header, []BodySum, error)
 	}
 	return s.header, sums, nil
 }
+
+// errEnough ends the reading of a mail whose body nobody wants.
+var errEnough = errors.New("header read")
 
 type scan struct {
 	want   func(Header) []Form
@@ -224,6 +228,9 @@ func (s *scan) Write(p []byte) (int, error) {
 		default:
 			return n, nil
 		}
+	}
+	if len(s.bodies) == 0 {
+		return 0, errEnough
 	}
 	for _, b := range s.bodies {
 		b.write(p)
