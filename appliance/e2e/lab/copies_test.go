@@ -109,6 +109,7 @@ func TestCopies(t *testing.T) {
 	}
 
 	t.Run("an answer", func(t *testing.T) {
+		from.configure(t, setting{})
 		text := secret("asked")
 		from.send(t, alice, []string{board}, strings.Replace(letter(alice, board, text), "\r\nSubject", "\r\nMessage-ID: <question@"+from.Domain+">\r\nSubject", 1))
 		holds(t, to.mail.await(t, board, text), map[string]string{"opened": "openpgp", "verified": "yes"})
