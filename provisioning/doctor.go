@@ -64,6 +64,12 @@ func (e *examined) broke(name string, err error) {
 }
 
 func doctor(ctx context.Context, c *call) (any, error) {
+	if c.on["box"] && c.Health != nil {
+		return boxDoctor(ctx, c)
+	}
+	if c.on["box"] || c.get("wait") != "" {
+		return nil, misuse("doctor --box --wait 10m", "--wait belongs to --box, on a box")
+	}
 	e := &examined{}
 	site := c.examineConfig(e)
 	c.examineClock(ctx, e, site)

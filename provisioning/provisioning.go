@@ -84,6 +84,10 @@ type App struct {
 	Access *Access
 	// Update is how a box comes from one release to the next.
 	Update Updates
+	// Health is what a box asks of itself after a start.
+	Health Health
+	// Pause waits; for a moment, until ctx ends, where nil.
+	Pause func(ctx context.Context, d time.Duration) error
 	// ConfigDoc prints the annotated example of a configuration file.
 	ConfigDoc func(w io.Writer, file string) error
 }

@@ -469,6 +469,8 @@ func (s *script) postern(args []string) int {
 			},
 		},
 		Update:    updateStub{s.dir},
+		Health:    healthOf(args),
+		Pause:     func(_ context.Context, d time.Duration) error { s.now = s.now.Add(d); return nil },
 		ConfigDoc: configDocStub,
 		Forget: func(_ context.Context, _ string, a message.Address, dry bool) (time.Time, bool, error) {
 			if a.Domain == "away.example" {

@@ -131,8 +131,16 @@ func TestAway(t *testing.T) {
 	b := open(t, trial.Config{})
 	c := correspond(t, b)
 	recovers(t, b, c, "before")
+	// The judge of a release opens a mail with the key in the token, and hears
+	// every listener; it sees what is missing.
+	if out, err := b.Postern(t.Context(), nil, "doctor", "--box"); err != nil || !strings.Contains(string(out), "opened: [openpgp") || !strings.Contains(string(out), "listener outside") {
+		t.Errorf("doctor --box: got %v, want a mail opened and filterd heard:\n%s", err, out)
+	}
 
 	b.Keyd.Kill()
+	if out, err := b.Postern(t.Context(), nil, "doctor", "--box"); err == nil || !strings.Contains(string(out), "broken") {
+		t.Errorf("doctor --box without keyd: got %v, want it broken:\n%s", err, out)
+	}
 	away(t, b, c, "no-keyd")
 	if out, err := b.Postern(t.Context(), nil, "doctor"); err == nil || !strings.Contains(string(out)+err.Error(), "hint:") {
 		t.Errorf("doctor without keyd: got %v, want a hint:\n%s", err, out)

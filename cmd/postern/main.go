@@ -56,6 +56,7 @@ func main() {
 		Plan:      plan,
 		Box:       house{},
 		Update:    slots{},
+		Health:    health{},
 		Clock:     synchronised,
 		Watch:     watchClock,
 		ConfigDoc: config.Example,
