@@ -69,6 +69,7 @@ func (a *App) commands() []command {
 		{noun: "identity", verb: "export", args: "ADDRESS|DOMAIN|FPR", min: 1, max: 1, about: "print a certificate of ours for partners",
 			more:  "For S/MIME the newest valid certificate of each use, and the authorities above them without their root, in PEM.",
 			flags: []option{{name: "out", value: "FILE", about: "write it there"}, {name: "format", value: "openpgp|smime", about: "which, where the owner has both"}}, run: identityExport},
+		identityRevokeCommand,
 		{noun: "identity", verb: "remove", args: "ADDRESS|DOMAIN|FPR", min: 1, max: 1, about: "unbind a certificate of ours; the keys stay",
 			more: "Asks for the address or domain of the identity.", flags: []option{optYes}, run: identityRemove},
 

@@ -69,10 +69,17 @@ func (e *enrolment) key(ctx context.Context, w wanted, a hsm.Algorithm, u hsm.Us
 	if err != nil {
 		return key, false, err
 	}
-	for _, k := range e.keys {
-		if k.Usage == u && !k.Retired && hsm.AlgorithmOf(k.Public) == a && succeeds(k.Label, base) && !spent(k.ID) {
-			return k, true, nil
+	spare := func() bool {
+		i := slices.IndexFunc(e.keys, func(k hsm.Key) bool {
+			return k.Usage == u && !k.Retired && hsm.AlgorithmOf(k.Public) == a && succeeds(k.Label, base) && !spent(k.ID)
+		})
+		if i >= 0 {
+			key = e.keys[i]
 		}
+		return i >= 0
+	}
+	if spare() {
+		return key, true, nil
 	}
 	name, err := free(e.keys, base, true)
 	if err != nil {
@@ -82,12 +89,18 @@ func (e *enrolment) key(ctx context.Context, w wanted, a hsm.Algorithm, u hsm.Us
 	if e.dry() {
 		return hsm.Key{Label: name}, false, nil
 	}
-	key, err = e.keeper.Generate(ctx, hsm.KeySpec{Algorithm: a, Usage: u, Label: name})
+	fresh, err := e.keeper.Generate(ctx, hsm.KeySpec{Algorithm: a, Usage: u, Label: name})
+	if errors.Is(err, hsm.ErrExists) { // a run that was killed had asked for it, and the token has made it since
+		if e.keys, err = e.keeper.Keys(ctx); err == nil && spare() {
+			return key, true, nil
+		}
+		err = errors.Join(err, hsm.ErrExists)
+	}
 	if err != nil {
 		return key, false, fmt.Errorf("generate %s (%s): %w", name, a, err)
 	}
-	e.keys = append(e.keys, key)
-	return key, true, nil
+	e.keys = append(e.keys, fresh)
+	return fresh, true, nil
 }
 
 // succeeds reports whether a label is base, or that of a successor.

@@ -235,6 +235,9 @@ func (c *call) certifyOpenPGP(ctx context.Context, k hsm.Keeper, store *keyring.
 		return id, fmt.Errorf("create certificate of %s: %w", w.owner, err)
 	}
 	id.Trust, id.Source, id.FirstSeen, id.LastSeen = keyring.Trusted, "created", w.created, w.created
+	if err := c.keepRevocation(ctx, k, id.Cert); err != nil {
+		return id, err
+	}
 	return id, store.Bind(ctx, id)
 }
 
