@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	release "postern/image"
 	"postern/image/imagetest"
 )
 
@@ -45,6 +46,14 @@ func (l *life) step(name string, do func(t *testing.T)) bool {
 	return ok
 }
 
+// timed writes a line for a part that belongs to a step.
+func (l *life) timed(name string, do func()) {
+	began, result := time.Now(), "FAILED"
+	defer func() { l.steps = append(l.steps, step{"  " + name, time.Since(began), result}) }()
+	do()
+	result = "passed"
+}
+
 func (l *life) table() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%-40s %8s  %s\n", "step", "seconds", "result")
@@ -73,6 +82,20 @@ func (l *life) make(version string, args ...string) string {
 	return filepath.Join(*build, "postern_"+version+".raw")
 }
 
+// sums are the hashes of an image's parts.
+func sums(t *testing.T, raw string) string {
+	t.Helper()
+	var b strings.Builder
+	for _, end := range []string{".root.raw", ".verity.raw", ".efi", ".raw", ".cdx.json", ".manifest.json"} {
+		sum, size, err := release.Sum(strings.TrimSuffix(raw, ".raw") + end)
+		if err != nil {
+			t.Fatal(err)
+		}
+		fmt.Fprintf(&b, "%s %d %s\n", sum, size, end)
+	}
+	return b.String()
+}
+
 // TestBox is the whole life of a box. It takes an hour and more.
 func TestBox(t *testing.T) {
 	if *build == "" && *image == "" {
@@ -88,15 +111,35 @@ func TestBox(t *testing.T) {
 	if raw == "" {
 		l.step("build", func(*testing.T) { raw = l.make("1") })
 	}
-	l.step("first start under Secure Boot", func(t *testing.T) {
-		m := imagetest.Start(t, imagetest.Setup{Dir: l.folder("box"), Image: raw})
-		m.Wait(`[Ee]nroll`)
-		m.Wait(`Reached target .*multi-user`)
+	if *build != "" {
+		// From nothing but the packages, and once more: the same bytes.
+		l.step("the same bytes twice", func(t *testing.T) {
+			want := sums(t, raw)
+			l.make("1", "--cold")
+			if got := sums(t, raw); got != want {
+				t.Errorf("got %s, want %s", got, want)
+			}
+		})
+	}
+	home := l.folder("box")
+	o := newOperator(t, home)
+	setup := imagetest.Setup{Dir: home, Image: raw, Forward: o.forward()}
+	if !l.step("first start, claim and mail", func(t *testing.T) {
+		m := imagetest.Start(t, setup)
+		m.Wait(`successfully enrolled`)
+		l.timed("claim", func() { o.claim(t, m, home) })
+		l.timed("provisioning", func() { o.provision(t) })
+		l.timed("sealed mail in", func() { o.sealedIn(t, "marker-first-sealed") })
+		l.timed("plain mail out", func() { o.plainOut(t, "marker-first-plain") })
 		m.Press()
-	})
-	l.step("second start", func(t *testing.T) {
-		m := imagetest.Start(t, imagetest.Setup{Dir: l.folder("box"), Image: raw})
-		m.Wait(`Reached target .*multi-user`)
+	}) {
+		t.FailNow()
+	}
+	// The TPM opens /var and the token: nobody is there.
+	l.step("restart, and mail", func(t *testing.T) {
+		m := imagetest.Start(t, setup)
+		m.Wait(`token +ready`)
+		o.sealedIn(t, "marker-second-sealed")
 		m.Press()
 	})
 	// One changed bit of the root stops the machine, which tries again.
