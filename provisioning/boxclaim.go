@@ -72,6 +72,12 @@ func boxClaim(ctx context.Context, c *call, dir string) (any, error) {
 	if err := c.share(&t); err != nil {
 		return t, err
 	}
+	if t.Recovery == "" { // nothing is encrypted, and nothing is to be typed back
+		if err := c.print(t); err != nil {
+			return nil, err
+		}
+		return confirmed(c.Box.Confirm(ctx, dir, ""))
+	}
 	if c.Secret == nil {
 		return t, no("postern box confirm", "the claim waits: the recovery key has to be typed back")
 	}

@@ -16,8 +16,10 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"os/user"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -94,6 +96,9 @@ func (h *House) Apply(ctx context.Context, text []byte, first bool) error {
 			return err
 		}
 	}
+	if err := tokenFolder(c); err != nil {
+		return err
+	}
 	if err := put(h.Path, text); err != nil {
 		return fmt.Errorf("write box.toml: %w", err)
 	}
@@ -113,10 +118,44 @@ func (h *House) clean(ctx context.Context, c *config.Box) error {
 			h.Log.Debug("stop key daemon", "error", err)
 		}
 	}
-	if c.Token.Kind == "softhsm" || c.Token.Kind == "tpm" {
-		if err := os.RemoveAll(c.TokenDir()); err != nil {
-			return fmt.Errorf("remove token of an earlier claim: %w", err)
+	if c.Token.Kind != "softhsm" && c.Token.Kind != "tpm" {
+		return nil
+	}
+	if err := os.RemoveAll(c.TokenDir()); err != nil {
+		return fmt.Errorf("remove token of an earlier claim: %w", err)
+	}
+	return nil
+}
+
+// keydUser is who the key daemon is on a box (units/sysusers.conf).
+const keydUser = "postern-keyd"
+
+// tokenFolder makes the folder of a token that consists of files: modules do
+// not make it themselves.
+func tokenFolder(c *config.Box) error {
+	if c.Token.Kind != "softhsm" && c.Token.Kind != "tpm" {
+		return nil
+	}
+	if err := os.MkdirAll(c.TokenDir(), 0o700); err != nil {
+		return fmt.Errorf("make folder of the token: %w", err)
+	}
+	u, err := user.Lookup(keydUser)
+	if _, unknown := errors.AsType[user.UnknownUserError](err); unknown {
+		return nil // not a box: a key daemon of whoever runs this
+	}
+	if err != nil {
+		return fmt.Errorf("make folder of the token: %w", err)
+	}
+	uid, err1 := strconv.Atoi(u.Uid)
+	gid, err2 := strconv.Atoi(u.Gid)
+	err = errors.Join(err1, err2)
+	for _, dir := range []string{c.KeydState(), c.TokenDir()} {
+		if err == nil {
+			err = os.Chown(dir, uid, gid)
 		}
+	}
+	if err != nil {
+		return fmt.Errorf("make folder of the token: %w", err)
 	}
 	return nil
 }
@@ -319,7 +358,7 @@ func (h *House) tell(ctx context.Context, c *config.Box, changed []string, first
 		verb := "restart"
 		if first && !slices.Contains(ground, u) {
 			verb = "start"
-		} else if !affected[u] {
+		} else if !affected[u] && !first { // a claim that is tried again finds its files there
 			continue
 		}
 		if _, err := h.Do(ctx, nil, "systemctl", verb, u); err != nil {

@@ -128,9 +128,23 @@ func Write(out string, files []File, dry bool) (changed []string, err error) {
 	return changed, nil
 }
 
+// folder makes what is missing of a path, for everybody to look into.
+func folder(root *os.Root, name string) error {
+	if info, err := root.Stat(name); err == nil && info.IsDir() {
+		return nil
+	}
+	if err := folder(root, filepath.Dir(name)); err != nil {
+		return err
+	}
+	if err := root.Mkdir(name, 0o755); err != nil {
+		return err
+	}
+	return root.Chmod(name, 0o755)
+}
+
 // replace writes a file beside its place and moves it there.
 func replace(root *os.Root, name, text string) error {
-	if err := root.MkdirAll(filepath.Dir(name), 0o755); err != nil {
+	if err := folder(root, filepath.Dir(name)); err != nil {
 		return err
 	}
 	fresh := filepath.Join(filepath.Dir(name), "."+filepath.Base(name)+".new")
@@ -139,7 +153,8 @@ func replace(root *os.Root, name, text string) error {
 		return err
 	}
 	_, err = f.WriteString(text)
-	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
+	// For everybody to read, whatever the umask of this program.
+	if err := errors.Join(err, f.Chmod(0o644), f.Sync(), f.Close()); err != nil {
 		return err
 	}
 	return root.Rename(fresh, name)

@@ -7,6 +7,7 @@ import (
 	"reflect"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 
 	"postern/appliance/config"
@@ -114,6 +115,7 @@ func TestFilesFollow(t *testing.T) {
 // What is so already is left alone, what is not is replaced whole, and a link
 // leads nowhere outside.
 func TestWrite(t *testing.T) {
+	defer syscall.Umask(syscall.Umask(0o077)) // as of the unit that renders
 	dir := t.TempDir()
 	list := []File{{"/etc/one", "1\n"}, {"/etc/two", "2\n"}}
 	for _, step := range []struct {
@@ -138,6 +140,11 @@ func TestWrite(t *testing.T) {
 		}
 		if err != nil || !slices.Equal(got, step.want) {
 			t.Errorf("%s: got %v, %v, want %v", step.name, got, err, step.want)
+		}
+	}
+	for name, want := range map[string]os.FileMode{"etc": 0o755 | os.ModeDir, "etc/one": 0o644, "etc/two": 0o644} {
+		if info, err := os.Stat(filepath.Join(dir, name)); err != nil || info.Mode() != want {
+			t.Errorf("%s: got %v, %v, want %v", name, info.Mode(), err, want)
 		}
 	}
 	if b, err := os.ReadFile(filepath.Join(dir, "etc/two")); err != nil || string(b) != "2\n" {
