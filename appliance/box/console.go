@@ -11,6 +11,7 @@ import (
 
 const (
 	look  = 2 * time.Second // how often the screen looks whether something has changed
+	rest  = time.Minute     // the same on a box that belongs to somebody: each look asks the key daemon, which records it
 	again = time.Minute     // then it is drawn all the same: others write there too, as the kernel
 )
 
@@ -18,8 +19,8 @@ const (
 // while it belongs to nobody the code. It is drawn anew when something changes.
 // Nobody can type there.
 func (s *Server) Screen(ctx context.Context, w io.Writer) error {
-	tick := time.NewTicker(look)
-	defer tick.Stop()
+	next := time.NewTimer(0)
+	defer next.Stop()
 	last, drawn := "", time.Time{}
 	for {
 		if now := s.screen(ctx); now != last || time.Since(drawn) >= again {
@@ -30,10 +31,15 @@ func (s *Server) Screen(ctx context.Context, w io.Writer) error {
 			}
 			last, drawn = now, time.Now()
 		}
+		wait := look
+		if s.Claimed() {
+			wait = rest
+		}
+		next.Reset(wait)
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-tick.C:
+		case <-next.C:
 		case <-s.changed:
 		}
 	}

@@ -239,6 +239,10 @@ func (h *House) Run(ctx context.Context, args []string, stdin io.Reader, stdout,
 		return 0, nil, fmt.Errorf("run command: %w", err)
 	}
 	made, err := collect(dir)
+	// What has waited for a key or a certificate may have it now.
+	if err := h.Begin(context.WithoutCancel(ctx)); err != nil {
+		h.Log.Error("start units", "error", err)
+	}
 	return status, made, err
 }
 
@@ -361,7 +365,13 @@ func (h *House) tell(ctx context.Context, c *config.Box, changed []string, first
 		} else if !affected[u] && !first { // a claim that is tried again finds its files there
 			continue
 		}
-		if _, err := h.Do(ctx, nil, "systemctl", verb, u); err != nil {
+		args := []string{verb, u}
+		if !slices.Contains(ground, u) && !strings.HasPrefix(u, "postern-keyd") {
+			// The filter may want what only comes once the box is there, as the
+			// certificates of its listeners: it goes on trying by itself.
+			args = []string{"--no-block", verb, u}
+		}
+		if _, err := h.Do(ctx, nil, "systemctl", args...); err != nil {
 			if missing(err) {
 				continue // a unit of another kind of machine
 			}

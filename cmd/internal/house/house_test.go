@@ -88,7 +88,7 @@ func TestApply(t *testing.T) {
 	first := strings.Join(r.take(), "\n")
 	last := -1
 	for _, want := range []string{"systemctl stop postern-keyd.service", "systemctl daemon-reload", "systemctl stop postern-filterd.service", "systemctl restart postern-firewall.service", "systemctl restart systemd-networkd.service",
-		"systemctl start postern-keyd-keep.socket", "systemctl start postern-keyd.service", "systemctl start postern-filterd-outside.socket", "systemctl start postern-filterd.service", "systemctl start postern-postfix.service"} {
+		"systemctl start postern-keyd-keep.socket", "systemctl start postern-keyd.service", "systemctl --no-block start postern-filterd-outside.socket", "systemctl --no-block start postern-filterd.service", "systemctl --no-block start postern-postfix.service"} {
 		at := strings.Index(first, want)
 		if at < last {
 			t.Errorf("first: got %q at %d, want it there and in its order in\n%s", want, at, first)
@@ -113,7 +113,7 @@ func TestApply(t *testing.T) {
 		lines      []string
 		want, dont string
 	}{
-		{"a rule of mail", []string{`protect = "require"`, `protect = "optional"`}, "systemctl restart postern-filterd.service", "keyd"},
+		{"a rule of mail", []string{`protect = "require"`, `protect = "optional"`}, "systemctl --no-block restart postern-filterd.service", "keyd"},
 		{"an address", []string{"10.0.0.2/24", "10.0.0.3/24"}, "systemctl restart systemd-networkd.service", "keyd"},
 		{"the token's budget", []string{"# workers = 4", "workers = 5"}, "systemctl restart postern-keyd.service", "networkd"},
 	} {
