@@ -50,9 +50,11 @@ address = "10.0.2.2:%[1]d"
 [domain."company1.example"]
 sign = "never"
 
+[partner."elsewhere.example"]
+protect = "none"
+
 [default]
 protect = "optional"
-no-key = "transport"
 `
 
 // operator is the machine of whoever looks after the box, and of a partner.
