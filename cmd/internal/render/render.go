@@ -22,6 +22,9 @@ import (
 // header stands in the files that are printed here.
 const header = "# Written by `postern box render` from box.toml; what is changed here is lost.\n"
 
+// mode is that of every file: there is nothing secret in them.
+const mode = fs.FileMode(0o644)
+
 // File is one file of the box.
 type File struct {
 	Path string // as the box calls it
@@ -114,7 +117,9 @@ func Write(out string, files []File, dry bool) (changed []string, err error) {
 	for _, f := range files {
 		name := strings.TrimPrefix(f.Path, "/")
 		if root != nil {
-			if old, err := root.ReadFile(name); err == nil && string(old) == f.Text {
+			old, err := root.ReadFile(name)
+			info, err2 := root.Lstat(name)
+			if err == nil && err2 == nil && string(old) == f.Text && info.Mode() == mode {
 				continue
 			}
 		}
@@ -148,13 +153,13 @@ func replace(root *os.Root, name, text string) error {
 		return err
 	}
 	fresh := filepath.Join(filepath.Dir(name), "."+filepath.Base(name)+".new")
-	f, err := root.OpenFile(fresh, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o644)
+	f, err := root.OpenFile(fresh, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, mode)
 	if err != nil {
 		return err
 	}
 	_, err = f.WriteString(text)
 	// For everybody to read, whatever the umask of this program.
-	if err := errors.Join(err, f.Chmod(0o644), f.Sync(), f.Close()); err != nil {
+	if err := errors.Join(err, f.Chmod(mode), f.Sync(), f.Close()); err != nil {
 		return err
 	}
 	return root.Rename(fresh, name)

@@ -128,6 +128,7 @@ func TestWrite(t *testing.T) {
 		{"first", false, nil, []string{"etc/one", "etc/two"}},
 		{"again", false, nil, nil},
 		{"one changed", false, func() error { return os.WriteFile(filepath.Join(dir, "etc/two"), []byte("3\n"), 0o644) }, []string{"etc/two"}},
+		{"one for nobody to read", false, func() error { return os.Chmod(filepath.Join(dir, "etc/one"), 0o600) }, []string{"etc/one"}},
 	} {
 		if step.do != nil {
 			if err := step.do(); err != nil {
