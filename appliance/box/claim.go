@@ -27,12 +27,24 @@ type pending struct {
 // wipe forgets the PIN.
 func (p *pending) wipe() { clear(p.PIN.PIN) }
 
-// isPending reports whether a claim waits; one that waited too long is gone.
-func (s *Server) isPending() bool {
+// asked is what a screen shows of a box that is to be claimed.
+type asked struct {
+	claimed, pending bool
+	code             string // "" unless it is neither
+	until            time.Time
+	left             int
+}
+
+// asks is that of one moment, so that no screen shows half of a claim.
+func (s *Server) asks() (a asked) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.expire()
-	return s.pending != nil
+	a.claimed, a.pending = s.owner != "", s.pending != nil
+	if !a.claimed && !a.pending {
+		a.code, a.until, a.left = s.code.show()
+	}
+	return a
 }
 
 // expire is called with mu held.
@@ -99,9 +111,9 @@ func (s *Server) answerClaim(_ http.ResponseWriter, r *request) (any, error) {
 	if p.recovery, err = s.cfg.House.Recovery(r.Context()); err != nil {
 		return nil, fmt.Errorf("make recovery key: %w", err)
 	}
-	s.code.spend()
 	s.mu.Lock()
 	s.pending = p
+	s.code.spend()
 	s.mu.Unlock()
 	keep = true
 	return Claimed{Proof: ours, Recovery: p.recovery}, nil

@@ -48,7 +48,7 @@ func (s *Server) Screen(ctx context.Context, w io.Writer) error {
 // screen is the text of now.
 func (s *Server) screen(ctx context.Context) string {
 	var b strings.Builder
-	st := s.status(ctx)
+	now := s.asks()
 	line := func(name, format string, args ...any) {
 		fmt.Fprintf(&b, "  %-12s %s\n", name, fmt.Sprintf(format, args...))
 	}
@@ -59,13 +59,14 @@ func (s *Server) screen(ctx context.Context) string {
 		where = strings.Join(addresses, ", ")
 	}
 	switch {
-	case st.Claimed:
+	case now.claimed:
+		st := s.status(ctx)
 		line("name", "%s", st.Name)
 		line("token", "%s", st.Token)
 		if st.Need > 0 && st.Token == "locked" {
 			line("shares", "%d of %d are there: postern unlock", len(st.Have), st.Need)
 		}
-	case s.isPending():
+	case now.pending:
 		b.WriteString("  This box was claimed just now; its recovery key has to be typed back.\n\n")
 	default:
 		b.WriteString("  This box belongs to nobody yet. Who sees this screen can claim it.\n\n")
@@ -73,13 +74,12 @@ func (s *Server) screen(ctx context.Context) string {
 	line("address", "%s", where)
 	line("port", "%s", s.port())
 	line("fingerprint", "%s", Fingerprint(s.pin))
-	if !st.Claimed && !s.isPending() {
-		text, until, left := s.code.show()
-		line("code", "%s", text)
-		line("", "good until %s UTC, for %d more tries", until.UTC().Format("15:04"), left)
+	if now.code != "" {
+		line("code", "%s", now.code)
+		line("", "good until %s UTC, for %d more tries", now.until.UTC().Format("15:04"), now.left)
 		if len(addresses) > 0 {
 			fmt.Fprintf(&b, "\n  postern box claim %s --fingerprint %s --code %s --config box.toml\n",
-				net.JoinHostPort(addresses[0], s.port()), strings.TrimPrefix(s.pin, "sha256:")[:leastDigits], text)
+				net.JoinHostPort(addresses[0], s.port()), strings.TrimPrefix(s.pin, "sha256:")[:leastDigits], now.code)
 		}
 	}
 	return b.String()
