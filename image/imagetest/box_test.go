@@ -121,6 +121,7 @@ func TestBox(t *testing.T) {
 			}
 		})
 	}
+	imagetest.Clock(t)
 	home := l.folder("box")
 	o := newOperator(t, home)
 	setup := imagetest.Setup{Dir: home, Image: raw, Forward: o.forward()}

@@ -2,6 +2,7 @@ package imagetest_test
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -30,6 +31,10 @@ name = "lan"
 device = "en*"
 dhcp = true
 
+[time]
+protocol = "ntp"
+servers = ["10.0.2.2"]
+
 [[listener]]
 name = "outside"
 address = ":25"
@@ -43,9 +48,11 @@ allow = ["10.0.2.0/24"]
 
 [next-hop.inbound]
 address = "10.0.2.2:%[1]d"
+tls = "off"
 
 [next-hop.outbound]
 address = "10.0.2.2:%[1]d"
+tls = "off"
 
 [domain."company1.example"]
 sign = "never"
@@ -112,7 +119,13 @@ func ask(stdin, name string, args ...string) (string, error) {
 // box runs postern box, which must succeed.
 func (o *operator) box(t *testing.T, stdin string, args ...string) string {
 	t.Helper()
-	out, err := ask(stdin, "../../bin/postern", append([]string{"box"}, args...)...)
+	var out string
+	var err error
+	later(t, func() bool {
+		out, err = ask(stdin, "../../bin/postern", append([]string{"box"}, args...)...)
+		exit, ok := errors.AsType[*exec.ExitError](err)
+		return ok && exit.ExitCode() == 75
+	})
 	if err != nil {
 		t.Fatalf("postern box %q: %v\n%s", args, err, out)
 	}
@@ -145,6 +158,18 @@ func (o *operator) claim(t *testing.T, m *imagetest.Machine, dir string) {
 	o.box(t, key+"\n", "confirm", "--dir", o.dir)
 }
 
+// later repeats what is told to come back later: the PIN or the clock may not be
+// there yet.
+func later(t *testing.T, do func() (again bool)) {
+	t.Helper()
+	deadline := time.Now().Add(imagetest.Patience)
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for do() && time.Now().Before(deadline) {
+		<-tick.C
+	}
+}
+
 // provision makes the domain's identity, and lets both sides know the other.
 func (o *operator) provision(t *testing.T) {
 	t.Helper()
@@ -171,7 +196,12 @@ func (o *operator) send(t *testing.T, port int, from, to, mail string) {
 	if err := os.WriteFile(file, []byte(mail), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	out, err := ask("", "swaks", "--server", "127.0.0.1", "--port", fmt.Sprint(port), "--from", from, "--to", to, "--data", "@"+file, "--timeout", "600")
+	var out string
+	var err error
+	later(t, func() bool {
+		out, err = ask("", "swaks", "--server", "127.0.0.1", "--port", fmt.Sprint(port), "--from", from, "--to", to, "--data", "@"+file, "--timeout", "600")
+		return err != nil && (strings.Contains(out, "<** 4") || strings.Contains(out, "Connection refused"))
+	})
 	if err != nil || !strings.Contains(out, "<~  250 2.") && !strings.Contains(out, "<-  250 2.") {
 		t.Fatalf("send: %v\n%s", err, out)
 	}
