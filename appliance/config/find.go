@@ -3,6 +3,7 @@ package config
 import (
 	"fmt"
 	"slices"
+	"strings"
 )
 
 // Find is the table [find].
@@ -18,9 +19,14 @@ type Find struct {
 
 // FindSource is a table of [[find.source]].
 type FindSource struct {
-	Kind  string `toml:"kind" need:"yes" enum:"wkd|openpgpkey|smimea|vks|hkps" doc:"wkd: the Web Key Directory of the recipient's domain. openpgpkey and smimea: the DNS of his domain (RFC 7929, RFC 8162), through [resolver]. vks: a key server that verifies addresses. hkps: any other key server."`
-	URL   string `toml:"url" form:"https" doc:"The server, of vks and hkps, such as https://keys.openpgp.org."`
-	Trust string `toml:"trust" enum:"alone|dnssec|agree|never" doc:"When a certificate is used that the source gives. alone: on its word. dnssec: where the answer of the DNS was validated. agree: where another source gives the same one. never: it is kept for an operator to see. Default: dnssec for openpgpkey and smimea, agree for all others."`
+	Kind  string `toml:"kind" need:"yes" enum:"wkd|openpgpkey|smimea|vks|hkps|ldap" doc:"wkd: the Web Key Directory of the recipient's domain. openpgpkey and smimea: the DNS of his domain (RFC 7929, RFC 8162), through [resolver]. vks: a key server that verifies addresses. hkps: any other key server. ldap: a directory with userCertificate, userSMIMECertificate or pgpKey."`
+	URL   string `toml:"url" form:"directory" doc:"The server: of vks and hkps as https://keys.openpgp.org, of ldap as url in [accounts.ldap]."`
+	Trust string `toml:"trust" enum:"alone|dnssec|agree|never" doc:"When a certificate is used that the source gives. alone: on its word. dnssec: where the answer of the DNS was validated. agree: where another source gives the same one. never: it is kept for an operator to see. Default: dnssec for openpgpkey and smimea, alone for ldap, agree for all others."`
+	// Base and what follows are for ldap only.
+	Base         string `toml:"base" form:"text" doc:"Where an ldap directory is searched, such as dc=company1,dc=example."`
+	Filter       string `toml:"filter" form:"text" doc:"What is searched for in it, with {address}, {local} or {domain} of the recipient. Default: (mail={address})."`
+	BindDN       string `toml:"bind-dn" form:"text" doc:"Who searches in it. Default: nobody."`
+	PasswordFile string `toml:"bind-password-file" form:"path" doc:"File with the password of bind-dn in its one line."`
 }
 
 // checkFind fills in what depends on other fields, and finds what does not fit
@@ -34,20 +40,44 @@ func (c *Filterd) checkFind(r *reading) {
 			at := []any{"find", "source", i, field}
 			r.wrong(r.line(at...), fmt.Sprintf("find.source.%s: %s", field, problem), hint)
 		}
-		server := s.Kind == "vks" || s.Kind == "hkps"
+		ldap := s.Kind == "ldap"
+		server := s.Kind == "vks" || s.Kind == "hkps" || ldap
 		switch {
 		case server && s.URL == "":
-			wrong("url", "is missing", "every key server has one")
+			wrong("url", "is missing", "every server has one")
 		case !server && s.URL != "":
 			wrong("url", fmt.Sprintf("has no effect with kind = %q", s.Kind), "")
+		case server && ldap != strings.HasPrefix(s.URL, "ldap"):
+			wrong("url", fmt.Sprintf("%s with kind = %q", quote(s.URL), s.Kind), "https:// for vks and hkps, ldaps://, ldap:// or ldapi:// for ldap")
+		}
+		for _, f := range []struct{ name, value string }{{"base", s.Base}, {"filter", s.Filter}, {"bind-dn", s.BindDN}, {"bind-password-file", s.PasswordFile}} {
+			if f.value != "" && !ldap {
+				wrong(f.name, fmt.Sprintf("has no effect with kind = %q", s.Kind), "")
+			}
+		}
+		if ldap {
+			if s.Filter == "" {
+				s.Filter = "(mail={address})"
+			}
+			switch {
+			case s.Base == "":
+				wrong("base", "is missing", `add base = "dc=company1,dc=example"`)
+			case (s.BindDN == "") != (s.PasswordFile == ""):
+				wrong("bind-dn", "want both of bind-dn and bind-password-file, or none", "")
+			case !strings.Contains(s.Filter, "{address}") && !strings.Contains(s.Filter, "{local}"):
+				wrong("filter", "has neither {address} nor {local}", "everybody would have the same certificate")
+			}
 		}
 		if s.Trust == "dnssec" && !slices.Contains(dns, s.Kind) {
 			wrong("trust", fmt.Sprintf("dnssec with kind = %q", s.Kind), "only openpgpkey and smimea are answers of the DNS")
 		}
 		if s.Trust == "" {
 			s.Trust = "agree"
-			if slices.Contains(dns, s.Kind) {
+			switch {
+			case slices.Contains(dns, s.Kind):
 				s.Trust = "dnssec"
+			case ldap:
+				s.Trust = "alone"
 			}
 		}
 		if id := [2]string{s.Kind, s.URL}; seen[id] {

@@ -82,6 +82,11 @@ func form(name, s string) string {
 		if err != nil || u.Scheme != "https" || u.Hostname() == "" || u.User != nil || u.RawQuery+u.Fragment != "" {
 			return "want a URL such as https://keys.openpgp.org"
 		}
+	case "directory":
+		if strings.HasPrefix(s, "ldap") {
+			return form("ldap", s)
+		}
+		return form("https", s)
 	case "ldap":
 		const want = "want a URL such as ldaps://dir.company1.example"
 		if path, ok := strings.CutPrefix(s, "ldapi://"); ok {

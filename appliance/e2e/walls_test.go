@@ -36,7 +36,7 @@ var floors = map[string]int{
 	"filter/credential": crafts, "filter/chain": crafts, "filter/chain/fetch": crafts, "filter/openpgp": crafts, "filter/smime": crafts, "filter/cms": crafts, "filter/cms/ber": crafts, "filter/policy": crafts, "filter/directory": crafts,
 	"filter/dkim": crafts, "filter/transport": crafts, "filter/socketmap": crafts, "filter/record": crafts, "filter/authres": crafts, "hsm/internal/p11": crafts, "hsm/module": crafts, "hsm/client": crafts,
 	"filter/resolver": crafts, "filter/web": crafts, "filter/publish": crafts, "filter/mtasts": crafts, "filter/route": crafts,
-	"filter/accounts": crafts, "filter/arc": crafts, "filter/dmarc": crafts, "filter/zone": crafts,
+	"filter/accounts": crafts, "filter/ldaphost": crafts, "filter/arc": crafts, "filter/dmarc": crafts, "filter/zone": crafts,
 	"filter/autoconfig": crafts,
 	"filter/scan":       crafts,
 	"image":             crafts, // one verifier for the build, the update and whoever downloads
@@ -59,10 +59,10 @@ var neighbours = map[string][]string{
 	"filter/arc":             {"filter/dkim"},                    // forms, tags and keys
 	"filter/zone":            {"filter/dkim", "filter/resolver"}, // keys by their selectors, and who is asked
 	"filter/dmarc":           {"filter/dkim", "filter/resolver"}, // what it judges together
-	"filter/accounts":        {"filter/transport"},
+	"filter/accounts":        {"filter/transport", "filter/ldaphost"},
 	"filter/chain/fetch":     {"filter/resolver"}, // one word for what the Internet routes
 	"filter/web":             {"filter/resolver"},
-	"filter/directory":       {"filter/resolver", "filter/web"},
+	"filter/directory":       {"filter/resolver", "filter/web", "filter/ldaphost"},
 	"filter/mtasts":          {"filter/resolver", "filter/web"},
 	"filter/publish":         {"filter/directory"},                                                      // where a certificate stands, for who asks and who is asked
 	"filter/route":           {"filter/policy", "filter/resolver", "filter/mtasts", "filter/transport"}, // who decides, out of what they know

@@ -5,14 +5,12 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
-	"net"
-	"net/netip"
-	"net/url"
 	"strings"
 	"time"
 
 	"github.com/go-ldap/ldap/v3"
 
+	"postern/filter/ldaphost"
 	"postern/filter/message"
 	"postern/filter/transport"
 )
@@ -22,11 +20,6 @@ const (
 	ldapTime  = 10 * time.Second
 	ldapBytes = 1 << 20 // that it may answer, in all
 	maxBinds  = 64      // at once
-)
-
-var (
-	errLDAP       = errors.New("directory in trouble")
-	errLDAPUnsafe = errors.New("neither TLS nor on this machine")
 )
 
 // LDAP is a Source: a directory that knows passwords (RFC 4511). An account is
@@ -42,17 +35,17 @@ type LDAP struct {
 	BindDN, BindPassword string
 	Senders              []string // attributes whose values the account may write as
 
-	at    place
+	host  ldaphost.Host
 	turns chan struct{}
-	dial  func(ctx context.Context, network, address string) (net.Conn, error)
 }
 
 // NewLDAP gives a Source for l.
 func NewLDAP(l LDAP) (*LDAP, error) {
 	var err error
-	if l.at, err = placeOf(l.URL); err != nil {
+	if l.host, err = ldaphost.Parse(l.URL); err != nil {
 		return nil, err
 	}
+	l.host.TLS, l.host.Time, l.host.Bytes = l.TLS, ldapTime, ldapBytes
 	if l.UserDN == "" && l.Filter == "" {
 		return nil, errors.New("read accounts of directory: neither a user DN nor a filter says which entry it is")
 	}
@@ -61,34 +54,8 @@ func NewLDAP(l LDAP) (*LDAP, error) {
 			return nil, errors.New("read filter of directory: not understood")
 		}
 	}
-	l.turns, l.dial = make(chan struct{}, maxBinds), (&net.Dialer{}).DialContext
+	l.turns = make(chan struct{}, maxBinds)
 	return &l, nil
-}
-
-// place is where a directory is.
-type place struct{ scheme, host, network, address string }
-
-// placeOf reads a URL. The path of a socket stands where its host would.
-func placeOf(s string) (place, error) {
-	if path, ok := strings.CutPrefix(s, "ldapi://"); ok {
-		path, err := url.PathUnescape(path)
-		if err != nil || !strings.HasPrefix(path, "/") {
-			return place{}, errors.New("read url of directory: want ldapi://%2Fpath%2Fof%2Fsocket")
-		}
-		return place{"ldapi", "localhost", "unix", path}, nil
-	}
-	u, err := url.Parse(s)
-	if err != nil || u.Hostname() == "" {
-		return place{}, errors.New("read url of directory: not understood")
-	}
-	port, known := map[string]string{"ldap": ldap.DefaultLdapPort, "ldaps": ldap.DefaultLdapsPort}[u.Scheme]
-	if !known {
-		return place{}, fmt.Errorf("read url of directory: unknown scheme %q", u.Scheme)
-	}
-	if u.Port() != "" {
-		port = u.Port()
-	}
-	return place{u.Scheme, u.Hostname(), "tcp", net.JoinHostPort(u.Hostname(), port)}, nil
 }
 
 // user stands for the name in templates.
@@ -104,7 +71,7 @@ func (l *LDAP) Check(ctx context.Context, name, password string) (*transport.Acc
 	case <-ctx.Done():
 		return nil, fmt.Errorf("wait for the directory: %w", ctx.Err())
 	}
-	c, err := l.connect(ctx)
+	c, err := l.host.Connect(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -129,7 +96,7 @@ func (l *LDAP) Check(ctx context.Context, name, password string) (*transport.Acc
 	}
 	if l.BindDN != "" {
 		if err := bind(c, l.BindDN, l.BindPassword); err != nil {
-			return nil, fmt.Errorf("bind to search: %w", errLDAP) // its no is not the client's
+			return nil, fmt.Errorf("bind to search: %w", ldaphost.ErrTrouble) // its no is not the client's
 		}
 	}
 	entries, err := l.search(c, l.Base, ldap.ScopeWholeSubtree, strings.ReplaceAll(l.Filter, user, ldap.EscapeFilter(name)))
@@ -150,69 +117,6 @@ func (l *LDAP) Check(ctx context.Context, name, password string) (*transport.Acc
 	return a, nil
 }
 
-// connect reaches the directory, by TLS where it is not on this machine.
-func (l *LDAP) connect(ctx context.Context) (*ldap.Conn, error) {
-	raw, err := l.dial(ctx, l.at.network, l.at.address)
-	if err != nil {
-		return nil, fmt.Errorf("reach directory: %w", err)
-	}
-	if by, ok := ctx.Deadline(); ok {
-		raw.SetDeadline(by)
-	}
-	var conn net.Conn = &bounded{Conn: raw, left: ldapBytes}
-	config := l.TLS.Clone()
-	if config == nil {
-		config = &tls.Config{}
-	}
-	config.MinVersion = max(config.MinVersion, tls.VersionTLS12)
-	if config.ServerName == "" {
-		config.ServerName = l.at.host
-	}
-	if l.at.scheme == "ldaps" {
-		t := tls.Client(conn, config)
-		if err := t.HandshakeContext(ctx); err != nil {
-			raw.Close()
-			return nil, fmt.Errorf("reach directory by TLS: %w", err)
-		}
-		conn = t
-	}
-	c := ldap.NewConn(conn, l.at.scheme == "ldaps")
-	c.Start()
-	c.SetTimeout(ldapTime)
-	if l.at.scheme == "ldap" && !local(l.at.host) {
-		if err := c.StartTLS(config); err != nil {
-			c.Close()
-			return nil, trouble("start TLS with directory", err)
-		}
-		if _, ok := c.TLSConnectionState(); !ok {
-			c.Close()
-			return nil, fmt.Errorf("reach directory: %w", errLDAPUnsafe)
-		}
-	}
-	return c, nil
-}
-
-// bounded ends a connection that brings more than it may.
-type bounded struct {
-	net.Conn
-	left int
-}
-
-func (b *bounded) Read(p []byte) (int, error) {
-	if b.left <= 0 {
-		return 0, errLDAP
-	}
-	n, err := b.Conn.Read(p[:min(len(p), b.left)])
-	b.left -= n
-	return n, err
-}
-
-// local reports whether the host is this machine.
-func local(host string) bool {
-	a, err := netip.ParseAddr(host)
-	return strings.EqualFold(host, "localhost") || err == nil && a.Unmap().IsLoopback()
-}
-
 // bind logs in. What says that name or password are wrong is a no, and only that.
 func bind(c *ldap.Conn, dn, password string) error {
 	if dn == "" || password == "" { // a bind without one is anonymous, and may succeed (RFC 4513 §5.1.2)
@@ -226,7 +130,7 @@ func bind(c *ldap.Conn, dn, password string) error {
 		ldap.LDAPResultInappropriateAuthentication, ldap.LDAPResultInsufficientAccessRights, ldap.LDAPResultUnwillingToPerform, ldap.LDAPResultConstraintViolation):
 		return transport.ErrLoginRefused
 	}
-	return trouble("bind", err)
+	return ldaphost.Trouble("bind", err)
 }
 
 // search reads at most two entries. References to other servers are not followed.
@@ -240,7 +144,7 @@ func (l *LDAP) search(c *ldap.Conn, base string, scope int, filter string) ([]*l
 		if ldap.IsErrorAnyOf(err, ldap.LDAPResultNoSuchObject) {
 			return nil, nil
 		}
-		return nil, trouble("search", err)
+		return nil, ldaphost.Trouble("search", err)
 	}
 	return r.Entries, nil
 }
@@ -259,17 +163,4 @@ func (l *LDAP) senders(e *ldap.Entry) (list []string) {
 		}
 	}
 	return list
-}
-
-// trouble names what the directory did by its code alone: its words may quote
-// what it was told.
-func trouble(what string, err error) error {
-	var e *ldap.Error
-	if errors.As(err, &e) && e.ResultCode == ldap.ErrorNetwork { // said on this side: a certificate that is refused
-		return fmt.Errorf("%s: %w: %.300q", what, errLDAP, e.Err)
-	}
-	if errors.As(err, &e) {
-		return fmt.Errorf("%s: %w: result %d", what, errLDAP, e.ResultCode)
-	}
-	return fmt.Errorf("%s: %w", what, errLDAP)
 }

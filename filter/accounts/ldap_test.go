@@ -2,48 +2,18 @@ package accounts
 
 import (
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
-	"crypto/x509"
-	"crypto/x509/pkix"
-	"encoding/pem"
 	"errors"
-	"fmt"
 	"io"
-	"math/big"
 	"net"
-	"net/url"
-	"os"
-	"os/exec"
-	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"postern/filter/ldaphost/slapdtest"
 	"postern/filter/transport"
 )
-
-const slapdConf = `include /etc/ldap/schema/core.schema
-include /etc/ldap/schema/cosine.schema
-include /etc/ldap/schema/inetorgperson.schema
-modulepath /usr/lib/ldap
-moduleload back_mdb
-pidfile %[1]s/pid
-argsfile %[1]s/args
-TLSCertificateFile %[1]s/cert.pem
-TLSCertificateKeyFile %[1]s/key.pem
-require authc
-database mdb
-suffix "dc=company1,dc=example"
-rootdn "cn=admin,dc=company1,dc=example"
-rootpw admin-secret
-directory %[1]s/db
-access to attrs=userPassword by anonymous auth by * none
-access to * by users read by * none
-`
 
 const people = `dn: dc=company1,dc=example
 objectClass: dcObject
@@ -90,94 +60,11 @@ sn: T
 userPassword: right secret
 `
 
-// selfSigned makes a certificate for this machine, in files of dir.
-func selfSigned(t testing.TB, dir string) *x509.CertPool {
-	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	template := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "localhost"}, DNSNames: []string{"localhost", "dir.company1.example"},
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour), IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageDigitalSignature | x509.KeyUsageCertSign}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	private, err := x509.MarshalPKCS8PrivateKey(key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	cert := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
-	err = errors.Join(os.WriteFile(filepath.Join(dir, "cert.pem"), cert, 0o600),
-		os.WriteFile(filepath.Join(dir, "key.pem"), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: private}), 0o600))
-	if err != nil {
-		t.Fatal(err)
-	}
-	pool := x509.NewCertPool()
-	pool.AppendCertsFromPEM(cert)
-	return pool
-}
-
-// directory runs a slapd of its own, and gives its URLs: in clear, by TLS, and
-// by a socket.
-func directory(t testing.TB) (plain, secure, socket string, roots *x509.CertPool) {
-	t.Helper()
-	dir, err := os.MkdirTemp("", "slapd") // short: it holds a socket
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
-	if err := os.Mkdir(filepath.Join(dir, "db"), 0o700); err != nil {
-		t.Fatal(err)
-	}
-	roots = selfSigned(t, dir)
-	conf := filepath.Join(dir, "slapd.conf")
-	ldif := filepath.Join(dir, "people.ldif")
-	if err := errors.Join(os.WriteFile(conf, fmt.Appendf(nil, slapdConf, dir), 0o600), os.WriteFile(ldif, []byte(people), 0o600)); err != nil {
-		t.Fatal(err)
-	}
-	port := func() string {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer l.Close()
-		_, p, _ := net.SplitHostPort(l.Addr().String())
-		return p
-	}
-	plain, secure = "ldap://127.0.0.1:"+port(), "ldaps://localhost:"+port()
-	socket = "ldapi://" + url.PathEscape(filepath.Join(dir, "ldapi"))
-	if out, err := exec.Command("slapadd", "-f", conf, "-l", ldif).CombinedOutput(); err != nil {
-		t.Fatalf("slapadd: %v\n%s", err, out)
-	}
-	var log strings.Builder
-	cmd := exec.Command("slapd", "-d", "0", "-f", conf, "-h", plain+" "+secure+" "+socket)
-	cmd.Stdout, cmd.Stderr = &log, &log
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		cmd.Process.Signal(os.Interrupt)
-		cmd.Wait()
-	})
-	u, _ := url.Parse(secure)
-	tick := time.NewTicker(20 * time.Millisecond)
-	defer tick.Stop()
-	for deadline := time.Now().Add(time.Minute); ; <-tick.C {
-		if c, err := net.Dial("tcp", u.Host); err == nil {
-			c.Close()
-			return plain, secure, socket, roots
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("slapd does not come up:\n%s", &log)
-		}
-	}
-}
-
 // TestLDAP (R27): accounts of a real directory, by each way to reach it and to find
 // them.
 func TestLDAP(t *testing.T) {
-	plain, secure, socket, roots := directory(t)
+	s := slapdtest.Config{LDIF: people}.Start(t)
+	plain, secure, socket, roots := s.Plain, s.Secure, s.Socket, s.Roots
 	const dn, base = "uid={user},ou=people,dc=company1,dc=example", "ou=people,dc=company1,dc=example"
 	const admin = "cn=admin,dc=company1,dc=example"
 	byName := LDAP{UserDN: dn, Senders: []string{"mail", "mailAlternateAddress"}}
@@ -250,15 +137,12 @@ func TestLDAPNeedsTLS(t *testing.T) {
 		rest, _ := io.ReadAll(c)
 		heard <- string(b[:n]) + string(rest)
 	}()
-	if local("127.0.0.2") != true || local("dir.company1.example") {
-		t.Error("local does not tell this machine from others")
-	}
 	_, port, _ := net.SplitHostPort(l.Addr().String())
 	source, err := NewLDAP(LDAP{URL: "ldap://dir.company1.example:" + port, UserDN: "uid={user},dc=x"})
 	if err != nil {
 		t.Fatal(err)
 	}
-	source.dial = func(ctx context.Context, _, _ string) (net.Conn, error) {
+	source.host.Dial = func(ctx context.Context, _, _ string) (net.Conn, error) {
 		return (&net.Dialer{}).DialContext(ctx, "tcp", l.Addr().String())
 	}
 	if a, err := source.Check(t.Context(), "alice", "right secret"); a != nil || err == nil || errors.Is(err, transport.ErrLoginRefused) {
@@ -320,8 +204,9 @@ func (w wired) Write(b []byte) (int, error) {
 // with a certificate of the right authority for the right name is a password
 // said, and never in clear.
 func TestLDAPByStartTLS(t *testing.T) {
-	plain, secure, _, roots := directory(t)
-	strangers := selfSigned(t, t.TempDir())
+	s := slapdtest.Config{LDIF: people}.Start(t)
+	plain, secure, roots := s.Plain, s.Secure, s.Roots
+	strangers := slapdtest.SelfSigned(t, t.TempDir())
 	const host = "dir.company1.example"
 	port := func(at string) string { return at[strings.LastIndexByte(at, ':')+1:] }
 	for _, scheme := range []string{"ldap", "ldaps"} {
@@ -341,7 +226,7 @@ func TestLDAPByStartTLS(t *testing.T) {
 				t.Fatal(err)
 			}
 			var heard strings.Builder
-			source.dial = func(ctx context.Context, _, address string) (net.Conn, error) {
+			source.host.Dial = func(ctx context.Context, _, address string) (net.Conn, error) {
 				if address != host+":"+port(at) {
 					t.Errorf("%s: asked for %s", scheme, address)
 				}

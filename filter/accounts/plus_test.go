@@ -9,6 +9,7 @@ import (
 
 	"github.com/xdg-go/scram"
 
+	"postern/filter/ldaphost/slapdtest"
 	"postern/filter/transport"
 )
 
@@ -16,7 +17,7 @@ import (
 func connected(t *testing.T, version uint16) (server, client *tls.ConnectionState) {
 	t.Helper()
 	dir := t.TempDir()
-	roots := selfSigned(t, dir)
+	roots := slapdtest.SelfSigned(t, dir)
 	cert, err := tls.LoadX509KeyPair(filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem"))
 	if err != nil {
 		t.Fatal(err)

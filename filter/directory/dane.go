@@ -89,19 +89,34 @@ func (d *SMIMEA) Lookup(ctx context.Context, a message.Address) (Answer, error) 
 
 // gathered reads each record by itself: what stands in one spoils no other.
 func gathered(records [][]byte, secure bool, read Read) (Answer, error) {
-	answer := Answer{Secure: secure, Home: true}
-	var first error
+	var all gathering
 	for _, data := range records {
-		certs, err := read(data)
-		if err != nil && first == nil {
-			first = err
+		all.add(read(data))
+	}
+	return Answer{Certs: all.certs, Secure: secure, Home: true}, all.trouble()
+}
+
+// gathering is what several records hold: each certificate once.
+type gathering struct {
+	certs []keyring.Cert
+	err   error
+}
+
+func (g *gathering) add(certs []keyring.Cert, err error) {
+	if err != nil && g.err == nil {
+		g.err = err
+	}
+	for _, c := range certs {
+		if !slices.ContainsFunc(g.certs, func(d keyring.Cert) bool { return d.Fingerprint == c.Fingerprint }) {
+			g.certs = append(g.certs, c)
 		}
-		answer.Certs = append(answer.Certs, slices.DeleteFunc(certs, func(c keyring.Cert) bool {
-			return slices.ContainsFunc(answer.Certs, func(d keyring.Cert) bool { return d.Fingerprint == c.Fingerprint })
-		})...)
 	}
-	if len(answer.Certs) > 0 {
-		first = nil
+}
+
+// trouble is the first error, where nothing could be read.
+func (g *gathering) trouble() error {
+	if len(g.certs) > 0 {
+		return nil
 	}
-	return answer, first
+	return g.err
 }

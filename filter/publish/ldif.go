@@ -15,7 +15,7 @@ import (
 type Entry struct {
 	Address message.Address
 	X509    [][]byte // userCertificate;binary (RFC 4523 §2.1): each one in DER
-	Bundle  []byte   // userSMIMECertificate;binary (RFC 2798 §2.8): PKCS#7 with the chain
+	Bundle  []byte   // userSMIMECertificate (RFC 2798 §2.8): PKCS#7 with the chain
 	OpenPGP []byte   // pgpKey: in ASCII armor
 }
 
@@ -36,7 +36,7 @@ func LDIF(w io.Writer, template string, list []Entry) error {
 		for _, a := range []struct {
 			name   string
 			values [][]byte
-		}{{"userCertificate;binary", e.X509}, {"userSMIMECertificate;binary", [][]byte{e.Bundle}}, {"pgpKey", [][]byte{e.OpenPGP}}} {
+		}{{"userCertificate;binary", e.X509}, {"userSMIMECertificate", [][]byte{e.Bundle}}, {"pgpKey", [][]byte{e.OpenPGP}}} {
 			if len(a.values) == 0 || a.values[0] == nil {
 				continue
 			}

@@ -1,11 +1,14 @@
 package gateway
 
 import (
+	"crypto/tls"
+	"crypto/x509"
 	"fmt"
 	"time"
 
 	"postern/appliance/config"
 	"postern/filter/directory"
+	"postern/filter/ldaphost"
 	"postern/filter/openpgp"
 	"postern/filter/smime"
 	"postern/filter/web"
@@ -19,14 +22,14 @@ func Finder(c *config.Filterd) (*directory.Finder, error) {
 	}
 	all := directory.Config{Budget: time.Duration(c.Find.Wait), Keep: time.Duration(c.Find.Keep), Again: time.Duration(c.Find.Again), Retry: time.Duration(c.Find.Retry)}
 	names := Names(c)
-	http := web.Client(names, nil, c.Find.Private, nil)
+	var roots *x509.CertPool
 	if c.Find.CAFile != "" {
-		roots, err := pool("find.ca-file", c.Find.CAFile)
-		if err != nil {
+		var err error
+		if roots, err = pool("find.ca-file", c.Find.CAFile); err != nil {
 			return nil, err
 		}
-		http = web.Client(names, roots, c.Find.Private, nil)
 	}
+	http := web.Client(names, roots, c.Find.Private, nil)
 	for _, s := range c.Find.Sources {
 		var d directory.Directory
 		switch s.Kind {
@@ -40,6 +43,17 @@ func Finder(c *config.Filterd) (*directory.Finder, error) {
 			d = &directory.VKS{URL: s.URL, HTTP: http, Read: openpgp.Read}
 		case "hkps":
 			d = &directory.HKPS{URL: s.URL, HTTP: http, Read: openpgp.Read}
+		case "ldap":
+			l := directory.LDAP{Host: ldaphost.Host{TLS: &tls.Config{RootCAs: roots}}, Base: s.Base, Filter: s.Filter, BindDN: s.BindDN, X509: smime.Read, OpenPGP: openpgp.Read}
+			var err error
+			if s.PasswordFile != "" {
+				if l.BindPassword, err = secret(s.PasswordFile); err != nil {
+					return nil, fmt.Errorf("find: bind-password-file: %w", err)
+				}
+			}
+			if d, err = directory.NewLDAP(s.URL, l); err != nil {
+				return nil, fmt.Errorf("find: %w", err)
+			}
 		default:
 			return nil, fmt.Errorf("find: unknown kind %q", s.Kind)
 		}
