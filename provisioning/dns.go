@@ -33,9 +33,10 @@ var dnsFlags = []option{optDomain, {name: "ca", value: "NAME", about: "authority
 
 // Mail is what the records of our domains follow from.
 type Mail struct {
-	MX    []string        // names of the gateway as a mail server
-	Sends bool            // it brings mail to the Internet by itself
-	DKIM  map[string]bool // our domains, and whether their mail is signed
+	MX    []string          // names of the gateway as a mail server
+	Sends bool              // it brings mail to the Internet by itself
+	DKIM  map[string]bool   // our domains, and whether their mail is signed
+	STS   map[string]string // of those that have an MTA-STS policy, its record
 }
 
 func selectorRecord(selector, domain, record string) string {
@@ -62,7 +63,7 @@ func (c *call) records(ctx context.Context) (domain string, list []zone.Record, 
 	if domain, err = c.asciiDomain(); err != nil {
 		return "", nil, err
 	}
-	f := zone.Facts{Domain: domain, MX: site.Mail.MX, Sends: site.Mail.Sends, Signs: signs, Reports: "postmaster@" + domain, At: c.now()}
+	f := zone.Facts{Domain: domain, MX: site.Mail.MX, Sends: site.Mail.Sends, Signs: signs, STS: site.Mail.STS[plain], Reports: "postmaster@" + domain, At: c.now()}
 	if r := c.get("reports"); r != "" {
 		a, err := message.ParseAddress(r)
 		ascii, ok := a.ASCII()

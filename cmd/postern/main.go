@@ -83,9 +83,16 @@ func site(path string, hops map[string]*transport.Hop) (provisioning.Site, error
 	}
 	s.Scanners = scanners(c)
 	out := c.NextHop.Outbound
-	s.Mail = provisioning.Mail{MX: gateway.MX(c), Sends: c.Postfix != nil || out != nil && out.Route == "direct", DKIM: map[string]bool{}}
+	s.Mail = provisioning.Mail{MX: gateway.MX(c), Sends: c.Postfix != nil || out != nil && out.Route == "direct", DKIM: map[string]bool{}, STS: map[string]string{}}
 	for d, v := range c.Domains {
 		s.Mail.DKIM[d] = v.DKIM == "sign"
+		policy, ok, err := gateway.OwnPolicy(c, d)
+		if err != nil {
+			return provisioning.Site{}, err
+		}
+		if ok {
+			s.Mail.STS[d] = policy.Record()
+		}
 	}
 	if s.Mailboxes, err = mailboxes(c); err != nil {
 		return provisioning.Site{}, err

@@ -4,7 +4,6 @@
 package zone
 
 import (
-	"crypto/sha256"
 	"encoding/base64"
 	"encoding/hex"
 	"fmt"
@@ -25,6 +24,7 @@ type Facts struct {
 	Selectors []dkim.Selector // all of the token
 	TLS       []TLSKey
 	Certs     []Cert
+	STS       string   // record of the domain's MTA-STS policy; "": it has none
 	Services  []string // lines of a zone file, for mail programs
 	CAs       []string // domains of authorities that may certify names of the domain
 	Reports   string   // address for reports
@@ -72,19 +72,6 @@ func Text(s string) string {
 	return b.String()
 }
 
-// Policy is the MTA-STS policy of a domain whose servers are mx, and its id
-// (RFC 8461 §3.1, §3.2), which changes with the policy.
-func Policy(mx []string) (text, id string) {
-	var b strings.Builder
-	b.WriteString("version: STSv1\r\nmode: enforce\r\n")
-	for _, host := range mx {
-		b.WriteString("mx: " + host + "\r\n")
-	}
-	b.WriteString("max_age: 604800\r\n")
-	sum := sha256.Sum256([]byte(b.String()))
-	return b.String(), hex.EncodeToString(sum[:16])
-}
-
 // Records are all of them, in the order of a reader: who takes mail, who sends
 // it, who signs it, and what protects the way.
 func Records(f Facts) (list []Record, err error) {
@@ -122,9 +109,8 @@ func Records(f Facts) (list []Record, err error) {
 		policy, note = "quarantine", "reject when the reports show nothing that is ours"
 	}
 	add("_dmarc."+d, "TXT", Text("v=DMARC1; p="+policy+"; rua=mailto:"+f.Reports), note)
-	if len(f.MX) > 0 {
-		_, id := Policy(f.MX)
-		add("_mta-sts."+d, "TXT", Text("v=STSv1; id="+id+";"), "with the policy at https://mta-sts."+d+"/.well-known/mta-sts.txt")
+	if f.STS != "" {
+		add("_mta-sts."+d, "TXT", Text(f.STS), "with the policy at https://mta-sts."+d+"/.well-known/mta-sts.txt")
 	}
 	add("_smtp._tls."+d, "TXT", Text("v=TLSRPTv1; rua=mailto:"+f.Reports), "")
 	for _, k := range f.TLS {
