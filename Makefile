@@ -13,7 +13,7 @@ IMAGE      ?= bin/image
 # A Go that is older than go.mod asks for fetches the right one.
 export GOTOOLCHAIN := auto
 
-.PHONY: all deps deps-run deps-test deps-deb deps-image build run demo lab deb deb-test image image-test test race fuzz oracle bench lint docs anchors clean
+.PHONY: all deps deps-run deps-test deps-deb deps-image build run demo lab deb deb-test image image-test test race fuzz oracle bench reissue lint docs anchors clean
 all: build
 
 # ---- set-up ----------------------------------------------------------------
@@ -56,6 +56,10 @@ deb-test: deps-deb
 # root; options and keys are explained at the top of image/build.
 image: deps-image
 	image/build --out $(IMAGE)
+
+# Five hundred certificates made anew by an EST server, with keys in a real token: minutes.
+reissue: deps-test
+	$(GO) test -count=1 -v -timeout 90m ./appliance/e2e -run '^TestReissue$$' -enrolled 250
 
 # ---- judgement -------------------------------------------------------------
 

@@ -13,7 +13,10 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/net/idna"
+
 	"postern/filter/credential"
+	"postern/filter/dkim"
 	"postern/filter/keyring"
 	"postern/filter/message"
 	"postern/filter/smime"
@@ -113,14 +116,50 @@ func succeeds(label, base string) bool {
 	return err == nil && rest[0] == '-' && n > 1
 }
 
-// oneDKIM makes the key of a domain that has none. What follows it is for the
-// operator to say: a new selector has to stand in the DNS first.
+// oneDKIM makes the key of a domain that has none of its kind, or whose key is
+// as old as the plan lets it become: that one signs after a week, so that its
+// record stands in DNS everywhere by then.
 func (e *enrolment) oneDKIM(ctx context.Context, w wanted, line *enrolLine) error {
-	_, made, err := e.key(ctx, w, w.dkim, hsm.Sign, func(hsm.KeyID) bool { return false }, line)
-	if err == nil && made && len(line.Steps) == 0 {
-		line.State = enrolThere
+	domain, err := idna.Lookup.ToASCII(w.owner.domain)
+	if err != nil {
+		return misuse("a domain looks like company1.example", "domain %.80q: %w", w.owner.domain, err)
 	}
-	return err
+	a, now := hsm.Algorithm(w.part), e.now()
+	all := dkim.Selectors(e.keys)
+	same := slices.DeleteFunc(slices.Clone(all), func(s dkim.Selector) bool { return s.Domain != domain || hsm.AlgorithmOf(s.Key.Public) != a })
+	from := now
+	for _, s := range same {
+		switch s.StateOf(all, now) {
+		case dkim.Signing:
+			if w.dkim.Rotate == 0 || s.From.IsZero() || now.Sub(s.From) < w.dkim.Rotate {
+				line.State = enrolThere
+				return nil
+			}
+			from = now.AddDate(0, 0, leadDays)
+		case dkim.Coming:
+			line.State = enrolThere
+			return nil
+		}
+	}
+	base := dkim.Dated(from, a)
+	name := base
+	for n := 2; slices.ContainsFunc(same, func(s dkim.Selector) bool { return s.Name == name }); n++ {
+		name = fmt.Sprintf("%s-%d", base, n)
+	}
+	label, err := dkim.Label(domain, name)
+	if err != nil {
+		return err
+	}
+	line.step("generate %s (%s), which signs from %s on; `postern dkim list --json` has its record", label, a, from.UTC().Format(time.DateOnly))
+	if e.dry() {
+		return nil
+	}
+	key, err := e.keeper.Generate(ctx, hsm.KeySpec{Algorithm: a, Usage: hsm.Sign, Label: label})
+	if err != nil {
+		return fmt.Errorf("generate %s: %w", label, err)
+	}
+	e.keys = append(e.keys, key)
+	return nil
 }
 
 // whole reports whether the token has what an identity needs to sign and open.

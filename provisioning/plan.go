@@ -13,7 +13,6 @@ import (
 
 	"postern/filter/credential"
 	"postern/filter/message"
-	"postern/hsm"
 )
 
 // Plan is what the file of enrol says, checked as far as it can be without a
@@ -43,8 +42,14 @@ type Group struct {
 
 	OpenPGP *EnrolOpenPGP
 	SMIME   *EnrolSMIME
-	DKIM    string // algorithm; "": none
+	DKIM    *EnrolDKIM
 	TLS     *EnrolTLS
+}
+
+// EnrolDKIM are the keys of DKIM that are wanted.
+type EnrolDKIM struct {
+	Algorithms []string
+	Rotate     time.Duration // 0: never
 }
 
 // EnrolOpenPGP is the OpenPGP certificate that is wanted.
@@ -122,11 +127,11 @@ type wanted struct {
 	owner owner
 	name  string // for the certificate
 	use   string // openpgp, smime, dkim, tls
-	part  string // of smime: sign or unwrap; of tls: the kind of key
+	part  string // of smime: sign or unwrap; of tls: the kind of key; of dkim: the algorithm
 
 	openpgp *EnrolOpenPGP
 	smime   *EnrolSMIME
-	dkim    hsm.Algorithm
+	dkim    *EnrolDKIM
 	tls     *EnrolTLS
 }
 
@@ -155,8 +160,10 @@ func (c *call) wants(p Plan) (list []wanted, err error) {
 			if err != nil {
 				return nil, err
 			}
-			if g.DKIM != "" {
-				domains = append(domains, wanted{owner: o, use: "dkim", dkim: hsm.Algorithm(g.DKIM)})
+			if g.DKIM != nil {
+				for _, a := range g.DKIM.Algorithms {
+					domains = append(domains, wanted{owner: o, use: "dkim", part: a, dkim: g.DKIM})
+				}
 			}
 			domains = append(domains, g.forMail(o, "")...)
 		default:

@@ -36,7 +36,7 @@ type Authority struct {
 type Enrolled struct {
 	OpenPGP *EnrolOpenPGP `toml:"openpgp" doc:"An OpenPGP certificate."`
 	SMIME   *EnrolSMIME   `toml:"smime" doc:"Two certificates of S/MIME, for signatures and for encryption."`
-	DKIM    *EnrolDKIM    `toml:"dkim" doc:"A key that signs for the domain (RFC 6376)."`
+	DKIM    *EnrolDKIM    `toml:"dkim" doc:"Keys that sign for the domain (RFC 6376), as postern dkim rotate makes them; their records are for the operator to publish."`
 }
 
 // Users is a table [users."…"].
@@ -66,7 +66,8 @@ type EnrolSMIME struct {
 
 // EnrolDKIM is a table dkim of a plan.
 type EnrolDKIM struct {
-	Algorithm string `toml:"algorithm" default:"rsa-2048" enum:"rsa-2048|rsa-3072|rsa-4096|ed25519" doc:"Of the key."`
+	Algorithms []string `toml:"algorithms" enum:"rsa-2048|ed25519" doc:"Kinds of keys. Default: both."`
+	Rotate     Duration `toml:"rotate" default:"0s" max:"3650d" doc:"After how long a key gets a successor, which signs a week after it was made; 0s: when somebody says so."`
 }
 
 // Host is a table [host."…"].
@@ -109,6 +110,9 @@ func (c *Plan) check(r *reading) {
 		if d.OpenPGP == nil && d.SMIME == nil && d.DKIM == nil {
 			r.wrong(r.line("domain", name), fmt.Sprintf("domain.%q: asks for nothing", name), "add openpgp, smime or dkim")
 		}
+		if d.DKIM != nil {
+			d.DKIM.check(r, name)
+		}
 		c.certified(r, d.SMIME, "domain", name, "smime")
 	}
 	had := map[string]string{}
@@ -143,6 +147,19 @@ func (c *Plan) check(r *reading) {
 		case !h.SelfSigned:
 			c.known(r, h.Authority, "host", name, "authority")
 		}
+	}
+}
+
+// check fills in both kinds where none is named.
+func (d *EnrolDKIM) check(r *reading, domain string) {
+	if len(d.Algorithms) == 0 {
+		d.Algorithms = []string{"rsa-2048", "ed25519"}
+	}
+	if len(slices.Compact(slices.Sorted(slices.Values(d.Algorithms)))) < len(d.Algorithms) {
+		r.wrong(r.line("domain", domain, "dkim", "algorithms"), fmt.Sprintf("domain.%q.dkim.algorithms: one stands here twice", domain), "")
+	}
+	if d.Rotate != 0 && time.Duration(d.Rotate) < 30*day {
+		r.wrong(r.line("domain", domain, "dkim", "rotate"), fmt.Sprintf("domain.%q.dkim.rotate: want 30d or more, or 0s", domain), "a key has to be in the DNS before it signs, and some time after")
 	}
 }
 

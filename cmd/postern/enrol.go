@@ -24,7 +24,7 @@ func plan(path string) (provisioning.Plan, error) {
 		d := c.Domains[name]
 		g := provisioning.Group{Domain: name, OpenPGP: openPGP(d.OpenPGP), SMIME: sMIME(d.SMIME)}
 		if d.DKIM != nil {
-			g.DKIM = d.DKIM.Algorithm
+			g.DKIM = &provisioning.EnrolDKIM{Algorithms: d.DKIM.Algorithms, Rotate: time.Duration(d.DKIM.Rotate)}
 		}
 		p.Groups = append(p.Groups, g)
 	}

@@ -34,6 +34,7 @@ const retired = "retired"
 func pieces(c *config.Box) []piece {
 	list := []piece{
 		{name: "keyring.db", path: c.Keyring, database: true},
+		{name: "revocation", path: filepath.Join(filepath.Dir(c.Keyring), "revocation"), folder: true},
 		{name: "tls", path: gateway.TLSDir(&c.Filterd), folder: true},
 		{name: retired, path: c.KeydState() + "/" + retired},
 	}

@@ -181,7 +181,7 @@ func (h *House) Wipe(ctx context.Context) error {
 		step("remove token", os.RemoveAll(c.TokenDir()))
 	}
 	state := filepath.Dir(h.Path)
-	for _, name := range []string{"box", "box.toml", "keyring.db", "keyring.db-wal", "keyring.db-shm", "seen", "record", "tls", "accounts", "mta-sts", "spool"} {
+	for _, name := range []string{"box", "box.toml", "keyring.db", "keyring.db-wal", "keyring.db-shm", "revocation", "seen", "record", "tls", "accounts", "mta-sts", "spool"} {
 		step("remove "+name, os.RemoveAll(filepath.Join(state, name)))
 	}
 	if h.Do == nil {
