@@ -62,9 +62,9 @@ type Config struct {
 	// Origins judges where inbound mail says it comes from, as it came. nil: nobody does.
 	Origins *dmarc.Checker
 	// Enforce is whether mail is refused where its author's domain wants that.
-	Enforce  bool
-	Attest   Attest
-	Limits   message.Limits
+	Enforce bool
+	Attest  Attest
+	Limits  message.Limits
 	// Clock is nil while the clock can be believed; otherwise every mail waits.
 	// No Clock: each is believed.
 	Clock    func() error

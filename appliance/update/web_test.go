@@ -164,16 +164,20 @@ func TestDownloadIsBounded(t *testing.T) {
 				}
 			}
 		}, image.ErrVerity},
-		"a byte more":        {".verity.raw", func(w http.ResponseWriter, r *http.Request) { w.Write(make([]byte, size+1)) }, image.ErrVerity},
-		"something else":     {".verity.raw", func(w http.ResponseWriter, r *http.Request) { w.Write(make([]byte, size)) }, image.ErrVerity},
-		"nothing":            {".verity.raw", func(w http.ResponseWriter, r *http.Request) {}, ErrDownload},
-		"not there":          {".verity.raw", func(w http.ResponseWriter, r *http.Request) { w.WriteHeader(404) }, image.ErrAbsent},
-		"out of order":       {".verity.raw", func(w http.ResponseWriter, r *http.Request) { w.WriteHeader(500) }, ErrDownload},
-		"never satisfied":    {".verity.raw", func(w http.ResponseWriter, r *http.Request) { w.WriteHeader(416) }, ErrDownload},
-		"elsewhere":          {".verity.raw", func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "http://127.0.0.1/", http.StatusFound) }, ErrDownload},
-		"manifest elsewhere": {image.ManifestEnd, func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "https://127.0.0.1/", http.StatusFound) }, ErrDownload},
-		"endless manifest":   {image.ManifestEnd, func(w http.ResponseWriter, r *http.Request) { w.Write(make([]byte, 5<<20)) }, nil},
-		"no signature":       {".sig", func(w http.ResponseWriter, r *http.Request) { w.WriteHeader(404) }, image.ErrAbsent},
+		"a byte more":     {".verity.raw", func(w http.ResponseWriter, r *http.Request) { w.Write(make([]byte, size+1)) }, image.ErrVerity},
+		"something else":  {".verity.raw", func(w http.ResponseWriter, r *http.Request) { w.Write(make([]byte, size)) }, image.ErrVerity},
+		"nothing":         {".verity.raw", func(w http.ResponseWriter, r *http.Request) {}, ErrDownload},
+		"not there":       {".verity.raw", func(w http.ResponseWriter, r *http.Request) { w.WriteHeader(404) }, image.ErrAbsent},
+		"out of order":    {".verity.raw", func(w http.ResponseWriter, r *http.Request) { w.WriteHeader(500) }, ErrDownload},
+		"never satisfied": {".verity.raw", func(w http.ResponseWriter, r *http.Request) { w.WriteHeader(416) }, ErrDownload},
+		"elsewhere": {".verity.raw", func(w http.ResponseWriter, r *http.Request) {
+			http.Redirect(w, r, "http://127.0.0.1/", http.StatusFound)
+		}, ErrDownload},
+		"manifest elsewhere": {image.ManifestEnd, func(w http.ResponseWriter, r *http.Request) {
+			http.Redirect(w, r, "https://127.0.0.1/", http.StatusFound)
+		}, ErrDownload},
+		"endless manifest": {image.ManifestEnd, func(w http.ResponseWriter, r *http.Request) { w.Write(make([]byte, 5<<20)) }, nil},
+		"no signature":     {".sig", func(w http.ResponseWriter, r *http.Request) { w.WriteHeader(404) }, image.ErrAbsent},
 		"bomb": {".root.raw.gz", func(w http.ResponseWriter, r *http.Request) {
 			w.Header().Set("Content-Length", strconv.Itoa(1<<30))
 			w.Write(make([]byte, 1<<20))
