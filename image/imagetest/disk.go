@@ -25,7 +25,7 @@ func Copy(t testing.TB, raw, path string) Disk {
 // Offset is where the partition with a label begins, in bytes.
 func (d Disk) Offset(label string) int64 {
 	d.t.Helper()
-	out := run(d.t, "partx", "--show", "--raw", "--noheadings", "--output", "START,TYPE,NAME", d.Path)
+	out := run(d.t, "partx", "--raw", "--noheadings", "--output", "START,TYPE,NAME", d.Path)
 	for line := range strings.Lines(out) {
 		f := strings.Fields(line)
 		if len(f) == 3 && f[2] == label {
@@ -45,7 +45,7 @@ func (d Disk) Offset(label string) int64 {
 func (d Disk) Root() int64 {
 	d.t.Helper()
 	const root = "4f68bce3-e8cd-4db1-96e7-fbcaf984b709" // of x86-64, by the UAPI group's specification
-	out := run(d.t, "partx", "--show", "--raw", "--noheadings", "--output", "START,TYPE", d.Path)
+	out := run(d.t, "partx", "--raw", "--noheadings", "--output", "START,TYPE", d.Path)
 	for line := range strings.Lines(out) {
 		if f := strings.Fields(line); len(f) == 2 && strings.EqualFold(f[1], root) {
 			n, err := strconv.ParseInt(f[0], 10, 64)
