@@ -86,6 +86,11 @@ func TestServer(t *testing.T) {
 	if _, err := open(t, other).Enrol(t.Context(), request(t, key(t))); err != nil {
 		t.Errorf("with a client certificate: got %v, want none", err)
 	}
+	for end := time.Now().Add(time.Minute); len(peer.Issued()) < 3; time.Sleep(time.Millisecond) { // it says so after its answer
+		if time.Now().After(end) {
+			t.Fatalf("the server has made %q, want three", peer.Issued())
+		}
+	}
 
 	for _, c := range []struct {
 		name   string
