@@ -54,6 +54,8 @@ type Config struct {
 	// Finder looks for certificates of recipients of whom no operator trusts one.
 	// nil: nobody looks.
 	Finder Finder
+	// Autocrypt is what is told of certificates in headers. Zero: nothing.
+	Autocrypt Autocrypt
 	// Record remembers what outlives a mail. nil: nothing is remembered.
 	Record   *record.Record
 	Triggers []Trigger  // what senders can ask for

@@ -56,7 +56,7 @@ func (g *Gateway) noteFound(p *passage) {
 		for _, f := range about.Found {
 			c := f.Cert
 			c.FirstSeen, c.LastSeen = p.at, p.at
-			g.lessons.put(g, lesson{c, p.env.Trace})
+			g.lessons.put(g, lesson{cert: c, trace: p.env.Trace})
 		}
 	}
 }

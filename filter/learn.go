@@ -37,8 +37,9 @@ type lessons struct {
 }
 
 type lesson struct {
-	cert  keyring.Cert
-	trace string
+	cert    keyring.Cert
+	trace   string
+	keydata []byte // of a header field: what cert is to be read from
 }
 
 // learn takes what a mail that is through has brought: certificates that came
@@ -63,7 +64,7 @@ func (g *Gateway) learn(p *passage) {
 			continue
 		}
 		c.Trust, c.Domains, c.Source, c.FirstSeen, c.LastSeen = keyring.Seen, nil, ofMail, p.at, p.at
-		g.lessons.put(g, lesson{c, p.env.Trace})
+		g.lessons.put(g, lesson{cert: c, trace: p.env.Trace})
 	}
 }
 
@@ -96,7 +97,7 @@ func (l *lessons) run(g *Gateway) {
 		one := l.queue[0]
 		l.queue = l.queue[1:]
 		l.mutex.Unlock()
-		if err := g.keep(one.cert); err != nil {
+		if err := g.keep(one); err != nil {
 			g.Log.LogAttrs(context.Background(), slog.LevelError, "learn certificate", slog.String("trace", one.trace),
 				slog.String("fingerprint", one.cert.Fingerprint), slog.String("error", err.Error()))
 		}
@@ -104,13 +105,20 @@ func (l *lessons) run(g *Gateway) {
 }
 
 // keep survives what a certificate does to the store.
-func (g *Gateway) keep(c keyring.Cert) (err error) {
+func (g *Gateway) keep(one lesson) (err error) {
 	defer func() {
 		if v := recover(); v != nil {
 			err = fmt.Errorf("panic: %T", v)
 			g.Log.Error("panic", "stage", "learn", "stack", string(debug.Stack()))
 		}
 	}()
+	c := one.cert
+	if one.keydata != nil {
+		var ok bool
+		if c, ok = g.inField(c, one.keydata); !ok {
+			return nil
+		}
+	}
 	ctx, cancel := context.WithTimeout(context.Background(), lessonTakes)
 	defer cancel()
 	return g.Learn.Learn(ctx, c)

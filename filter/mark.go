@@ -45,6 +45,7 @@ func (g *Gateway) mark(_ context.Context, p *passage) error {
 				top.Write(p.scanField(told))
 			}
 		}
+		top.Write(g.shownIn(p, c))
 		top.Write(c.Message.Top)
 		marked.Top = top.Bytes()
 		c.Message = &marked

@@ -92,6 +92,7 @@ type Domain struct {
 	MTASTS       string   `toml:"mta-sts" default:"off" enum:"off|none|testing|enforce" doc:"The MTA-STS policy of the domain (RFC 8461), which [[web]] serves at mta-sts and the domain. enforce: others bring mail over TLS, to the servers that mta-sts-mx names, or not at all. testing: they only report. none: there is no policy any more, as one that was there has to say for its max_age. off: nothing is served."`
 	MTASTSMX     []string `toml:"mta-sts-mx" form:"host" doc:"Servers of the policy: the names of the domain's MX records, which the servers' certificates must have; *.company1.example for every name one label longer."`
 	MTASTSMaxAge Duration `toml:"mta-sts-max-age" default:"7d" min:"1d" max:"365d" doc:"How long others keep the policy."`
+	Autocrypt    bool     `toml:"autocrypt" doc:"Whether mail of the domain that is signed with OpenPGP has the certificate in its header (Autocrypt), so that whoever reads it can answer encrypted. Where the sender's program has put such a field there, that one stays alone."`
 	// Escrow is checked against our domains.
 	Escrow []string `toml:"escrow" form:"escrow" doc:"Identities of ours, by address or fingerprint, that can read every mail that is sealed for an author of the domain. For each format and kind of key that mail is sealed with, one of them must have a certificate, or the mail is deferred."`
 }

@@ -19,9 +19,9 @@ type Find struct {
 
 // FindSource is a table of [[find.source]].
 type FindSource struct {
-	Kind  string `toml:"kind" need:"yes" enum:"wkd|openpgpkey|smimea|vks|hkps|ldap" doc:"wkd: the Web Key Directory of the recipient's domain. openpgpkey and smimea: the DNS of his domain (RFC 7929, RFC 8162), through [resolver]. vks: a key server that verifies addresses. hkps: any other key server. ldap: a directory with userCertificate, userSMIMECertificate or pgpKey."`
+	Kind  string `toml:"kind" need:"yes" enum:"wkd|openpgpkey|smimea|vks|hkps|ldap|autocrypt" doc:"wkd: the Web Key Directory of the recipient's domain. openpgpkey and smimea: the DNS of his domain (RFC 7929, RFC 8162), through [resolver]. vks: a key server that verifies addresses. hkps: any other key server. ldap: a directory with userCertificate, userSMIMECertificate or pgpKey. autocrypt: what inbound mail has brought in its header, which confirms what other sources say, and neither counts alone nor contradicts."`
 	URL   string `toml:"url" form:"directory" doc:"The server: of vks and hkps as https://keys.openpgp.org, of ldap as url in [accounts.ldap]."`
-	Trust string `toml:"trust" enum:"alone|dnssec|agree|never" doc:"When a certificate is used that the source gives. alone: on its word. dnssec: where the answer of the DNS was validated. agree: where another source gives the same one. never: it is kept for an operator to see. Default: dnssec for openpgpkey and smimea, alone for ldap, agree for all others."`
+	Trust string `toml:"trust" enum:"alone|dnssec|agree|never" doc:"When a certificate is used that the source gives. alone: on its word. dnssec: where the answer of the DNS was validated. agree: where another source gives the same one, and not both of them are hkps or autocrypt, where anybody can put one. never: it is kept for an operator to see. Default: dnssec for openpgpkey and smimea, alone for ldap, agree for all others."`
 	// Base and what follows are for ldap only.
 	Base         string `toml:"base" form:"text" doc:"Where an ldap directory is searched, such as dc=company1,dc=example."`
 	Filter       string `toml:"filter" form:"text" doc:"What is searched for in it, with {address}, {local} or {domain} of the recipient. Default: (mail={address})."`
@@ -70,6 +70,12 @@ func (c *Filterd) checkFind(r *reading) {
 		}
 		if s.Trust == "dnssec" && !slices.Contains(dns, s.Kind) {
 			wrong("trust", fmt.Sprintf("dnssec with kind = %q", s.Kind), "only openpgpkey and smimea are answers of the DNS")
+		}
+		if s.Kind == "autocrypt" && s.Trust == "alone" {
+			wrong("trust", "alone with kind = \"autocrypt\"", "anybody can write a mail with any certificate in it")
+		}
+		if s.Kind == "autocrypt" && c.Default.Learn == "off" {
+			wrong("kind", "autocrypt, and nothing is learned", "set learn = \"seen\" in [default]")
 		}
 		if s.Trust == "" {
 			s.Trust = "agree"

@@ -36,7 +36,7 @@ var floors = map[string]int{
 	"filter/credential": crafts, "filter/chain": crafts, "filter/chain/fetch": crafts, "filter/openpgp": crafts, "filter/smime": crafts, "filter/cms": crafts, "filter/cms/ber": crafts, "filter/policy": crafts, "filter/directory": crafts,
 	"filter/dkim": crafts, "filter/transport": crafts, "filter/socketmap": crafts, "filter/record": crafts, "filter/authres": crafts, "hsm/internal/p11": crafts, "hsm/module": crafts, "hsm/client": crafts,
 	"filter/resolver": crafts, "filter/web": crafts, "filter/publish": crafts, "filter/mtasts": crafts, "filter/route": crafts,
-	"filter/accounts": crafts, "filter/ldaphost": crafts, "filter/arc": crafts, "filter/dmarc": crafts, "filter/zone": crafts,
+	"filter/accounts": crafts, "filter/ldaphost": crafts, "filter/arc": crafts, "filter/dmarc": crafts, "filter/autocrypt": crafts, "filter/zone": crafts,
 	"filter/autoconfig": crafts,
 	"filter/scan":       crafts,
 	"image":             crafts, // one verifier for the build, the update and whoever downloads

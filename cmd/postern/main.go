@@ -199,7 +199,13 @@ func finder(path string) (provisioning.Finder, error) {
 	if err != nil {
 		return nil, err
 	}
-	f, err := gateway.Finder(c)
+	var ring *gateway.Ring
+	if gateway.Hears(c) {
+		if ring, err = gateway.OpenRing(c, false); err != nil { // open until the program ends
+			return nil, err
+		}
+	}
+	f, err := gateway.Finder(c, ring)
 	if f == nil || err != nil {
 		return nil, err
 	}

@@ -48,8 +48,14 @@ type Answer struct {
 	Certs  []keyring.Cert
 	Secure bool // the DNS answer that it came in was validated
 	// Home: the owner of the address's domain says so. His word is enough for a
-	// certificate of the domain as a whole, which names postmaster there.
+	// certificate of the domain as a whole, which names postmaster or, as RFC 3183 has it,
+	// domain-confidentiality-authority there.
 	Home bool
+	// Open: anybody may have put it there. Sources that are all open do not agree:
+	// one person can fill them all.
+	Open bool
+	// Mute: it contradicts nobody.
+	Mute bool
 }
 
 // Trust says when what a source gives is used.
@@ -273,10 +279,14 @@ func lookup(ctx context.Context, s Source, a message.Address) (answer Answer, er
 	return answer, nil
 }
 
+// whole are the local parts that the certificate of a domain as a whole has: what
+// everybody uses, and what RFC 3183 §4 wants.
+var whole = []string{"postmaster", "domain-confidentiality-authority"}
+
 // serves reports whether a certificate is one for a: it names him, or it is that
 // of his domain as a whole and the owner of the domain has said so.
 func serves(c keyring.Cert, a message.Address, home bool) bool {
 	return c.Role == keyring.Holder && slices.ContainsFunc(c.Addresses, func(b message.Address) bool {
-		return b.Key() == a.Key() || home && strings.EqualFold(b.Local, "postmaster") && strings.EqualFold(b.Domain, a.Domain)
+		return b.Key() == a.Key() || home && strings.EqualFold(b.Domain, a.Domain) && slices.ContainsFunc(whole, func(local string) bool { return strings.EqualFold(b.Local, local) })
 	})
 }

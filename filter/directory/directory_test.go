@@ -61,6 +61,7 @@ func words(r Result) (list []string) {
 func TestWeigh(t *testing.T) {
 	a, b, x := cert("A", keyring.OpenPGP), cert("B", keyring.OpenPGP), cert("X", keyring.SMIME)
 	postmaster := cert("D", keyring.OpenPGP, message.Address{Local: "Postmaster", Domain: "Partner.Example"})
+	confidential := cert("E", keyring.SMIME, message.Address{Local: "domain-confidentiality-authority", Domain: "partner.example"})
 	other := cert("O", keyring.OpenPGP, message.Address{Local: "mallory", Domain: "partner.example"})
 	authority := cert("C", keyring.SMIME)
 	authority.Role = keyring.Anchor
@@ -68,6 +69,8 @@ func TestWeigh(t *testing.T) {
 	home := func(secure bool, certs ...keyring.Cert) Answer {
 		return Answer{Certs: certs, Secure: secure, Home: true}
 	}
+	open := func(certs ...keyring.Cert) Answer { return Answer{Certs: certs, Open: true} }
+	mute := func(certs ...keyring.Cert) Answer { return Answer{Certs: certs, Open: true, Mute: true} }
 	for _, c := range []struct {
 		name    string
 		sources []Source
@@ -88,9 +91,14 @@ func TestWeigh(t *testing.T) {
 		{"one that never counts is no objection", []Source{{says("openpgpkey", one(true, a), nil), DNSSEC}, {says("hkps", one(false, b), nil), Never}}, []string{"use A by openpgpkey", "ask B by hkps"}},
 		{"two of one source, of which another has one", []Source{{says("wkd", one(false, a, b), nil), Agree}, {says("vks", one(false, b), nil), Agree}}, []string{"ask A by wkd", "use B by wkd,vks"}},
 		{"the domain's, said by the domain", []Source{{says("openpgpkey", home(true, postmaster), nil), DNSSEC}}, []string{"use D by openpgpkey"}},
+		{"the domain's, as RFC 3183 names it", []Source{{says("smimea", home(true, confidential), nil), DNSSEC}}, []string{"use E by smimea"}},
 		{"the domain's, said by somebody else", []Source{{says("vks", one(false, postmaster), nil), Alone}}, nil},
 		{"of somebody else", []Source{{says("openpgpkey", home(true, other), nil), DNSSEC}}, nil},
 		{"of an authority", []Source{{says("smimea", home(true, authority), nil), DNSSEC}}, nil},
+		{"two that anybody can fill", []Source{{says("hkps", open(a), nil), Agree}, {says("autocrypt", mute(a), nil), Agree}}, []string{"ask A by hkps,autocrypt"}},
+		{"one that anybody can fill, and one that not", []Source{{says("wkd", one(false, a), nil), Agree}, {says("autocrypt", mute(a), nil), Agree}}, []string{"use A by wkd,autocrypt"}},
+		{"one that is mute contradicts nobody", []Source{{says("openpgpkey", one(true, a), nil), DNSSEC}, {says("autocrypt", mute(b), nil), Agree}}, []string{"use A by openpgpkey", "ask B by autocrypt"}},
+		{"what a mail brought, alone", []Source{{says("autocrypt", mute(a), nil), Agree}}, []string{"ask A by autocrypt"}},
 		{"one is away", []Source{{says("wkd", one(false, a), nil), Agree}, {says("vks", Answer{}, errors.New("no")), Agree}}, []string{"ask A by wkd", "away vks"}},
 		{"too many", []Source{{says("wkd", one(false, slices.Repeat([]keyring.Cert{a}, maxCerts+1)...), nil), Alone}}, []string{"away wkd"}},
 		{"a reader that panics", []Source{{&source{name: "wkd", give: func(context.Context) (Answer, error) { panic("x") }}, Alone}}, []string{"away wkd"}},

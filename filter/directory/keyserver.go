@@ -50,7 +50,9 @@ func (d *VKS) Lookup(ctx context.Context, a message.Address) (Answer, error) {
 
 // Lookup asks for certificates that name exactly the address.
 func (d *HKPS) Lookup(ctx context.Context, a message.Address) (Answer, error) {
-	return armoured(ctx, d.HTTP, d.Read, strings.TrimSuffix(d.URL, "/")+"/pks/lookup?op=get&options=mr&exact=on&search="+url.QueryEscape(a.String()))
+	answer, err := armoured(ctx, d.HTTP, d.Read, strings.TrimSuffix(d.URL, "/")+"/pks/lookup?op=get&options=mr&exact=on&search="+url.QueryEscape(a.String()))
+	answer.Open = true
+	return answer, err
 }
 
 func armoured(ctx context.Context, c *http.Client, read Read, address string) (Answer, error) {

@@ -39,15 +39,17 @@ func weigh(all []witness) (list []Found) {
 }
 
 // judge says what one certificate is worth. A source contradicts it that has
-// others of the same format and not this one; one that never counts does not.
+// others of the same format and not this one; one that never counts does not, nor
+// one that is mute.
 func judge(c keyring.Cert, all []witness) Found {
 	f := Found{Cert: c}
 	var agree int
+	open := true
 	var alone, secure string
 	var against []string
 	for _, w := range all {
 		if !w.gives(c) {
-			if w.Trust != Never && w.speaks(c.Format) {
+			if w.Trust != Never && !w.Mute && w.speaks(c.Format) {
 				against = append(against, w.Name())
 			}
 			continue
@@ -55,6 +57,7 @@ func judge(c keyring.Cert, all []witness) Found {
 		f.By = append(f.By, w.Name())
 		if w.Trust != Never {
 			agree++
+			open = open && w.Open
 		}
 		switch {
 		case w.Trust == Alone && alone == "":
@@ -71,6 +74,8 @@ func judge(c keyring.Cert, all []witness) Found {
 		f.Use, f.Why = true, fmt.Sprintf("found by %s, which the site believes", alone)
 	case secure != "":
 		f.Use, f.Why = true, fmt.Sprintf("found by %s in a validated answer", secure)
+	case agree >= 2 && open:
+		f.Why = fmt.Sprintf("found by %s, where anybody can put one: an operator decides", by)
 	case agree >= 2:
 		f.Use, f.Why = true, fmt.Sprintf("found by %s alike", by)
 	default:

@@ -40,6 +40,10 @@ const (
 	Intermediate Role = "intermediate" // an authority on the way to an anchor: no ground for trust by itself
 )
 
+// ByAutocrypt is the source of a certificate that the header of a mail brought,
+// on nobody's word but its sender's, whoever he was.
+const ByAutocrypt = "autocrypt"
+
 // Sighting is one source of a certificate.
 type Sighting struct {
 	Source      string

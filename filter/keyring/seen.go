@@ -60,7 +60,9 @@ func (s *Store) Learn(ctx context.Context, c Cert) error {
 func merge(ctx context.Context, tx *sql.Tx, c *Cert) (lately bool, err error) {
 	var last int64
 	var raw, capabilities []byte
-	err = tx.QueryRowContext(ctx, "SELECT last_seen, raw, capabilities FROM cert WHERE fingerprint = ?", c.Fingerprint).Scan(&last, &raw, &capabilities)
+	var shown bool // by the same source, before
+	err = tx.QueryRowContext(ctx, `SELECT last_seen, raw, capabilities, EXISTS (SELECT 1 FROM cert_source s WHERE s.fingerprint = c.fingerprint AND s.source = ?2)
+		FROM cert c WHERE fingerprint = ?1`, c.Fingerprint, c.Source).Scan(&last, &raw, &capabilities, &shown)
 	if errors.Is(err, sql.ErrNoRows) {
 		return false, nil
 	}
@@ -89,7 +91,7 @@ func merge(ctx context.Context, tx *sql.Tx, c *Cert) (lately bool, err error) {
 			all = append(all, a)
 		}
 	}
-	lately = len(all) == len(known) && bytes.Equal(raw, c.Raw) && (len(c.Capabilities) == 0 || bytes.Equal(capabilities, c.Capabilities)) &&
+	lately = shown && len(all) == len(known) && bytes.Equal(raw, c.Raw) && (len(c.Capabilities) == 0 || bytes.Equal(capabilities, c.Capabilities)) &&
 		c.LastSeen.Sub(time.Unix(last, 0)) < learnedLately
 	c.Addresses = all[max(0, len(all)-maxNamed):]
 	return lately, nil
@@ -99,12 +101,17 @@ func names(list []message.Address, a message.Address) bool {
 	return slices.ContainsFunc(list, func(b message.Address) bool { return a.Key() == b.Key() })
 }
 
-// evict makes the store small again. What was just learned goes last.
+// planted: nobody but the header of a mail has ever shown it.
+const planted = "NOT EXISTS (SELECT 1 FROM cert_source s WHERE s.fingerprint = cert.fingerprint AND s.source <> '" + ByAutocrypt + "')"
+
+// evict makes the store small again. What was just learned goes last, but what
+// headers have brought goes first of all: they are anybody's to write, and drive
+// nothing out that came with a signature or from a directory.
 func (s *Store) evict(ctx context.Context, tx *sql.Tx, c Cert) error {
 	for _, a := range c.Addresses {
 		if _, err := tx.ExecContext(ctx, `DELETE FROM cert WHERE fingerprint IN (
 			SELECT fingerprint FROM cert_address JOIN cert USING (fingerprint) WHERE address = ?1
-			ORDER BY fingerprint = ?2 DESC, last_seen DESC, fingerprint LIMIT -1 OFFSET ?3)`, a.Key(), c.Fingerprint, maxOfAddress); err != nil {
+			ORDER BY `+planted+`, fingerprint = ?2 DESC, last_seen DESC, fingerprint LIMIT -1 OFFSET ?3)`, a.Key(), c.Fingerprint, maxOfAddress); err != nil {
 			return err
 		}
 	}
@@ -115,7 +122,7 @@ func (s *Store) evict(ctx context.Context, tx *sql.Tx, c Cert) error {
 		}
 	}
 	_, err := tx.ExecContext(ctx, `DELETE FROM cert WHERE fingerprint IN (
-		SELECT fingerprint FROM cert ORDER BY fingerprint = ?1 DESC, last_seen DESC, fingerprint LIMIT -1 OFFSET ?2)`, c.Fingerprint, s.room())
+		SELECT fingerprint FROM cert ORDER BY `+planted+`, fingerprint = ?1 DESC, last_seen DESC, fingerprint LIMIT -1 OFFSET ?2)`, c.Fingerprint, s.room())
 	return err
 }
 

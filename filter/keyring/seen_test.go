@@ -199,6 +199,53 @@ func TestLearnIsBounded(t *testing.T) {
 	}
 }
 
+// TestHeadersDriveNothingOut (R16): whoever writes mail can fill the place of
+// headers, and no other.
+func TestHeadersDriveNothingOut(t *testing.T) {
+	s, _ := open(t)
+	ctx := t.Context()
+	at := day0
+	learn := func(name, who, source string) {
+		t.Helper()
+		c := x509(t, name, who)
+		at = at.Add(time.Minute)
+		c.Source, c.FirstSeen, c.LastSeen = source, at, at
+		must(t, s.Learn(ctx, c))
+	}
+	has := func(who string) (list []string) {
+		t.Helper()
+		certs, err := s.Certs(ctx, address(t, who))
+		must(t, err)
+		for _, c := range certs {
+			list = append(list, string(c.Raw))
+		}
+		return list
+	}
+	learn("signed", "bob@p.example", "mail")
+	for i := range 2 * maxOfAddress {
+		learn(fmt.Sprint("header ", i), "bob@p.example", ByAutocrypt)
+	}
+	if list := has("bob@p.example"); len(list) != maxOfAddress || !slices.Contains(list, "signed") {
+		t.Errorf("got %q, want %d, and what was signed among them", list, maxOfAddress)
+	}
+	// One that a directory shows, too, is no header's any more.
+	learn("header 3", "bob@p.example", "wkd")
+	learn("both", "carol@p.example", "wkd")
+	learn("both", "carol@p.example", ByAutocrypt)
+	c, err := s.Get(ctx, x509(t, "both").Fingerprint)
+	must(t, err)
+	if len(c.Sources) != 2 {
+		t.Errorf("got sources %v, want both, however soon the second came", c.Sources)
+	}
+	s.most = 3
+	for i := range 10 {
+		learn(fmt.Sprint("flood ", i), fmt.Sprintf("u%d@p.example", i), ByAutocrypt)
+	}
+	if a, b := has("bob@p.example"), has("carol@p.example"); !slices.Contains(a, "signed") || !slices.Contains(b, "both") {
+		t.Errorf("got %q and %q after a flood of headers, want what others have shown", a, b)
+	}
+}
+
 // TestSeenAway: a store that cannot be asked is not an empty one.
 func TestSeenAway(t *testing.T) {
 	operators, _ := open(t)

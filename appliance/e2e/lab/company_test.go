@@ -50,6 +50,7 @@ type setting struct {
 	Listener string // further fields of the outside listener's tls, each with a comma before it
 	Lifetime string // of mail in the queue: 1h; counts when Postfix is rendered
 	Direct   bool   // whether mail goes to the partner's server without a Postfix of ours
+	Ours     string // further lines of the own domain's table
 	Tables   string
 }
 
@@ -72,6 +73,26 @@ const (
 // openLab opens both companies, each knowing the other one's certificates.
 func openLab(t testing.TB) *lab {
 	t.Helper()
+	l := openStrangers(t)
+	l.one.meet(t, l.two)
+	l.two.meet(t, l.one)
+	l.begin(t)
+	return l
+}
+
+// begin has both companies take mail.
+func (l *lab) begin(t testing.TB) {
+	t.Helper()
+	for _, c := range []*company{l.one, l.two} {
+		c.configure(t, setting{})
+		c.startPostfix(t)
+	}
+}
+
+// openStrangers opens two companies that know nothing of each other, and take no
+// mail yet.
+func openStrangers(t testing.TB) *lab {
+	t.Helper()
 	l := &lab{Network: placetest.NewNetwork(t), servers: newAuthority(t, "Lab Servers"), people: newAuthority(t, "Lab People")}
 	l.wire = listen(t, l.Between)
 	l.one = l.found(t, "company1.example", "company2.example")
@@ -79,12 +100,6 @@ func openLab(t testing.TB) *lab {
 	for _, c := range []*company{l.one, l.two} {
 		c.names = resolve(t, c.Place, c.Dir, l.zones(nil)...)
 		l.equip(t, c)
-	}
-	l.one.meet(t, l.two)
-	l.two.meet(t, l.one)
-	for _, c := range []*company{l.one, l.two} {
-		c.configure(t, setting{})
-		c.startPostfix(t)
 	}
 	return l
 }

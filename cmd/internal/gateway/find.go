@@ -4,6 +4,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"fmt"
+	"slices"
 	"time"
 
 	"postern/appliance/config"
@@ -14,9 +15,15 @@ import (
 	"postern/filter/web"
 )
 
+// Hears reports whether what the header of mail says of certificates counts for
+// anything.
+func Hears(c *config.Filterd) bool {
+	return slices.ContainsFunc(c.Find.Sources, func(s config.FindSource) bool { return s.Kind == "autocrypt" })
+}
+
 // Finder reads which directories are asked; nil where none is. Its list is the
-// whole of them.
-func Finder(c *config.Filterd) (*directory.Finder, error) {
+// whole of them. ring may be nil where Hears is false.
+func Finder(c *config.Filterd, ring *Ring) (*directory.Finder, error) {
 	if len(c.Find.Sources) == 0 {
 		return nil, nil
 	}
@@ -43,6 +50,8 @@ func Finder(c *config.Filterd) (*directory.Finder, error) {
 			d = &directory.VKS{URL: s.URL, HTTP: http, Read: openpgp.Read}
 		case "hkps":
 			d = &directory.HKPS{URL: s.URL, HTTP: http, Read: openpgp.Read}
+		case "autocrypt":
+			d = &directory.Autocrypt{Seen: ring.seen}
 		case "ldap":
 			l := directory.LDAP{Host: ldaphost.Host{TLS: &tls.Config{RootCAs: roots}}, Base: s.Base, Filter: s.Filter, BindDN: s.BindDN, X509: smime.Read, OpenPGP: openpgp.Read}
 			var err error

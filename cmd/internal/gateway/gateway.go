@@ -197,12 +197,19 @@ func New(c *config.Filterd, token hsm.Token, ring *Ring, rec *record.Record, way
 		Log:      log,
 	}
 	authenticate(&all, c, token)
-	finder, err := Finder(c)
+	finder, err := Finder(c, ring)
 	if err != nil {
 		return nil, err
 	}
 	if finder != nil {
 		all.Finder = finder
+	}
+	all.Autocrypt.Domains = map[string]bool{}
+	for d, v := range c.Domains {
+		all.Autocrypt.Domains[d] = v.Autocrypt
+	}
+	if Hears(c) {
+		all.Autocrypt.Read = openpgp.Read
 	}
 	if ring.learned != nil {
 		all.Learn = ring.learned

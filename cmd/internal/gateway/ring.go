@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -10,7 +11,9 @@ import (
 	"time"
 
 	"postern/appliance/config"
+	"postern/filter/directory"
 	"postern/filter/keyring"
+	"postern/filter/message"
 	"postern/filter/record"
 )
 
@@ -19,6 +22,7 @@ import (
 type Ring struct {
 	*keyring.Joined
 	learned *keyring.Store // nil: nothing is learned
+	seen    directory.Seen // what was learned; nobody where there is nothing yet
 	open    []*keyring.Store
 }
 
@@ -26,7 +30,7 @@ type Ring struct {
 // everywhere but in their own command. With learn, the other one is made and
 // written; without, it is another program's, and is not believed to be sound.
 func OpenRing(c *config.Filterd, learn bool) (_ *Ring, err error) {
-	r := &Ring{}
+	r := &Ring{seen: nobody{}}
 	defer func() {
 		if err != nil {
 			r.Close()
@@ -57,7 +61,7 @@ func OpenRing(c *config.Filterd, learn bool) (_ *Ring, err error) {
 		if err != nil {
 			return nil, fmt.Errorf("seen certificates: %w", err)
 		}
-		r.Joined = keyring.Join(operators, seen)
+		r.Joined, r.seen = keyring.Join(operators, seen), seen
 		return r, nil
 	}
 	if err := os.MkdirAll(filepath.Dir(c.Seen), 0o700); err != nil {
@@ -70,9 +74,14 @@ func OpenRing(c *config.Filterd, learn bool) (_ *Ring, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("seen certificates: %w", err)
 	}
-	r.Joined = keyring.Join(operators, seen)
+	r.Joined, r.seen = keyring.Join(operators, seen), seen
 	return r, nil
 }
+
+// nobody was seen.
+type nobody struct{}
+
+func (nobody) Certs(context.Context, message.Address) ([]keyring.Cert, error) { return nil, nil }
 
 // OpenRecord opens the record of c, and makes it where there is none.
 func OpenRecord(c *config.Filterd, log *slog.Logger) (*record.Record, error) {
