@@ -56,7 +56,7 @@ func words(r Result) (list []string) {
 	return list
 }
 
-// What is found is worth what its sources are worth, and nothing where they
+// What is found is worth what its sources are worth (R16), and nothing where they
 // contradict each other.
 func TestWeigh(t *testing.T) {
 	a, b, x := cert("A", keyring.OpenPGP), cert("B", keyring.OpenPGP), cert("X", keyring.SMIME)
