@@ -228,6 +228,27 @@ func TestOnePackageComment(t *testing.T) {
 	}
 }
 
+// Every package but programs and what tests are made of has its row in
+// architecture.md.
+func TestTreeIsDescribed(t *testing.T) {
+	page, err := os.ReadFile(root + "/appliance/docs/architecture.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range readTree(t, os.DirFS(root)).sorted() {
+		program := within(p.path, "cmd") && !within(p.path, "cmd/internal")
+		if p.onlyTest || program || helper(p.path) || within(p.path, "appliance/e2e") {
+			continue
+		}
+		parent, name := path.Split(p.path)
+		// A row may name what lies below its folder in brackets: appliance/box (`tpm`).
+		row := regexp.MustCompile("(?m)^\\| .*`" + regexp.QuoteMeta(p.path) + "`.*\\|$|^\\| `" + regexp.QuoteMeta(strings.TrimSuffix(parent, "/")) + "` .*\\(`" + regexp.QuoteMeta(name) + "`\\).*\\|$")
+		if !row.Match(page) {
+			t.Errorf("package %s has no row in architecture.md", p.path)
+		}
+	}
+}
+
 // Each planted breach is found, by the words of its rule, and a sound house
 // passes.
 func TestWallsFindBreaches(t *testing.T) {
