@@ -11,8 +11,9 @@ type Updates interface {
 	// Apply installs a release, "" for the latest of the box's source, and
 	// tells which; already where it runs. With dry it only judges it.
 	Apply(ctx context.Context, from string, dry bool) (version string, already bool, err error)
-	// Start has Apply done by a service of its own.
-	Start(ctx context.Context, from string) error
+	// Start judges a release, as Apply does with dry, and has Apply done by a
+	// service of its own. With dry it is only judged.
+	Start(ctx context.Context, from string, dry bool) (version string, already bool, err error)
 	Status(ctx context.Context) (UpdateStatus, error)
 	Rollback(ctx context.Context, dry bool) (to string, err error)
 	Confirm(ctx context.Context, dry bool) (running string, err error)
@@ -62,7 +63,7 @@ var updateCommands = []command{
 		more:  "FILE is a file of the release, URL the https address of its manifest; without them it is the latest of source in [update] of box.toml. Nothing is written before signature, log, version and every file were found good. What runs is not touched. The next start tries the new release; when it is not found healthy then, the start after that is of what runs now. A download that broke off goes on. With -n the release is judged only.",
 		flags: []option{optRestart}, run: updateApply},
 	{noun: "update", verb: "start", args: "[URL]", max: 1, about: "have the box install a release by itself, and come back at once",
-		more: "For operators elsewhere: what update apply does is done by postern-update.service. `postern update status` tells how far it is. The box restarts when it is done.", run: updateStart},
+		more: "For operators elsewhere. Whether the release may follow what runs, by its manifest, signature and log, is answered at once; what update apply does is then done by postern-update.service. `postern update status` tells how far it is, and why it was not installed. The box restarts when it is done. With -n the release is judged only.", run: updateStart},
 	{noun: "update", verb: "status", about: "say what runs, what would start, and what became of the last update", run: updateStatus},
 	{noun: "update", verb: "rollback", about: "make the release in the other slot the one that starts",
 		more:  "For when a release was found healthy and is not. It is marked as bad, and the next start takes the other one. An earlier release than the latest that was good is still not taken by an update.",
@@ -103,12 +104,14 @@ func updateStart(ctx context.Context, c *call) (any, error) {
 	if len(c.args) > 0 {
 		from = c.args[0]
 	}
-	if !c.dry() {
-		if err := c.Update.Start(ctx, from); err != nil {
-			return nil, err
-		}
+	v, already, err := c.Update.Start(ctx, from, c.dry())
+	switch {
+	case err != nil:
+		return nil, err
+	case already:
+		return c.already("release %s runs", v), nil
 	}
-	return c.did("begin; `postern update status` tells how far it is"), nil
+	return c.did("begin to install release %s; `postern update status` tells how far it is", v), nil
 }
 
 func updateStatus(ctx context.Context, c *call) (any, error) {

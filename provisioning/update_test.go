@@ -27,7 +27,13 @@ func (u updateStub) Apply(_ context.Context, from string, dry bool) (string, boo
 	return "4", false, u.note("apply " + from)
 }
 
-func (u updateStub) Start(_ context.Context, from string) error { return u.note("start " + from) }
+func (u updateStub) Start(ctx context.Context, from string, dry bool) (string, bool, error) {
+	v, already, err := u.Apply(ctx, from, true)
+	if err != nil || already || dry {
+		return v, already, err
+	}
+	return v, false, u.note("start " + from)
+}
 
 func (u updateStub) Status(context.Context) (UpdateStatus, error) {
 	b, err := os.ReadFile(u.dir + "/slots")

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"crypto/x509"
 	"fmt"
 	"net"
 	"net/netip"
@@ -69,7 +70,22 @@ type Token struct {
 
 // Update is the table [update].
 type Update struct {
-	Source string `toml:"source" form:"url" doc:"Folder of releases, where postern update apply looks when it is told no file. What comes from there counts only with the signature of a release key."`
+	Source    string `toml:"source" form:"https" doc:"Folder of releases, where postern update looks when it is told none. What comes from there counts only with the signature of a release key."`
+	Authority string `toml:"authority" form:"certificates" doc:"Certificates in PEM, between two lines of three quotation marks: the authorities that a server of releases has its certificate from, in place of the public ones. For a server of one's own."`
+}
+
+// Authorities are those that a server of releases has its certificate from; nil:
+// the public ones.
+func (u Update) Authorities() *x509.CertPool {
+	list, _ := certificates(u.Authority) // has its form already
+	if len(list) == 0 {
+		return nil
+	}
+	pool := x509.NewCertPool()
+	for _, c := range list {
+		pool.AddCert(c)
+	}
+	return pool
 }
 
 // LoadBox reads box.toml, as LoadFilterd does its file.

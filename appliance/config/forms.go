@@ -1,7 +1,10 @@
 package config
 
 import (
+	"crypto/x509"
 	"encoding/hex"
+	"encoding/pem"
+	"errors"
 	"net"
 	"net/netip"
 	"net/url"
@@ -122,6 +125,10 @@ func form(name, s string) string {
 		if b, err := hex.DecodeString(digits); !ok || err != nil || len(b) != 32 {
 			return "want sha256: and 64 hexadecimal digits"
 		}
+	case "certificates":
+		if _, err := certificates(s); err != nil {
+			return err.Error()
+		}
 	case "label":
 		if s == "" || len(s) > 32 || strings.TrimSpace(s) != s || strings.ContainsFunc(s, unicode.IsControl) {
 			return "want 1 to 32 bytes without space around them"
@@ -209,4 +216,21 @@ func isDomain(s string) bool {
 func isLoopback(host string) bool {
 	a, err := netip.ParseAddr(host)
 	return strings.EqualFold(host, "localhost") || err == nil && a.Unmap().IsLoopback()
+}
+
+// certificates reads those of a text in PEM, which has nothing else.
+func certificates(s string) (list []*x509.Certificate, err error) {
+	want := errors.New("want certificates in PEM, each from -----BEGIN CERTIFICATE----- to -----END CERTIFICATE-----")
+	for rest := []byte(strings.TrimSpace(s)); len(rest) > 0; {
+		block, after := pem.Decode(rest)
+		if block == nil || block.Type != "CERTIFICATE" || !strings.HasPrefix(string(rest), "-----BEGIN ") {
+			return nil, want
+		}
+		c, err := x509.ParseCertificate(block.Bytes)
+		if err != nil {
+			return nil, want
+		}
+		list, rest = append(list, c), []byte(strings.TrimSpace(string(after)))
+	}
+	return list, nil
 }

@@ -3,11 +3,14 @@ package update
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"postern/image"
 )
@@ -63,7 +66,36 @@ func (s System) Write(ctx context.Context, v image.Version) error {
 
 // Verify implements Machine.
 func (s System) Verify(ctx context.Context, root, verity, roothash string) error {
-	return run(ctx, s.Veritysetup, "verify", filepath.Join(s.Partitions, root), filepath.Join(s.Partitions, verity), roothash)
+	root, verity = filepath.Join(s.Partitions, root), filepath.Join(s.Partitions, verity)
+	// udev names partitions a while after their identities were written.
+	ctx, cancel := context.WithTimeout(ctx, named)
+	defer cancel()
+	for _, p := range []string{root, verity} {
+		if err := await(ctx, p); err != nil {
+			return err
+		}
+	}
+	return run(context.WithoutCancel(ctx), s.Veritysetup, "verify", root, verity, roothash)
+}
+
+// named is how long a partition may take to get its name.
+const named = 2 * time.Minute
+
+// await waits until there is a file.
+func await(ctx context.Context, path string) error {
+	tick := time.NewTicker(100 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		_, err := os.Stat(path)
+		if !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return fmt.Errorf("wait for %s: %w", path, ctx.Err())
+		}
+	}
 }
 
 // Restart implements Machine.

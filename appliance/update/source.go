@@ -3,6 +3,7 @@ package update
 import (
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
@@ -51,7 +52,7 @@ func (b *Box) source(from string) (source, string, error) {
 	base := path.Base(u.Path)
 	client, pause := b.Client, b.pause
 	if client == nil {
-		client = webClient()
+		client = WebClient(nil)
 	}
 	if pause == nil {
 		pause = wait
@@ -111,13 +112,14 @@ type web struct {
 	pause  func(ctx context.Context, d time.Duration) error
 }
 
-// webClient asks over TLS, follows nobody elsewhere and knows no proxy. Whom TLS
-// believes is the system's; the release itself is believed by its keys only.
-func webClient() *http.Client {
+// WebClient asks over TLS, follows nobody elsewhere and knows no proxy. Whom TLS
+// believes are those authorities, or where they are nil the system's; the release
+// itself is believed by its keys only.
+func WebClient(authorities *x509.CertPool) *http.Client {
 	return &http.Client{
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 		Transport: &http.Transport{
-			TLSClientConfig: &tls.Config{MinVersion: tls.VersionTLS12}, TLSHandshakeTimeout: 10 * time.Second,
+			TLSClientConfig: &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: authorities}, TLSHandshakeTimeout: 10 * time.Second,
 			ResponseHeaderTimeout: 30 * time.Second, MaxResponseHeaderBytes: 64 << 10, DisableCompression: true,
 		},
 	}

@@ -33,12 +33,16 @@ var words = map[phase]string{
 	takenBack: "was taken back by an operator",
 	onTrial:   "is on trial: it runs, and was not found healthy yet",
 	lost:      "has no boot entry any more",
+	bringing:  "is being brought here",
+	filling:   "is being written into the other slot",
 }
 
 // What is seen, but never noted.
 const (
-	onTrial phase = "on trial"
-	lost    phase = "lost"
+	onTrial  phase = "on trial"
+	lost     phase = "lost"
+	bringing phase = "bringing"
+	filling  phase = "filling"
 )
 
 // Status tells the state of slots and updates.
@@ -62,13 +66,23 @@ func (b *Box) Status() (s Status, err error) {
 	}
 	p, err := b.outcome(r, s.Running)
 	s.Last = Last{Version: r.Version, From: r.From, Outcome: words[p]}
+	if r.Why != "" && (p == staging || p == writing || p == lost) {
+		s.Last.Outcome = "was not installed, and what runs is as it was: " + r.Why
+	}
 	return s, err
 }
 
 // outcome is what became of an update, by what runs and what the entries say.
 func (b *Box) outcome(r record, running image.Version) (phase, error) {
 	if r.Phase != entered {
-		return r.Phase, nil
+		doing, err := b.atWork()
+		switch {
+		case doing && r.Phase == staging:
+			return bringing, err
+		case doing && r.Phase == writing:
+			return filling, err
+		}
+		return r.Phase, err
 	}
 	list, err := b.entries()
 	if err != nil {

@@ -20,8 +20,9 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"postern/image"
 )
@@ -66,7 +67,7 @@ type Box struct {
 	State   string       // folder of what is known between starts
 	Entries string       // folder of the boot entries
 	Keys    string       // folder of the keys that are trusted
-	Client  *http.Client // for releases from the web
+	Client  *http.Client // for releases from the web; nil: one that believes the system's authorities
 	Machine Machine
 
 	pause func(ctx context.Context, d time.Duration) error // between tries of a download
@@ -89,6 +90,8 @@ type record struct {
 	Version image.Version `json:"version"`
 	From    image.Version `json:"from"`
 	Phase   phase         `json:"phase"`
+	// Why it went no further; "" where nobody could say, as when the power failed.
+	Why string `json:"why,omitempty"`
 }
 
 // phase is how far an update came.
@@ -122,11 +125,26 @@ func (b *Box) lock() (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+	if err := unix.FcntlFlock(f.Fd(), unix.F_OFD_SETLK, &unix.Flock_t{Type: unix.F_WRLCK}); err != nil {
 		f.Close()
 		return nil, fmt.Errorf("%w: %w", ErrBusy, err)
 	}
 	return f, nil
+}
+
+// atWork reports whether somebody holds the lock. It does not take it itself,
+// not even for a moment: an update that began then would be refused.
+func (b *Box) atWork() (bool, error) {
+	f, err := os.Open(b.path("lock"))
+	if err != nil {
+		return false, absent(err)
+	}
+	defer f.Close()
+	l := unix.Flock_t{Type: unix.F_WRLCK}
+	if err := unix.FcntlFlock(f.Fd(), unix.F_OFD_GETLK, &l); err != nil {
+		return false, err
+	}
+	return l.Type != unix.F_UNLCK, nil
 }
 
 // floor is the latest version that was ever good here, or "".
@@ -227,12 +245,32 @@ func (b *Box) believe(ctx context.Context, place source, base string, running im
 	return j.Believe(files)
 }
 
-// install does the steps of an update in their order. Each can be the last one
-// before the power fails: until the entry has its name, the old slot is all that
-// starts; from then on the new one is whole.
+// install installs a release, or notes why not: whoever asked for it may be
+// elsewhere.
 func (b *Box) install(ctx context.Context, place source, r image.Release, running image.Version) error {
 	rec := record{Version: r.Version, From: running, Phase: staging}
-	if err := b.note(rec); err != nil {
+	err := b.steps(ctx, place, r, &rec)
+	if err != nil {
+		rec.Why = oneLine(err.Error())
+		err = errors.Join(err, b.note(rec))
+	}
+	return err
+}
+
+// maxWhy is how much is kept of an error, in bytes.
+const maxWhy = 500
+
+// oneLine is the beginning of a text, without what would make it several lines.
+func oneLine(s string) string {
+	s = strings.Join(strings.Fields(s), " ")
+	return strings.ToValidUTF8(s[:min(len(s), maxWhy)], "")
+}
+
+// steps are those of an update in their order. Each can be the last one before
+// the power fails: until the entry has its name, the old slot is all that starts;
+// from then on the new one is whole.
+func (b *Box) steps(ctx context.Context, place source, r image.Release, rec *record) error {
+	if err := b.note(*rec); err != nil {
 		return err
 	}
 	if err := b.put(b.path("checkpoint"), r.Head); err != nil {
@@ -242,11 +280,11 @@ func (b *Box) install(ctx context.Context, place source, r image.Release, runnin
 		return err
 	}
 	rec.Phase = writing
-	if err := b.note(rec); err != nil {
+	if err := b.note(*rec); err != nil {
 		return err
 	}
 	// The other slot is about to be written over: nothing may start it.
-	if err := b.onlyEntryOf(running); err != nil {
+	if err := b.onlyEntryOf(rec.From); err != nil {
 		return err
 	}
 	if err := b.step("write slot"); err != nil {
@@ -260,7 +298,7 @@ func (b *Box) install(ctx context.Context, place source, r image.Release, runnin
 		return fmt.Errorf("release %s: %w: %w", r.Version, ErrSlot, err)
 	}
 	rec.Phase = entered
-	if err := b.note(rec); err != nil {
+	if err := b.note(*rec); err != nil {
 		return err
 	}
 	kernel, _ := r.Artifact(image.Kernel)

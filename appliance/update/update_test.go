@@ -297,6 +297,9 @@ func TestWhatIsWrongOnTheWay(t *testing.T) {
 			w := newWorld(t, who)
 			c.bend(t, w)
 			w.apply(from, c.want)
+			if s, err := w.box.Status(); err != nil || c.want != errCut && !strings.Contains(s.Last.Outcome, c.want.Error()) {
+				t.Errorf("got outcome %q, %v, want %q in it", s.Last.Outcome, err, c.want)
+			}
 			if got, want := w.names0(), []string{"postern_2.efi"}; !slices.Equal(got, want) {
 				t.Errorf("got entries %v, want %v", got, want)
 			}

@@ -3,6 +3,7 @@ package update
 import (
 	"bytes"
 	"context"
+	"crypto/x509"
 	"errors"
 	"net/http"
 	"net/http/httptest"
@@ -40,7 +41,7 @@ func newShop(t *testing.T, w *world) *shop {
 	}))
 	t.Cleanup(s.Close)
 	w.box.Client = s.Client()
-	w.box.Client.CheckRedirect = webClient().CheckRedirect
+	w.box.Client.CheckRedirect = WebClient(nil).CheckRedirect
 	return s
 }
 
@@ -108,7 +109,9 @@ func TestDownloadGoesOn(t *testing.T) {
 			return first(rw, r) || strings.HasSuffix(r.URL.Path, ".verity.raw") && func() bool { rw.WriteHeader(http.StatusServiceUnavailable); return true }()
 		}
 		w.apply(s.url("3"), ErrDownload)
-		w.status("2", "2", "", staging)
+		if s, err := w.box.Status(); err != nil || s.Running != "2" || s.Next != "2" || !strings.HasSuffix(s.Last.Outcome, "as it was: release 3: postern_3.verity.raw: download broke off: status 503") {
+			t.Errorf("got %+v, %v, want the cause", s, err)
+		}
 		s.answer, s.asked = nil, nil
 		w.apply(s.url("3"), nil)
 		if want := "/postern_3.verity.raw bytes=1000-"; !slices.Contains(s.asked, want) || slices.Contains(s.asked, "/postern_3.root.raw.gz") {
@@ -144,6 +147,46 @@ func TestDownloadGoesOn(t *testing.T) {
 			}
 		}
 	})
+}
+
+// The status tells how far an update is while it is at work.
+func TestStatusMeanwhile(t *testing.T) {
+	who := releasetest.New(t)
+	publish(t, who, "3", "0")
+	w := newWorld(t, who)
+	s := newShop(t, w)
+	s.answer = func(http.ResponseWriter, *http.Request) bool {
+		if r, err := w.box.record(); err == nil && r.Version != "" {
+			w.status("2", "2", "", bringing)
+		}
+		return false
+	}
+	seen := 0
+	w.box.cut = func(step string) error {
+		if step == "veritysetup" {
+			w.status("2", "2", "", filling)
+			seen++
+		}
+		return nil
+	}
+	w.apply(s.url("3"), nil)
+	w.status("2", "3", "", entered)
+	if seen != 1 {
+		t.Errorf("got %d looks while the slot was written, want 1", seen)
+	}
+}
+
+// Whom a box believes over TLS can be an authority of the site's own.
+func TestAuthorityOfOnesOwn(t *testing.T) {
+	who := releasetest.New(t)
+	publish(t, who, "3", "0")
+	w := newWorld(t, who)
+	s := newShop(t, w)
+	own := x509.NewCertPool()
+	own.AddCert(s.Certificate())
+	w.box.Client = WebClient(own)
+	w.apply(s.url("3"), nil)
+	w.status("2", "3", "", entered)
 }
 
 // A server that lies, stalls or leads elsewhere gets nothing but a refusal, and

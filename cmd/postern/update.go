@@ -26,13 +26,27 @@ func updates() *update.Box {
 	return &update.Box{State: update.StateDir, Entries: update.EntriesDir, Keys: image.Folder, Machine: update.Here()}
 }
 
+// fetches is updates with what box.toml says of releases. A box that belongs to
+// nobody has no such file, and takes a release from a file or a public server.
+func fetches() (*update.Box, config.Update, error) {
+	b := updates()
+	c, err := config.LoadBox(provisioning.DefaultBox)
+	if errors.Is(err, fs.ErrNotExist) {
+		return b, config.Update{}, nil
+	}
+	if err != nil {
+		return nil, config.Update{}, err
+	}
+	b.Client = update.WebClient(c.Update.Authorities())
+	return b, c.Update, nil
+}
+
 // request is where Start leaves for the service what it is to install.
 func request() string { return filepath.Join(update.StateDir, "request") }
 
 // Apply implements provisioning.Updates. Without a release it takes what Start has
 // left, then the latest of the box's source.
 func (slots) Apply(ctx context.Context, from string, dry bool) (string, bool, error) {
-	b := updates()
 	if from == "" {
 		text, err := os.ReadFile(request())
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -45,15 +59,20 @@ func (slots) Apply(ctx context.Context, from string, dry bool) (string, bool, er
 			}
 		}
 	}
+	return apply(ctx, from, dry)
+}
+
+// apply installs a release; "": the latest of the box's source.
+func apply(ctx context.Context, from string, dry bool) (string, bool, error) {
+	b, c, err := fetches()
+	if err != nil {
+		return "", false, err
+	}
 	if from == "" {
-		c, err := config.LoadBox(provisioning.DefaultBox)
-		if err != nil {
-			return "", false, err
+		if c.Source == "" {
+			return "", false, errNoSource
 		}
-		if c.Update.Source == "" {
-			return "", false, fmt.Errorf("box.toml has no source in [update]: %w", update.ErrPlain)
-		}
-		if from, err = b.Latest(ctx, c.Update.Source); err != nil {
+		if from, err = b.Latest(ctx, c.Source); err != nil {
 			return "", false, err
 		}
 	}
@@ -61,22 +80,26 @@ func (slots) Apply(ctx context.Context, from string, dry bool) (string, bool, er
 	return string(done.Version), done.Already, err
 }
 
-// Start implements provisioning.Updates.
-func (slots) Start(ctx context.Context, from string) error {
+var errNoSource = errors.New("box.toml has no source in [update] (hint: name a release, or set source to the https address of a folder of releases)")
+
+// Start implements provisioning.Updates. The release is judged first, by all that
+// is small: whoever asks from elsewhere hears why it is refused.
+func (slots) Start(ctx context.Context, from string, dry bool) (string, bool, error) {
 	if from != "" && !strings.HasPrefix(from, "https://") {
-		return fmt.Errorf("%.200q: %w", from, update.ErrPlain)
+		return "", false, fmt.Errorf("%.200q: %w", from, update.ErrPlain)
 	}
-	if err := os.MkdirAll(update.StateDir, 0o700); err != nil {
-		return err
+	v, already, err := apply(ctx, from, true)
+	if err != nil || already || dry {
+		return v, already, err
 	}
 	if err := os.WriteFile(request(), []byte(from+"\n"), 0o600); err != nil {
-		return err
+		return v, false, err
 	}
 	out, err := exec.CommandContext(ctx, "/usr/bin/systemctl", "--no-block", "start", updateUnit).CombinedOutput()
 	if err != nil {
-		return fmt.Errorf("start %s: %w: %.200s", updateUnit, err, out)
+		return v, false, fmt.Errorf("start %s: %w: %.200s", updateUnit, err, out)
 	}
-	return nil
+	return v, false, nil
 }
 
 // Status implements provisioning.Updates.
@@ -90,6 +113,8 @@ func (slots) Status(context.Context) (provisioning.UpdateStatus, error) {
 	for _, e := range s.Entries {
 		state := "good"
 		switch {
+		case e.Counted && e.Version == s.Running:
+			state = "on trial: it runs"
 		case e.Bad():
 			state = fmt.Sprintf("bad after %d tries", e.Done)
 		case e.Counted:
