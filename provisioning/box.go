@@ -75,6 +75,16 @@ type BoxStatus struct {
 	Need    int    `json:"need,omitempty"`
 	Have    []int  `json:"have,omitempty"`
 	Role    string `json:"role,omitempty"`
+	BoxUsage
+}
+
+// BoxUsage is how much of the machine is in use, in MiB. Memory that only caches
+// files is not.
+type BoxUsage struct {
+	Memory   uint64 `json:"memory,omitempty"`
+	MemoryOf uint64 `json:"memory_of,omitempty"`
+	Disk     uint64 `json:"disk,omitempty"` // of the data partition
+	DiskOf   uint64 `json:"disk_of,omitempty"`
 }
 
 // BoxDone is what a command on the box came to.
@@ -150,6 +160,9 @@ func (s BoxStatus) text(w io.Writer) {
 	}
 	if s.Need > 0 && s.Token != "ready" {
 		rows = append(rows, []string{"shares", fmt.Sprintf("%d of %d are there %v", len(s.Have), s.Need, s.Have)})
+	}
+	if s.MemoryOf > 0 {
+		rows = append(rows, []string{"memory", fmt.Sprintf("%d of %d MiB in use", s.Memory, s.MemoryOf)}, []string{"data", fmt.Sprintf("%d of %d MiB in use", s.Disk, s.DiskOf)})
 	}
 	table(w, nil, append(rows, []string{"you may", cmpOr(map[string]string{"admin": "everything", "backup": "fetch backups"}[s.Role], "-")}))
 }

@@ -125,7 +125,10 @@ func (a *App) commands() []command {
 		{noun: "help", args: "[COMMAND]", max: 2, about: "list the commands, or print usage of one", run: help},
 		{noun: "completion", here: true, args: "bash", min: 1, max: 1, about: "print shell completion", run: completion},
 		{noun: "manual", here: true, about: "print the manual page postern(1)", run: manual},
-		{noun: "version", about: "print the version", run: version},
+		{noun: "version", about: "print the version, and the time before which it believes no clock", run: version},
+	}
+	if a.Operations != nil {
+		list = append(list, keyLogCommand)
 	}
 	list = append(list, dkimCommands...)
 	if a.Names != nil {
@@ -323,7 +326,11 @@ func manual(_ context.Context, c *call) (any, error) {
 }
 
 func version(_ context.Context, c *call) (any, error) {
-	return page{"postern " + c.Version + "\n"}, nil
+	text := "postern " + c.Version + "\n"
+	if !c.Built.IsZero() {
+		text += "of " + stamp(c.Built) + "\n"
+	}
+	return page{text}, nil
 }
 
 func configDoc(_ context.Context, c *call) (any, error) {

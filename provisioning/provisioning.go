@@ -71,6 +71,9 @@ type App struct {
 	// Clock tells whether the system clock is synchronised; known is false
 	// where the system cannot say.
 	Clock func(ctx context.Context) (synchronised, known bool)
+	// Operations reads the key daemon's record: what it did for the mail with a
+	// trace, or with "" for all, n operations at most, the last ones.
+	Operations func(ctx context.Context, trace string, n int) ([]Operation, error)
 	// Watch keeps the mark of the clock's gate in a file until ctx ends.
 	Watch func(ctx context.Context, mark string) error
 	// Agent is the mail agent that filterd.toml has behind the gateway; nil

@@ -417,7 +417,7 @@ func (s *script) forEveryError(status int) error {
 func (s *script) postern(args []string) int {
 	s.stdout.Reset()
 	s.stderr.Reset()
-	app := &App{Stdin: bytes.NewReader(s.stdin), Stdout: &s.stdout, Stderr: &s.stderr, Version: "0.1-test", Built: time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC),
+	app := &App{Operations: journalStub, Stdin: bytes.NewReader(s.stdin), Stdout: &s.stdout, Stderr: &s.stderr, Version: "0.1-test", Built: time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC),
 		Now:    func() time.Time { return s.now },
 		Names:  s.names,
 		Config: s.config,

@@ -12,7 +12,7 @@ import (
 
 // whole is a program with every command in it.
 func whole() *App {
-	return &App{Version: "0.1-test", Agent: agentStub, Update: updateStub{}, ConfigDoc: configDocStub}
+	return &App{Version: "0.1-test", Operations: journalStub, Agent: agentStub, Update: updateStub{}, ConfigDoc: configDocStub}
 }
 
 // writers are the commands that change something, and so must be seen to

@@ -77,6 +77,8 @@ type House interface {
 	// Wipe makes the box one that belongs to nobody: token, data and identity
 	// are gone. It may end the machine.
 	Wipe(ctx context.Context) error
+	// Usage is how much of the machine is in use.
+	Usage() (Usage, error)
 	// Addresses are those that others reach the box at.
 	Addresses() []string
 }
@@ -91,6 +93,16 @@ type Status struct {
 	Need    int    `json:"need,omitempty"`   // shares that unlock
 	Have    []int  `json:"have,omitempty"`   // those that are there
 	Role    string `json:"role,omitempty"`   // of whoever asks
+	Usage
+}
+
+// Usage is how much of a machine is in use, in MiB. Memory that only caches
+// files is not.
+type Usage struct {
+	Memory   uint64 `json:"memory,omitempty"`
+	MemoryOf uint64 `json:"memory_of,omitempty"`
+	Disk     uint64 `json:"disk,omitempty"` // of the data partition
+	DiskOf   uint64 `json:"disk_of,omitempty"`
 }
 
 // Claim is how a box comes to belong to somebody.

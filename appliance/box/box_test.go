@@ -149,6 +149,9 @@ func (h *house) Run(_ context.Context, args []string, stdin io.Reader, stdout, s
 }
 func (h *house) Wipe(context.Context) error { h.wiped = true; return nil }
 func (h *house) Addresses() []string        { return []string{"192.0.2.25"} }
+func (h *house) Usage() (Usage, error) {
+	return Usage{Memory: 200, MemoryOf: 1000, Disk: 50, DiskOf: 3000}, nil
+}
 
 // running is a box on loopback, and who speaks to it.
 type running struct {

@@ -194,6 +194,10 @@ func (s *Server) status(ctx context.Context) Status {
 	if !st.Claimed {
 		return st
 	}
+	var err error
+	if st.Usage, err = s.cfg.House.Usage(); err != nil {
+		s.cfg.Log.Warn("status", "error", err)
+	}
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
 	token, err := s.cfg.House.Token().Status(ctx)

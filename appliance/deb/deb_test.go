@@ -8,8 +8,10 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
+	"time"
 )
 
 const version = "0.1.7"
@@ -75,12 +77,22 @@ func TestPackage(t *testing.T) {
 		}
 	})
 
+	// No clock is believed that shows an earlier time.
+	seconds, err := strconv.ParseInt(strings.TrimSpace(run(t, "git", "log", "-1", "--format=%ct")), 10, 64)
+	if err != nil {
+		t.Fatal(err)
+	}
+	commit := time.Unix(seconds, 0).UTC().Format(time.RFC3339)
 	root := t.TempDir()
 	run(t, "dpkg-deb", "--extract", file, root)
 	t.Run("programs", func(t *testing.T) {
 		for _, program := range []string{"usr/bin/postern", "usr/lib/postern/filterd", "usr/lib/postern/keyd"} {
 			path := filepath.Join(root, program)
-			if got, want := run(t, path, "--version"), filepath.Base(program)+" "+version+"\n"; got != want {
+			want := filepath.Base(program) + " " + version + "\n"
+			if program == "usr/bin/postern" {
+				want += "of " + commit + "\n"
+			}
+			if got := run(t, path, "--version"); got != want {
 				t.Errorf("%s --version: got %q, want %q", program, got, want)
 			}
 			b, err := os.ReadFile(path)

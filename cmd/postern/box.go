@@ -273,7 +273,8 @@ func later(err error) error {
 
 // status is that of the box, as the commands have it.
 func status(st box.Status, err error) (provisioning.BoxStatus, error) {
-	return provisioning.BoxStatus(st), err
+	return provisioning.BoxStatus{Claimed: st.Claimed, Name: st.Name, Version: st.Version, Token: st.Token, Reason: st.Reason,
+		Need: st.Need, Have: st.Have, Role: st.Role, BoxUsage: provisioning.BoxUsage(st.Usage)}, err
 }
 
 // Meet implements provisioning.Box.

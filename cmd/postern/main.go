@@ -16,6 +16,7 @@ import (
 	"postern/appliance/config"
 	"postern/appliance/service"
 	"postern/cmd/internal/gateway"
+	machine "postern/cmd/internal/house"
 	"postern/filter"
 	"postern/filter/chain"
 	"postern/filter/message"
@@ -51,14 +52,17 @@ func main() {
 			defer hops[h.Name].Close()
 			return hops[h.Name].Greet(ctx)
 		},
-		Agent:     agent,
-		Access:    &provisioning.Access{Serve: serveAccess, Settings: settings},
-		Plan:      plan,
-		Box:       house{},
-		Update:    slots{},
-		Health:    health{},
-		Clock:     synchronised,
-		Watch:     watchClock,
+		Agent:  agent,
+		Access: &provisioning.Access{Serve: serveAccess, Settings: settings},
+		Plan:   plan,
+		Box:    house{},
+		Update: slots{},
+		Health: health{},
+		Clock:  synchronised,
+		Watch:  watchClock,
+		Operations: func(ctx context.Context, trace string, n int) ([]provisioning.Operation, error) {
+			return machine.Operations(ctx, machine.Command, trace, n)
+		},
 		ConfigDoc: config.Example,
 	}
 	os.Exit(app.Run(ctx, os.Args[1:]))

@@ -167,6 +167,22 @@ func TestCommandLine(t *testing.T) {
 	}
 }
 
+// The programs of image and package know when they were built, since version
+// control is kept out of them: no clock before that is believed.
+func TestFloor(t *testing.T) {
+	for _, name := range []string{"../build", "../../appliance/deb/build"} {
+		data, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		set := regexp.MustCompile(`flags="[^"]*-X postern/appliance/service\.epoch=\$SOURCE_DATE_EPOCH`).FindAllString(string(data), -1)
+		builds, with := strings.Count(string(data), "go build "), len(regexp.MustCompile(`go build .*\$flags`).FindAllString(string(data), -1))
+		if len(set) != 1 || builds != 3 || with != builds {
+			t.Errorf("%s: %d programs, %d with flags, %d flags with the time of the commit, want 3, 3 and 1", name, builds, with, len(set))
+		}
+	}
+}
+
 func TestBootLoader(t *testing.T) {
 	got := words(t, "loader.conf")
 	for name, want := range map[string]string{"editor": "no", "timeout": "0", "secure-boot-enroll": "if-safe"} {

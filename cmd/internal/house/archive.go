@@ -73,7 +73,7 @@ func (h *House) Backup(ctx context.Context, w io.Writer, to []string) error {
 	}
 	if err == nil && h.Do != nil {
 		var records []byte
-		if records, err = h.Do(ctx, nil, "journalctl", "--output=json", "--quiet", "SYSLOG_IDENTIFIER=keyd", "RECORD=audit"); err == nil {
+		if records, err = h.Do(ctx, nil, "journalctl", operations()...); err == nil {
 			err = os.WriteFile(filepath.Join(stage, audit), records, 0o600)
 		}
 	}

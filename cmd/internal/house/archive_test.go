@@ -48,7 +48,8 @@ func filled(t *testing.T, lines ...string) (*House, *recorded, string) {
 	if h.Key, err = ecdsa.GenerateKey(elliptic.P256(), rand.Reader); err != nil {
 		t.Fatal(err)
 	}
-	r.answers = map[string]string{"journalctl": `{"RECORD":"audit"}` + "\n"}
+	// As journald has it: fields of ours begin with POSTERN_, and the unit is its own.
+	r.answers = map[string]string{"journalctl --output=json --quiet --no-pager _SYSTEMD_UNIT=postern-keyd.service POSTERN_RECORD=audit": `{"POSTERN_RECORD":"audit"}` + "\n"}
 	r.take()
 	return h, r, state
 }
