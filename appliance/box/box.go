@@ -154,6 +154,7 @@ const (
 	tries       = 5                // wrong codes, and wrong recovery keys
 	codeLife    = time.Hour        // then there is another one
 	pendingLife = 30 * time.Minute // to type the recovery key back
+	settleLife  = 10 * time.Minute // to carry out a claim that was confirmed
 	shareLife   = 15 * time.Minute // from one share to the next
 	tokenWait   = 2 * time.Minute  // for the key daemon to come up
 )

@@ -73,7 +73,8 @@ type house struct {
 	recovery int
 	restored string
 	wiped    bool
-	fail     error // of Apply
+	fail     error  // of Apply
+	during   func() // while Apply works
 }
 
 func (h *house) Check(config []byte) (r Rules, err error) {
@@ -108,6 +109,9 @@ func (h *house) Config() ([]byte, error) {
 }
 
 func (h *house) Apply(_ context.Context, config []byte, _ bool) error {
+	if h.during != nil {
+		h.during()
+	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.fail != nil {
@@ -432,6 +436,27 @@ func TestClaimFails(t *testing.T) {
 	h.fail = nil
 	if st, err := c.Confirm(t.Context(), got.Recovery); err != nil || !st.Claimed {
 		t.Errorf("once the cause is away: got %+v, %v, want claimed", st, err)
+	}
+}
+
+// A claim that is confirmed at the last moment is carried out with its PIN,
+// however often the screen is drawn meanwhile.
+func TestConfirmedAtTheLastMoment(t *testing.T) {
+	h := &house{token: token{state: hsm.Unprovisioned}}
+	r := start(t, t.TempDir(), h)
+	h.during = func() {
+		r.at.pass(settleLife)
+		r.asks()
+	}
+	c, _ := r.operator("owner")
+	code, _, _ := r.code.show()
+	got, err := c.Claim(t.Context(), code, Claim{Config: "name=gw", PIN: PIN{PIN: []byte(secretPIN)}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.at.pass(pendingLife - time.Second)
+	if st, err := c.Confirm(t.Context(), got.Recovery); err != nil || !st.Claimed || h.pin != secretPIN {
+		t.Errorf("got %+v, %v, PIN %q, want claimed with %q", st, err, h.pin, secretPIN)
 	}
 }
 

@@ -142,9 +142,10 @@ func (s *Server) answerConfirm(_ http.ResponseWriter, r *request) (any, error) {
 		s.mu.Unlock()
 		return nil, ErrConfirm
 	}
+	p.until = s.cfg.Now().Add(2 * settleLife) // nobody forgets the PIN while it is being used
 	s.mu.Unlock()
 	// Whoever claims may go away now; half of it must not be done for that.
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), 10*time.Minute)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), settleLife)
 	defer cancel()
 	if err := s.settle(ctx, p); err != nil {
 		return nil, fmt.Errorf("carry out claim: %w", err)
