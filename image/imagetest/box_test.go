@@ -59,9 +59,9 @@ func (l *life) timed(name string, do func()) {
 
 func (l *life) table() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "%-40s %8s  %s\n", "step", "seconds", "result")
+	fmt.Fprintf(&b, "%-50s %8s  %s\n", "step", "seconds", "result")
 	for _, s := range l.steps {
-		fmt.Fprintf(&b, "%-40s %8.0f  %s\n", s.name, s.took.Seconds(), s.result)
+		fmt.Fprintf(&b, "%-50s %8.0f  %s\n", s.name, s.took.Seconds(), s.result)
 	}
 	return b.String()
 }
@@ -110,6 +110,10 @@ func TestBox(t *testing.T) {
 	}
 	defer func() { t.Logf("\n%s", l.table()) }()
 
+	var p *publisher
+	if *build != "" {
+		p = newPublisher(t, *build, *image == "")
+	}
 	raw := *image
 	if raw == "" {
 		l.step("build", func(*testing.T) { raw = l.make("1") })
@@ -146,6 +150,10 @@ func TestBox(t *testing.T) {
 		o.sealedIn(t, "marker-second-sealed")
 		m.Press()
 	})
+	if p != nil {
+		l.updates(p)
+		l.update(o, p, setup)
+	}
 	// One changed bit of the root stops the machine, which tries again.
 	l.step("tampered root", func(t *testing.T) {
 		dir := l.folder("root")

@@ -104,3 +104,18 @@ func (d Disk) FlipKernel() {
 	flip(d.t, file, int64(at+4096))
 	run(d.t, "mcopy", "-o", "-i", esp, file, name)
 }
+
+// Spoil writes over the beginning of the hash tree with a label, on the disk of a
+// machine that is off: what is in that slot has no root any more.
+func Spoil(t testing.TB, s Setup, label string) {
+	t.Helper()
+	disk := filepath.Join(s.Dir, "disk.qcow2")
+	// The table of partitions, at the head of a file that is as long as the disk.
+	head := filepath.Join(t.TempDir(), "head.raw")
+	run(t, "qemu-img", "dd", "-f", "qcow2", "-O", "raw", "bs=1M", "count=2", "if="+disk, "of="+head)
+	if err := os.Truncate(head, int64(s.size())<<30); err != nil {
+		t.Fatal(err)
+	}
+	at := Disk{t, head}.Offset(label)
+	run(t, "qemu-io", "-f", "qcow2", "-c", "write -P 0x5a "+strconv.FormatInt(at, 10)+" 65536", disk)
+}

@@ -52,6 +52,9 @@ type Setup struct {
 	Stick string
 }
 
+// size of the disk, in GiB.
+func (s Setup) size() int { return max(s.Size, 6) }
+
 // Machine is one that runs.
 type Machine struct {
 	t       testing.TB
@@ -76,7 +79,7 @@ func Start(t testing.TB, s Setup) *Machine {
 		if err != nil {
 			t.Fatal(err)
 		}
-		run(t, "qemu-img", "create", "-q", "-f", "qcow2", "-b", image, "-F", "raw", disk, strconv.Itoa(max(s.Size, 6))+"G")
+		run(t, "qemu-img", "create", "-q", "-f", "qcow2", "-b", image, "-F", "raw", disk, strconv.Itoa(s.size())+"G")
 	}
 	vars := filepath.Join(s.Dir, "variables.fd")
 	if _, err := os.Stat(vars); errors.Is(err, os.ErrNotExist) {

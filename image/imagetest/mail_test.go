@@ -82,22 +82,15 @@ func newOperator(t *testing.T, dir string) *operator {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { ask("", "gpgconf", "--homedir", o.home, "--kill", "gpg-agent") })
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	ports := kept(t, dir, 4)
+	o.next, o.manage, o.outside, o.inside = ports[0], ports[1], ports[2], ports[3]
+	l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", o.next))
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { l.Close() })
-	o.next = l.Addr().(*net.TCPAddr).Port
 	if o.sink, err = trial.OpenSink(filepath.Join(dir, "mail"), l); err != nil {
 		t.Fatal(err)
-	}
-	for _, port := range []*int{&o.manage, &o.outside, &o.inside} {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		*port = l.Addr().(*net.TCPAddr).Port
-		l.Close()
 	}
 	return o
 }
