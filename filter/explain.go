@@ -52,6 +52,9 @@ func (p *passage) explain(rules *policy.Policy, err error) []string {
 	}
 	e.scanning(p)
 	if p.listener.Direction == policy.Outbound {
+		if p.decision.Reason == policy.ReasonNoCert && !p.facts.Tells && slices.ContainsFunc(p.facts.Recipients, func(r policy.Recipient) bool { return rules.Without(r.Address) == policy.NoKeyPDF }) {
+			e.say("There is no author whom a password could be told: one of ours who has logged in, or is the envelope sender as well. For want of a certificate it is refused.")
+		}
 		if p.msg == nil && len(p.facts.Recipients) > 0 {
 			e.say("It goes no further than to its recipient %s, before anything of it is read.", p.facts.Recipients[0].Address.Key())
 		}
@@ -189,6 +192,10 @@ func (e *account) plan(plan policy.Plan) {
 		how = "opened"
 	case plan.Sign && plan.Encrypt:
 		how = "signed and encrypted"
+	case plan.PDF && plan.Sign:
+		how = "as a PDF with a password in a signed mail"
+	case plan.PDF:
+		how = "as a PDF with a password"
 	case plan.Sign:
 		how = "signed, not encrypted"
 	case plan.Encrypt:
@@ -200,6 +207,9 @@ func (e *account) plan(plan policy.Plan) {
 	}
 	for _, c := range plan.Escrow {
 		e.say("It can also be read by our own %s certificate %s.", c.Format, c.Fingerprint)
+	}
+	if plan.PDF {
+		e.say("Its author is told the password in a mail of his own, and has to tell them by another way.")
 	}
 	if plan.Floor != "" {
 		e.say("In place of encryption its way to the recipients' servers must be %s at least, or it waits.", plan.Floor)
@@ -214,6 +224,8 @@ func (e *account) clear(f policy.Facts, rules *policy.Policy, plan policy.Plan) 
 		switch {
 		case f.Layer == protect.Sealed:
 			why = "the sender's own program has encrypted it, and client-encryption keeps that"
+		case plan.PDF:
+			why = "no certificate of the recipient can be used now, and no-key makes a PDF with a password of it"
 		case plan.Floor != "":
 			why = "no certificate of the recipient can be used now, and no-key takes a safe way instead"
 		case level == policy.None:

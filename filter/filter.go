@@ -61,6 +61,7 @@ type Config struct {
 	Triggers []Trigger  // what senders can ask for
 	Scan     *scan.Desk // nil: nobody looks at what mails hold
 	Texts    Texts
+	PDF      PDF
 	// Origins judges where inbound mail says it comes from, as it came. nil: nobody does.
 	Origins *dmarc.Checker
 	// Enforce is whether mail is refused where its author's domain wants that.
@@ -81,8 +82,9 @@ const defaultInFlight = 64
 // Gateway takes mails from listeners, and relays them.
 type Gateway struct {
 	Config
-	slots   chan struct{}
-	lessons lessons
+	slots     chan struct{}
+	lessons   lessons
+	codewords *codewords
 }
 
 // New gives a gateway for c.
@@ -93,7 +95,7 @@ func New(c Config) *Gateway {
 	if c.InFlight <= 0 {
 		c.InFlight = defaultInFlight
 	}
-	return &Gateway{Config: c, slots: make(chan struct{}, c.InFlight)}
+	return &Gateway{Config: c, slots: make(chan struct{}, c.InFlight), codewords: newCodewords()}
 }
 
 // Listener is where mail comes in. Its direction decides what is done; content never does.
@@ -123,6 +125,7 @@ type passage struct {
 	unscanned bool // no scanner is asked
 
 	spools    []*message.Spool
+	name      record.Name      // of the mail, once it is known
 	came      *message.Message // as it was received
 	eightBit  bool             // so it was received
 	msg       *message.Message // what is worked on: outbound without what the sender's program or his triggers added
@@ -396,12 +399,21 @@ func (g *Gateway) seal(ctx context.Context, p *passage) error {
 			c.Message, c.Finding = o.msg, o.finding
 		case p.listener.Direction == policy.Inbound:
 			c.Finding = p.unopened(plan)
-		case plan.Sign || plan.Encrypt:
+		case plan.Sign || plan.Encrypt || plan.PDF:
+			if plan.PDF {
+				printed, err := g.printed(ctx, p)
+				if err != nil {
+					return err
+				}
+				if c.Message = printed; !plan.Sign {
+					break
+				}
+			}
 			i := slices.IndexFunc(g.Protectors, func(pr protect.Protector) bool { return pr.Format() == plan.Format })
 			if i < 0 {
 				return fmt.Errorf("no protector for %q: %w", plan.Format, ErrConfig)
 			}
-			r := protect.SealRequest{Message: p.msg, Own: p.own, Style: plan.Style, At: p.at, NewSpool: func() *message.Spool { return g.spoolFor(p) }}
+			r := protect.SealRequest{Message: c.Message, Own: p.own, Style: plan.Style, At: p.at, NewSpool: func() *message.Spool { return g.spoolFor(p) }}
 			if plan.Sign {
 				if r.Signer = p.signers[plan.Format]; r.Signer == nil {
 					return fmt.Errorf("no identity in %q: %w", plan.Format, ErrConfig)

@@ -33,6 +33,7 @@ func (g *Gateway) gather(ctx context.Context, p *passage) error {
 		if p.facts.Answer, err = g.answers(ctx, p.msg); err != nil {
 			return err
 		}
+		p.facts.Tells = g.tells(p)
 		if err := g.identities(ctx, p); err != nil {
 			return err
 		}

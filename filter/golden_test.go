@@ -118,7 +118,9 @@ func set(t *testing.T, way, mail string) *journey {
 		case "default":
 			rules.Default = policy.Protect(words[1])
 		case "no-key":
-			rules.NoKey = policy.NoKey(words[1])
+			if rules.NoKey = policy.NoKey(words[1]); rules.NoKey == policy.NoKeyPDF {
+				w.gate.PDF.Press = &printer{}
+			}
 		case "downgrade":
 			rules.Downgrade = policy.Downgrade(words[1])
 		case "shadow":

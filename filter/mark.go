@@ -21,20 +21,10 @@ import (
 func (g *Gateway) mark(_ context.Context, p *passage) error {
 	for i := range p.copies {
 		c := &p.copies[i]
-		marked := *c.Message // the same mail may stand in several copies
-		marked.Drop = slices.Clone(marked.Drop)
-		marked.Top = nil
-		for i, f := range marked.Root.Header {
-			off, err := g.takenOff(&marked, i, p.listener.Direction)
-			if err != nil {
-				return fmt.Errorf("read header: %w", err)
-			}
-			if off {
-				marked.Drop = append(marked.Drop, f.Whole)
-			}
+		marked, err := g.cleaned(c.Message, p.listener.Direction)
+		if err != nil {
+			return err
 		}
-		slices.SortFunc(marked.Drop, func(a, b message.Span) int { return int(a.Start - b.Start) })
-		marked.Drop = slices.Compact(marked.Drop)
 		var top bytes.Buffer
 		top.Write(g.received(p))
 		if p.listener.Direction == policy.Inbound && p.shadow == nil {
@@ -48,9 +38,28 @@ func (g *Gateway) mark(_ context.Context, p *passage) error {
 		top.Write(g.shownIn(p, c))
 		top.Write(c.Message.Top)
 		marked.Top = top.Bytes()
-		c.Message = &marked
+		c.Message = marked
 	}
 	return nil
+}
+
+// cleaned is a mail of the direction without the fields that do not go on. The
+// mail itself may stand in several copies, and stays as it is.
+func (g *Gateway) cleaned(m *message.Message, d policy.Direction) (*message.Message, error) {
+	clean := *m
+	clean.Drop, clean.Top = slices.Clone(m.Drop), nil
+	for i, f := range clean.Root.Header {
+		off, err := g.takenOff(&clean, i, d)
+		if err != nil {
+			return nil, fmt.Errorf("read header: %w", err)
+		}
+		if off {
+			clean.Drop = append(clean.Drop, f.Whole)
+		}
+	}
+	slices.SortFunc(clean.Drop, func(a, b message.Span) int { return int(a.Start - b.Start) })
+	clean.Drop = slices.Compact(clean.Drop)
+	return &clean, nil
 }
 
 // takenOff tells which fields do not go on: what looks like our marks, what is

@@ -38,6 +38,7 @@ type VerdictPlan struct {
 	Signed     bool     `json:"signed"`
 	Encrypted  bool     `json:"encrypted"`
 	Transport  string   `json:"transport"`
+	PDF        bool     `json:"pdf,omitempty"` // with a password, in place of the mail
 }
 
 // Request is one mail to judge without relaying it.
@@ -111,7 +112,7 @@ func (p *passage) verdict(answer transport.Reply, err error) Verdict {
 		v.Signer = p.author.Key()
 	}
 	for i, plan := range p.decision.Plans {
-		out := VerdictPlan{Format: "none", Recipients: []string{}, Signed: plan.Sign, Encrypted: plan.Encrypt, Transport: string(policy.NextHop)}
+		out := VerdictPlan{Format: "none", Recipients: []string{}, Signed: plan.Sign, Encrypted: plan.Encrypt, Transport: string(policy.NextHop), PDF: plan.PDF}
 		if i < len(p.levels) {
 			out.Transport = string(p.levels[i])
 		}

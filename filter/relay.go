@@ -148,6 +148,12 @@ func (g *Gateway) relay(ctx context.Context, p *passage) error {
 			p.carried(env, c, transport.Result{Err: fmt.Errorf("no time left: %w", transport.ErrNextHop)})
 			continue
 		}
+		if c.Plan.PDF {
+			if err := g.tell(ctx, p, env.Recipients); err != nil {
+				p.carried(env, c, transport.Result{Err: err})
+				continue
+			}
+		}
 		env.Heard = func(of []transport.Recipient, replies []transport.Reply) { g.heard(ctx, p, name, of, replies) }
 		res := hop.Deliver(ctx, env, c.Message.Len(), c.Message)
 		if p.listener.Direction == policy.Inbound && p.layer == protect.Sealed {

@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	"postern/filter/message"
+	"postern/filter/paper"
 	"postern/filter/policy"
 	"postern/filter/protect"
 	"postern/filter/record"
@@ -37,6 +38,8 @@ var (
 	ErrVirus         = errors.New("scanner found something malicious")
 	ErrSpam          = errors.New("scanner refuses the mail")
 	ErrScanLater     = errors.New("scanner wants the mail later")
+	ErrUntold        = errors.New("author not told the password now")
+	ErrUntellable    = errors.New("author's mailbox refuses the password")
 	ErrParted        = errors.New("some have their copy, and the others never will")
 )
 
@@ -190,6 +193,22 @@ var Replies = []Row{
 		"abgelehnt: die Domain des Absenders lässt Mail abweisen, die sie nicht selbst signiert oder gesendet hat (DMARC)",
 		"`dmarc` of the log line; mailing lists and forwarders break signatures",
 		is(ErrOrigin)},
+	{"nobody makes the PDF now, and `no-key = \"pdf\"`", "pdf-away", reply(451, [3]int{4, 3, 0}, "the PDF that this mail goes as cannot be made now, try again later"),
+		"die Mail geht als PDF mit Passwort, das gerade nicht zu machen ist; bitte später noch einmal",
+		"`systemctl status postern-pdf.socket`; `[pdf]` in filterd.toml",
+		is(paper.ErrAway)},
+	{"too big to go as a PDF", "pdf-too-big", reply(552, [3]int{5, 3, 4}, "not sent: this mail would go as a PDF with a password, and is too big for that; send less, or ask your IT desk for a certificate of its recipient"),
+		"nicht gesendet: diese Mail ginge als PDF mit Passwort und ist dafür zu groß; senden Sie weniger, oder lassen Sie Ihre IT ein Zertifikat des Empfängers einspielen",
+		"`max-size` of `[pdf]` in filterd.toml; `postern cert find ADDRESS`",
+		is(paper.ErrTooBig)},
+	{"the password of a PDF has not reached its author, and the PDF does not leave", "pdf-untold", reply(451, [3]int{4, 4, 1}, "the password for the recipient could not be brought to you, try again later"),
+		"das Passwort für den Empfänger war Ihnen nicht zuzustellen; bitte später noch einmal",
+		"`[next-hop.inbound]`, by which it goes",
+		is(ErrUntold)},
+	{"the author's own mail server refuses the password of a PDF", "pdf-untellable", reply(550, [3]int{5, 7, 1}, "not sent: the password for the recipient has to be brought to you, and your mail server does not take it"),
+		"nicht gesendet: das Passwort für den Empfänger müsste zu Ihnen, und Ihr Mailserver nimmt es nicht an",
+		"the log has the answer of `[next-hop.inbound]`; the author must have a mailbox",
+		is(ErrUntellable)},
 	{"policy says no", "policy", reply(550, [3]int{5, 7, 1}, "refused by policy"),
 		"von den Regeln dieser Firma abgelehnt",
 		"`postern explain` names the rule",

@@ -15,6 +15,7 @@ import (
 
 	"postern/filter/dmarc"
 	"postern/filter/message"
+	"postern/filter/paper"
 	"postern/filter/policy"
 	"postern/filter/resolver"
 	"postern/filter/route"
@@ -113,6 +114,26 @@ func TestEveryReplyCanBeReached(t *testing.T) {
 		"its author's domain says that mail like this is not its own, and `dmarc = \"enforce\"`": func(w *world) transport.Reply {
 			w.gate.Origins, w.gate.Enforce = &dmarc.Checker{Names: texts{"_dmarc.partner.example": "v=DMARC1; p=reject"}, Budget: time.Minute}, true
 			return w.send(policy.Inbound, in, "bob@partner.example", "alice@company1.example")
+		},
+		"nobody makes the PDF now, and `no-key = \"pdf\"`": func(w *world) transport.Reply {
+			p, _ := w.prints()
+			p.err = paper.ErrAway
+			return w.send(policy.Outbound, out, "alice@company1.example", "carol@other.example")
+		},
+		"too big to go as a PDF": func(w *world) transport.Reply {
+			p, _ := w.prints()
+			p.err = paper.ErrTooBig
+			return w.send(policy.Outbound, out, "alice@company1.example", "carol@other.example")
+		},
+		"the password of a PDF has not reached its author, and the PDF does not leave": func(w *world) transport.Reply {
+			_, inside := w.prints()
+			inside.answers = append(inside.answers, answer(451))
+			return w.send(policy.Outbound, out, "alice@company1.example", "carol@other.example")
+		},
+		"the author's own mail server refuses the password of a PDF": func(w *world) transport.Reply {
+			_, inside := w.prints()
+			inside.answers = append(inside.answers, answer(550))
+			return w.send(policy.Outbound, out, "alice@company1.example", "carol@other.example")
 		},
 		"the sender asks for what the rule forbids": func(w *world) transport.Reply {
 			w.gate.Triggers = []Trigger{{Tag: "[encrypt]", Asks: policy.Asks{Encrypt: true}}}

@@ -84,11 +84,25 @@ func (p *passage) outcome(a message.Address, o *outcome) {
 	p.outcomes[a] = o
 }
 
-// earlier finds out what became of the mail when its sender tried before, and
-// names it by what stays the same: the side it came from, the envelope sender,
-// and every byte as it came: what we add is new each time. A sender that changes a byte makes somebody read his mail
-// twice; naming a mail by less could keep one from him. A mail to one recipient
-// needs no name where no other is remembered.
+// nameOf names a mail by what stays the same when its sender tries again: the
+// side it came from, the envelope sender, and every byte as it came: what we add
+// is new each time. A sender that changes a byte makes somebody read his mail
+// twice; naming a mail by less could keep one from him.
+func (g *Gateway) nameOf(p *passage) (record.Name, error) {
+	if p.name != (record.Name{}) {
+		return p.name, nil
+	}
+	h := sha256.New()
+	fmt.Fprintf(h, "%s\n%s\n", p.listener.Direction, p.env.From.String())
+	if _, err := io.Copy(h, io.NewSectionReader(p.came.Source, 0, p.came.Source.Size())); err != nil {
+		return p.name, fmt.Errorf("read mail: %w", err)
+	}
+	p.name = record.Name(h.Sum(nil))
+	return p.name, nil
+}
+
+// earlier finds out what became of the mail when its sender tried before. A mail
+// to one recipient needs no name where no other is remembered.
 func (g *Gateway) earlier(ctx context.Context, p *passage) (n record.Name, err error) {
 	if g.Record == nil || len(p.env.Recipients) == 1 && !g.Record.Parted() {
 		return n, nil
@@ -98,12 +112,9 @@ func (g *Gateway) earlier(ctx context.Context, p *passage) (n record.Name, err e
 			return n, err
 		}
 	}
-	h := sha256.New()
-	fmt.Fprintf(h, "%s\n%s\n", p.listener.Direction, p.env.From.String())
-	if _, err := io.Copy(h, io.NewSectionReader(p.came.Source, 0, p.came.Source.Size())); err != nil {
-		return n, fmt.Errorf("read mail: %w", err)
+	if n, err = g.nameOf(p); err != nil {
+		return n, err
 	}
-	n = record.Name(h.Sum(nil))
 	parts, err := g.Record.Parts(ctx, n)
 	if err != nil {
 		return n, err

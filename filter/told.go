@@ -44,6 +44,7 @@ func (g *Gateway) log(ctx context.Context, p *passage, r transport.Reply, err er
 			if told.Sealed, told.Signed = o.plan.Encrypt, o.plan.Sign; told.Sealed || told.Signed {
 				told.Format = string(o.plan.Format)
 			}
+			told.PDF = o.plan.PDF
 			if s := o.onward.String(); s != "" && !slices.Contains(onward, s) {
 				onward = append(onward, s)
 			}

@@ -156,6 +156,9 @@ func (a *App) commands() []command {
 	if a.Access != nil {
 		list = append(list, accessCommands...)
 	}
+	if a.Press != nil {
+		list = append(list, pdfCommand)
+	}
 	if a.Box != nil {
 		list = append(list, boxCommands()...)
 	}

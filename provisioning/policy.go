@@ -60,6 +60,7 @@ var withoutWords = map[policy.NoKey]string{
 	policy.NoKeyReject:    "refused",
 	policy.NoKeyTransport: "sent without, by a verified way only",
 	policy.NoKeyDefer:     "deferred",
+	policy.NoKeyPDF:       "sent as a PDF with a password, which the author is told",
 }
 
 // special are the words of a partner's or recipient's rule.

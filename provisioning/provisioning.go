@@ -85,6 +85,8 @@ type App struct {
 	Box Box
 	// Access are the doors for mail programs.
 	Access *Access
+	// Press makes one document for filterd, from standard input to standard output.
+	Press func(ctx context.Context) error
 	// Update is how a box comes from one release to the next.
 	Update Updates
 	// Health is what a box asks of itself after a start.

@@ -78,6 +78,9 @@ func copyOf(to record.Recipient) string {
 	case to.Signed:
 		words = "signed, " + to.Format
 	}
+	if to.PDF {
+		words = "as a PDF with a password, " + words
+	}
 	if to.Earlier {
 		words = "settled in an earlier try"
 	}

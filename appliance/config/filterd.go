@@ -34,6 +34,7 @@ type Filterd struct {
 	MTASTS     MTASTS               `toml:"mta-sts" doc:"Policies of partners' domains for the way to them (RFC 8461)."`
 	SMIME      SMIME                `toml:"smime" doc:"How X.509 certificates are judged."`
 	Scan       Scan                 `toml:"scan" doc:"Programs that are asked whether a mail holds something malicious: of inbound mail what was opened, of outbound mail what is not yet sealed. Mail that stays sealed is not held against anybody: it passes, and Postern-Scan says scanned=no."`
+	PDF        PDF                  `toml:"pdf" doc:"Documents with a password, for recipients without a certificate, where a rule says no-key = \"pdf\". The author of a mail is told its password in a mail of his own, by [next-hop.inbound], and tells it the recipients by another way."`
 	Accounts   Accounts             `toml:"accounts" doc:"Who may log in, on listeners with auth."`
 	Access     []Access             `toml:"access" doc:"Doors for mail programs to the company's IMAP or POP3 server, which postern access serve keeps: TLS with a key in the token, and behind it the server, byte for byte."`
 	Web        []Web                `toml:"web" doc:"Where postern access serve answers over HTTPS what belongs to our domains: settings for mail programs, the Web Key Directory."`
@@ -101,7 +102,7 @@ type Domain struct {
 type Partner struct {
 	Protect   string   `toml:"protect" enum:"none|asked|optional|require" doc:"End-to-end encryption. none: never; where the sender asks for it, the mail is refused. asked: where the sender asks for it. optional: where a usable certificate is known. require: always, or what no-key says. Default: protect in [default]."`
 	Sign      string   `toml:"sign" default:"inherit" enum:"inherit|always|optional|asked|never" doc:"Signatures on mail to the partner, with the words of [domain]. inherit: what the domain of the author says."`
-	NoKey     string   `toml:"no-key" enum:"reject|transport|defer" doc:"What becomes of mail that must be encrypted and cannot be, with the words of [default]. Default: no-key in [default]."`
+	NoKey     string   `toml:"no-key" enum:"reject|transport|defer|pdf" doc:"What becomes of mail that must be encrypted and cannot be, with the words of [default]. Default: no-key in [default]."`
 	Transport string   `toml:"transport" enum:"next-hop|may|encrypt|verify|dane|dane-only|pin" doc:"Security of the way to the partner. next-hop: left to the next hop. may: TLS where it is offered. encrypt: TLS with any certificate. verify: TLS with a certificate that is trusted and names the partner. dane: as the partner's TLSA records say (RFC 7672), encrypt where there are none. dane-only: as they say, or not at all. pin: TLS with one of pins. What is not met makes the mail wait. All but next-hop want [postfix] or a direct route. Default: transport in [default]."`
 	Names     []string `toml:"names" form:"host" doc:"Mail servers outside the partner's own domain whose certificates verify takes, as mx.provider.example, or *.provider.example for every name below it."`
 	Pins      []string `toml:"pins" form:"pin" doc:"SHA-256 of the partner's public keys (SubjectPublicKeyInfo), as sha256: and 64 hexadecimal digits."`
@@ -125,7 +126,7 @@ type Agreed struct {
 type Recipient struct {
 	Protect string `toml:"protect" need:"yes" enum:"none|asked|optional|require" doc:"End-to-end encryption, with the words of [partner]."`
 	Sign    string `toml:"sign" default:"inherit" enum:"inherit|always|optional|asked|never" doc:"Signatures on mail to the address, with the words of [domain]. inherit: as for its domain."`
-	NoKey   string `toml:"no-key" default:"inherit" enum:"inherit|reject|transport|defer" doc:"What becomes of mail that must be encrypted and cannot be, with the words of [default]. inherit: as for its domain."`
+	NoKey   string `toml:"no-key" default:"inherit" enum:"inherit|reject|transport|defer|pdf" doc:"What becomes of mail that must be encrypted and cannot be, with the words of [default]. inherit: as for its domain."`
 }
 
 // Default is the table [default].
@@ -134,7 +135,7 @@ type Default struct {
 	Transport  string `toml:"transport" default:"next-hop" enum:"next-hop|may|encrypt|verify|dane|dane-only" doc:"Security of the way to partners, with the words of [partner]."`
 	Min        string `toml:"min" form:"tls-version" doc:"Lowest TLS version on the way to partners, 1.2 or 1.3; not below encrypt, where clear text would be worse. Default: 1.2."`
 	PFS        bool   `toml:"pfs" doc:"Whether the way to partners has forward secrecy, or is not used; not below encrypt."`
-	NoKey      string `toml:"no-key" default:"reject" enum:"reject|transport|defer" doc:"What becomes of mail that must be encrypted where no certificate is usable. reject: it is refused with 550 5.7.3. transport: it goes without, over a way that is at least verify (or dane-only, or pin, where the partner has that), or waits; it wants [postfix] or a direct route. defer: it waits with 451 4.7.3."`
+	NoKey      string `toml:"no-key" default:"reject" enum:"reject|transport|defer|pdf" doc:"What becomes of mail that must be encrypted where no certificate is usable. reject: it is refused with 550 5.7.3. transport: it goes without, over a way that is at least verify (or dane-only, or pin, where the partner has that), or waits; it wants [postfix] or a direct route. defer: it waits with 451 4.7.3. pdf: it goes as a PDF with a password, which its author is told, see [pdf]; where nobody can be told, or others of ours must be able to read along (escrow), it is refused."`
 	Downgrade  string `toml:"downgrade" default:"reject" enum:"reject|defer|off" doc:"What becomes of mail to somebody to whom mail was encrypted before, where no certificate is usable any more; under the rule none nothing is remembered. reject: it is refused, until a certificate comes or postern policy forget is said. defer: it waits. off: it is not remembered."`
 	Answers    string `toml:"answers" default:"protect" enum:"protect|usual" doc:"How answers go outside to mail that came encrypted and was opened here. protect: encrypted, or they are refused. usual: as any mail."`
 	Client     string `toml:"client-encryption" default:"keep" enum:"keep|refuse|open" doc:"What becomes of outbound mail that the sender's own program has encrypted. keep: it passes. refuse: it is refused. open: it is opened with the keys of its author or of his domain, if he has logged in as the envelope sender, or has signed inside; and encrypted anew for everybody outside, or refused."`
@@ -230,6 +231,7 @@ func (c *Filterd) check(r *reading) {
 	checkFormats(r, c.Default.Format, "default")
 	c.checkTriggers(r)
 	c.checkPromises(r)
+	c.checkPDF(r)
 	for d, v := range c.Domains {
 		c.checkOwnPolicy(r, d, v)
 		for _, e := range v.Escrow {

@@ -39,8 +39,9 @@ var floors = map[string]int{
 	"filter/accounts": crafts, "filter/ldaphost": crafts, "filter/arc": crafts, "filter/dmarc": crafts, "filter/autocrypt": crafts, "filter/zone": crafts,
 	"filter/autoconfig": crafts,
 	"filter/scan":       crafts,
-	"image":             crafts, // one verifier for the build, the update and whoever downloads
-	"filter":            rooms, "hsm/keyd": rooms,
+	"filter/paper":      crafts, "filter/pdf": crafts, "filter/press": crafts,
+	"image":  crafts, // one verifier for the build, the update and whoever downloads
+	"filter": rooms, "hsm/keyd": rooms,
 }
 
 // neighbours are the imports allowed on one floor below the rooms.
@@ -66,6 +67,7 @@ var neighbours = map[string][]string{
 	"filter/mtasts":          {"filter/resolver", "filter/web"},
 	"filter/publish":         {"filter/directory"},                                                      // where a certificate stands, for who asks and who is asked
 	"filter/route":           {"filter/policy", "filter/resolver", "filter/mtasts", "filter/transport"}, // who decides, out of what they know
+	"filter/press":           {"filter/paper", "filter/pdf"},                                            // what makes a document, out of what it is given
 	"hsm/module":             {"hsm/internal/p11"},                                                      // the door for cmd/keyd: Go lets nothing outside of hsm import it
 }
 
@@ -118,6 +120,13 @@ var walls = []wall{
 	{one("cmd/filterd", "cmd/postern", "cmd/trial"), func(i string) bool { return tokenCode(i) || ours("hsm/internal/p11", "hsm/keyd")(i) },
 		"no program but cmd/keyd reaches hsm/internal/p11, hsm/keyd or cgo",
 		"the process that parses hostile mail has no module and no PIN; it builds with CGO_ENABLED=0"},
+	{one("cmd/filterd", "cmd/keyd", "cmd/trial"), func(i string) bool {
+		return ours("filter/press", "filter/pdf")(i) || strings.HasPrefix(i, "golang.org/x/image")
+	},
+		"no program but cmd/postern reaches filter/press or filter/pdf",
+		"documents of hostile mail are made by a process of its own, which has no key, no network and no files"},
+	{one("filter/pdf"), one("net", "net/http", "os", "os/exec"), "filter/pdf reaches no net and no files",
+		"what writes a document has what it is given, and nothing else"},
 	{one("filter/policy"), one("net", "net/http", "net/smtp", "crypto/tls", "os/exec"), "filter/policy never reaches net",
 		"a decision does no I/O"},
 	{func(p string) bool { return within(p, "hsm") }, ours("filter", "provisioning", "appliance", "image"), "hsm never reaches filter",
@@ -289,6 +298,7 @@ func TestWallsFindBreaches(t *testing.T) {
 		{"programs", "cmd/keyd/more.go", "package main\nimport \"postern/cmd/filterd\"", "programs never import each other"},
 		{"crafts", "filter/policy/more.go", "package policy\nimport \"postern/filter/transport\"", "filter/policy imports filter/transport: they are neighbours"},
 		{"a helper in a program", "filter/more.go", "package filter\nimport \"postern/hsm/hsmtest\"", "filter imports hsm/hsmtest: it is for tests"},
+		{"filterd makes documents", "filter/more.go", "package filter\nimport \"golang.org/x/image/font\"", "no program but cmd/postern reaches filter/press or filter/pdf: cmd/filterd → filter → golang.org/x/image/font"},
 		{"no floor", "filter/util/u.go", "package util", "filter/util stands on no floor"},
 		{"another package opens tokens", "provisioning/p.go", "package provisioning\nimport \"github.com/miekg/pkcs11\"", "only hsm/internal/p11 opens tokens"},
 	} {

@@ -54,6 +54,7 @@ func main() {
 		},
 		Agent:  agent,
 		Access: &provisioning.Access{Serve: serveAccess, Settings: settings},
+		Press:  makePDF,
 		Plan:   plan,
 		Box:    house{},
 		Update: slots{},

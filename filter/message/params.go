@@ -35,6 +35,25 @@ func contentType(v string) (string, map[string]string) {
 	return t, parameters(rest)
 }
 
+// Disposition is what the header of a part says of how it is shown (RFC 2183 §2):
+// "attachment", "inline" or another word, in lower case, with its parameters; ""
+// where it says nothing, says it twice, or can't be read.
+func Disposition(src Source, p *Part) (kind string, params map[string]string) {
+	fields := all(p.Header, "Content-Disposition")
+	if len(fields) != 1 || fields[0].Value.Len() > maxContentType {
+		return "", nil
+	}
+	v, err := value(src, fields[0])
+	if err != nil {
+		return "", nil
+	}
+	kind, rest, _ := strings.Cut(stripComments(v), ";")
+	if kind = strings.ToLower(strings.TrimSpace(kind)); !isToken(kind) {
+		return "", nil
+	}
+	return kind, parameters(rest)
+}
+
 // parameters reads ";"-separated parameters, with those of RFC 2231.
 func parameters(s string) map[string]string {
 	plain, twice := map[string]string{}, map[string]bool{}

@@ -1,6 +1,8 @@
 package policy
 
 import (
+	"strings"
+
 	"postern/filter/protect"
 )
 
@@ -61,6 +63,8 @@ func (p *Policy) need(f Facts, r Recipient) (n need, known bool) {
 		n.without.Reason = ReasonDowngrade
 	case noKey == NoKeyTransport:
 		n.without = Decision{Action: Relay, Reason: ReasonTransport, Rule: n.rule}
+	case noKey == NoKeyPDF && p.prints(f):
+		n.without = Decision{Action: Relay, Reason: ReasonPDF, Rule: n.rule}
 	case noKey == NoKeyDefer:
 		n.without = Decision{Action: Defer, Reason: ReasonNoCert, Rule: n.rule}
 	default:
@@ -69,15 +73,22 @@ func (p *Policy) need(f Facts, r Recipient) (n need, known bool) {
 	return n, true
 }
 
+// prints tells whether a document with a password may stand in for what cannot be
+// sealed: its author is told the password, nobody else of ours must be able to
+// read along, and there is something to read in it.
+func (p *Policy) prints(f Facts) bool {
+	return f.Tells && f.Layer != protect.Sealed && len(p.Escrow[strings.ToLower(f.Author.Domain)]) == 0
+}
+
 // Admit judges a recipient before anything of the mail is known: no action but
 // Relay says that there is no mail that he could get. Mail that the sender's
 // own program sealed is refused with the others: who it is sealed for is not
-// known.
+// known; and whether its author can be told a password is seen with it.
 func (p *Policy) Admit(r Recipient) Decision {
 	if p.Lowering { // the sender may ask for less, as far as only memory speaks for more
 		r.Once = false
 	}
-	n, known := p.need(Facts{Direction: Outbound}, r)
+	n, known := p.need(Facts{Direction: Outbound, Tells: true}, r)
 	switch {
 	case !known:
 		return Decision{}

@@ -20,6 +20,7 @@ type Plan struct {
 	Sign       bool
 	Encrypt    bool
 	Opened     bool  // inbound: the opened mail, not the one that came
+	PDF        bool  // a PDF with a password in place of the mail
 	Floor      Level // of the way to the recipients, where the mail asks for more than their domains' own; "" where not
 }
 
@@ -46,7 +47,7 @@ type plans []Plan
 // add gives the recipient the copy of the kind.
 func (list *plans) add(kind Plan, to message.Address, certs ...keyring.Cert) {
 	i := slices.IndexFunc(*list, func(p Plan) bool {
-		return p.Format == kind.Format && p.Class == kind.Class && p.Style == kind.Style && p.Sign == kind.Sign && p.Floor == kind.Floor
+		return p.Format == kind.Format && p.Class == kind.Class && p.Style == kind.Style && p.Sign == kind.Sign && p.PDF == kind.PDF && p.Floor == kind.Floor
 	})
 	if i < 0 {
 		i = len(*list)
@@ -59,7 +60,7 @@ func (list *plans) add(kind Plan, to message.Address, certs ...keyring.Cert) {
 // sort orders copies by their kind, not by who happened to be named first.
 func (list plans) sort() {
 	flags := func(p Plan) (n int) {
-		for i, set := range []bool{p.Style.OAEP, p.Style.PSS, p.Sign} {
+		for i, set := range []bool{p.Style.OAEP, p.Style.PSS, p.Sign, p.PDF} {
 			if set {
 				n |= 1 << i
 			}

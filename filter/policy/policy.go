@@ -85,6 +85,7 @@ type Facts struct {
 	Unsealed   bool             // outbound: the sender's own program had sealed it, and we opened it
 	Asked      Asks             // outbound
 	Answer     bool             // outbound: it answers a mail that came sealed, and that we opened
+	Tells      bool             // outbound: the author is one of ours, and can be told a password
 	Author     message.Address  // the one address of the one From field; zero when there is none such
 	Signing    []keyring.Format // the formats in which we hold an identity for Author, best first
 	Escrow     [][]Sealable     // outbound: what each entry of the author's domain has
@@ -205,6 +206,8 @@ func (p *Policy) outbound(f Facts) Decision {
 	d.Plans = append(sealed, alone...)
 	if len(d.Plans) > 0 {
 		d.Reason = ReasonSealed
+	} else if slices.ContainsFunc(plain, func(p Plan) bool { return p.PDF }) {
+		d.Reason = ReasonPDF
 	} else if slices.ContainsFunc(plain, func(p Plan) bool { return p.Floor != "" }) {
 		d.Reason = ReasonTransport
 	}
@@ -213,7 +216,7 @@ func (p *Policy) outbound(f Facts) Decision {
 			return Decision{Action: Defer, Reason: ReasonNoEscrow, Rule: `domain."` + home + `"`}
 		}
 	}
-	if len(plain) > 0 && f.Layer != protect.None {
+	if f.Layer != protect.None && slices.ContainsFunc(plain, func(p Plan) bool { return !p.PDF }) {
 		d.Reason = ReasonClient
 	}
 	d.Plans = append(d.Plans, plain...)
@@ -253,7 +256,9 @@ func (p *Policy) copyFor(f Facts, r Recipient, n need) (kind Plan, cert keyring.
 			}
 			return kind, cert, n.without
 		}
-		kind.Floor = Verify // or the way of his domain, where that is stricter
+		if kind.PDF = n.without.Reason == ReasonPDF; !kind.PDF {
+			kind.Floor = Verify // or the way of his domain, where that is stricter
+		}
 	}
 	noIdentity := Decision{Action: Defer, Reason: ReasonNoIdentity, Rule: rule}
 	if !n.seal || len(certs) == 0 {

@@ -32,7 +32,7 @@ func (d dice) site() *Policy {
 	p := &Policy{
 		Domains: map[string]Sign{"company1.example": one(d, SignAlways, SignOptional, SignAsked, SignNever)}, Internal: map[string]Protect{},
 		Recipients: map[string]Protect{}, Partners: map[string]Protect{}, Default: one(d, levels...), Signs: map[string]Sign{}, NoKeys: map[string]NoKey{},
-		NoKey: one(d, "", NoKeyReject, NoKeyTransport, NoKeyDefer), Downgrade: one(d, "", DowngradeReject, DowngradeDefer, DowngradeOff),
+		NoKey: one(d, "", NoKeyReject, NoKeyTransport, NoKeyDefer, NoKeyPDF), Downgrade: one(d, "", DowngradeReject, DowngradeDefer, DowngradeOff),
 		Answers: one(d, "", AnswersProtect, AnswersUsual), Client: one(d, "", ClientKeep, ClientRefuse, ClientOpen), Lowering: d.seldom(),
 		Ways: map[string]Way{}, Forms: map[string]Form{}, Escrow: map[string]Escrow{}, Undecryptable: Mark,
 	}
@@ -50,7 +50,7 @@ func (d dice) site() *Policy {
 			p.Signs[one(d, a.Key(), a.Domain)] = one(d, SignAlways, SignOptional, SignAsked, SignNever)
 		}
 		if d.seldom() {
-			p.NoKeys[one(d, a.Key(), a.Domain)] = one(d, NoKeyReject, NoKeyTransport, NoKeyDefer)
+			p.NoKeys[one(d, a.Key(), a.Domain)] = one(d, NoKeyReject, NoKeyTransport, NoKeyDefer, NoKeyPDF)
 		}
 	}
 	if d.seldom() {
@@ -73,6 +73,7 @@ func (d dice) cert(name string) Sealable {
 func (d dice) facts(p *Policy) Facts {
 	f := Facts{Direction: Outbound, Author: one(d, alice, alice, dave, message.Address{}), Layer: one(d, protect.None, protect.None, protect.Sealed, protect.Signed),
 		Asked: Asks{d.seldom(), d.seldom(), d.seldom()}, Answer: d.IntN(5) == 0}
+	f.Tells = f.Author == alice && d.often()
 	if f.Layer != protect.Sealed {
 		f.Unsealed = p.Client == ClientOpen && d.seldom()
 	}
@@ -103,6 +104,7 @@ func (d dice) facts(p *Policy) Facts {
 const (
 	clear = iota
 	onTheWay
+	locked // in a document with a password
 	sealedFor
 )
 
@@ -114,6 +116,8 @@ func protection(f Facts, d Decision, a message.Address) int {
 	switch {
 	case plan.Encrypt:
 		return sealedFor
+	case plan.PDF:
+		return locked
 	case plan.Floor != "":
 		return onTheWay
 	}
@@ -186,15 +190,17 @@ func sound(t *testing.T, p *Policy, f Facts, d Decision) {
 		switch {
 		case len(mine) != 1:
 			t.Fatalf("%v stands in %d plans", r.Address, len(mine))
-		case level == Require && !mine[0].Encrypt && mine[0].Floor == "":
+		case level == Require && !mine[0].Encrypt && mine[0].Floor == "" && !mine[0].PDF:
 			t.Fatalf("%v gets clear text in spite of %s", r.Address, rule)
 		case level == None && mine[0].Encrypt:
 			t.Fatalf("%v gets sealed mail in spite of %s", r.Address, rule)
 		case mine[0].Floor != "" && (p.Without(r.Address) != NoKeyTransport || mine[0].Encrypt):
 			t.Fatalf("%v: a safe way stands in for a certificate, and nobody says so: %+v", r.Address, mine[0])
+		case mine[0].PDF && (p.Without(r.Address) != NoKeyPDF || mine[0].Encrypt || mine[0].Floor != "" || !f.Tells || len(p.Escrow[f.Author.Domain]) > 0 || f.Layer == protect.Sealed || level != Require && !f.Asked.Encrypt || len(p.Fit(r.Address, r.Certs)) > 0):
+			t.Fatalf("%v: a document stands in for a certificate, and it must not: %+v", r.Address, mine[0])
 		case outside && f.Layer != protect.Sealed && (f.Unsealed || f.Answer && p.Answers != AnswersUsual) && !mine[0].Encrypt:
 			t.Fatalf("%v gets in clear what had come sealed", r.Address)
-		case outside && f.Layer != protect.Sealed && f.Asked.Encrypt && !mine[0].Encrypt && mine[0].Floor == "":
+		case outside && f.Layer != protect.Sealed && f.Asked.Encrypt && !mine[0].Encrypt && mine[0].Floor == "" && !mine[0].PDF:
 			t.Fatalf("%v gets in clear what its sender wanted sealed", r.Address)
 		case r.Once && level != None && p.Downgrade != DowngradeOff && f.Layer != protect.Sealed && !mine[0].Encrypt && !(p.Lowering && f.Asked.Plain):
 			t.Fatalf("%v gets less than before", r.Address)
@@ -319,6 +325,58 @@ func TestFactsNeverLower(t *testing.T) {
 	})
 }
 
+// Documents stand in place of refusals only: where nobody got one, everything is
+// as if no rule spoke of them; and where somebody did, the others get what they
+// would get without him.
+func TestDocumentsReplaceRefusals(t *testing.T) {
+	seen := 0
+	try(t, 8_000, func(d dice, p *Policy, f Facts, was Decision) {
+		if d.often() {
+			p.NoKey, p.NoKeys, f.Tells = NoKeyPDF, nil, f.Author == alice
+			was = p.Decide(f)
+			sound(t, p, f, was)
+		}
+		q := *p
+		q.NoKeys = maps.Clone(p.NoKeys)
+		for k, v := range q.NoKeys {
+			if v == NoKeyPDF {
+				q.NoKeys[k] = NoKeyReject
+			}
+		}
+		if q.NoKey == NoKeyPDF {
+			q.NoKey = NoKeyReject
+		}
+		is := q.Decide(f)
+		printed := slices.ContainsFunc(was.Plans, func(p Plan) bool { return p.PDF })
+		switch {
+		case !printed && was.Action == Relay && !reflect.DeepEqual(is, was):
+			t.Errorf("got %+v without documents, want what it is", is)
+		case !printed && was.Action != Relay && is.Action == Relay:
+			t.Errorf("got the mail relayed without documents: %+v", is)
+		case printed && (is.Action != Refuse || is.Reason != ReasonNoCert):
+			t.Errorf("got %v %s without documents, want it refused", is.Action, is.Reason)
+		}
+		if !printed {
+			return
+		}
+		seen++
+		g := f
+		g.Recipients = slices.DeleteFunc(slices.Clone(f.Recipients), func(r Recipient) bool { return planOf(was, r.Address).PDF })
+		if len(g.Recipients) == 0 {
+			return
+		}
+		rest := q.Decide(g)
+		for _, r := range g.Recipients {
+			if a, b := protection(f, was, r.Address), protection(g, rest, r.Address); a != b {
+				t.Errorf("%v: got protection %d, %d without those who get documents", r.Address, a, b)
+			}
+		}
+	})
+	if seen < 100 {
+		t.Errorf("got %d mails with documents, want 100 or more", seen)
+	}
+}
+
 // It does not matter in which order recipients are named.
 func TestOrderOfRecipients(t *testing.T) {
 	kind := func(d Decision, a message.Address) string {
@@ -327,7 +385,7 @@ func TestOrderOfRecipients(t *testing.T) {
 		if i := slices.Index(p.Recipients, a); i >= 0 && p.Encrypt {
 			cert = p.Certs[i].Fingerprint
 		}
-		return fmt.Sprint(p.Format, p.Class, p.Style, p.Sign, p.Encrypt, p.Floor, len(p.Recipients), cert)
+		return fmt.Sprint(p.Format, p.Class, p.Style, p.Sign, p.Encrypt, p.PDF, p.Floor, len(p.Recipients), cert)
 	}
 	try(t, 8_000, func(d dice, p *Policy, f Facts, was Decision) {
 		g := f

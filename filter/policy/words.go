@@ -43,6 +43,7 @@ const (
 	NoKeyReject    NoKey = "reject"
 	NoKeyTransport NoKey = "transport" // it goes over a way that is safe from server to server
 	NoKeyDefer     NoKey = "defer"
+	NoKeyPDF       NoKey = "pdf" // it goes as a PDF with a password, which its author is told
 )
 
 // Downgrade says what becomes of mail to somebody to whom mail was sealed
@@ -87,6 +88,7 @@ const (
 	ReasonPlain         = "plain"            // nothing to protect
 	ReasonSealed        = "sealed"           // sealed for every recipient that has a certificate
 	ReasonTransport     = "transport"        // no certificate: protected from server to server
+	ReasonPDF           = "pdf"              // no certificate: a PDF with a password
 	ReasonOpened        = "opened"           // inbound, see the finding
 	ReasonNotOpened     = "not-opened"       // inbound, delivered as it came
 	ReasonNotOurs       = "not-ours"         // inbound, to a domain that is none of ours

@@ -50,7 +50,8 @@ type Recipient struct {
 	Format  string             `json:"format"` // none, openpgp, smime: of the copy
 	Sealed  bool               `json:"encrypted"`
 	Signed  bool               `json:"signed"`
-	Earlier bool               `json:"earlier"` // had his copy before
+	PDF     bool               `json:"pdf,omitempty"` // with a password
+	Earlier bool               `json:"earlier"`       // had his copy before
 }
 
 // Tell queues what there is to tell of a mail. It never waits: where too much is

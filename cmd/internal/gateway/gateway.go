@@ -187,6 +187,7 @@ func New(c *config.Filterd, token hsm.Token, ring *Ring, rec *record.Record, way
 		Triggers: triggers(c),
 		Scan:     Scan(c, log),
 		Texts:    texts,
+		PDF:      PDF(c),
 		Begin:    xs.Begin,
 		Revoked:  xs.Revoked,
 		Hops:     hops,
