@@ -36,17 +36,16 @@ type Attesters interface {
 
 // attest signs every copy as it leaves. Nothing of a copy changes after it. In
 // shadow mode nothing is signed.
-func (g *Gateway) attest(ctx context.Context, p *passage) (err error) {
+func (g *Gateway) attest(ctx context.Context, p *passage) error {
 	if g.Attest.Keys == nil || g.Policy.Shadow {
 		return nil
 	}
-	defer func() {
+	if p.listener.Direction == policy.Inbound {
+		err := g.sealOn(ctx, p)
 		if err != nil {
 			g.Attest.Keys.Stale(err)
 		}
-	}()
-	if p.listener.Direction == policy.Inbound {
-		return g.sealOn(ctx, p)
+		return err
 	}
 	domains, err := domainsOf(p.msg)
 	if err != nil {
@@ -54,23 +53,37 @@ func (g *Gateway) attest(ctx context.Context, p *passage) (err error) {
 	}
 	slices.Sort(domains)
 	for _, d := range slices.Compact(domains) {
-		if !g.Attest.Domains[strings.ToLower(d)] {
-			continue
-		}
-		keys, err := g.Attest.Keys.Keys(ctx, d, p.at)
+		keys, err := g.signAs(ctx, d, p, p.copies)
 		if err != nil {
-			return fmt.Errorf("sign as %s: %w", d, err)
+			return err
 		}
 		for _, k := range keys {
 			p.attested = append(p.attested, k.Selector+"._domainkey."+k.Domain)
 		}
-		for i := range p.copies {
-			if err := topOff(&p.copies[i], func(c *Copy) ([]byte, error) { return dkim.Sign(c.Message, keys, p.at) }); err != nil {
-				return err
-			}
-		}
 	}
 	return nil
+}
+
+// signAs signs copies with DKIM in the name of a domain, where that does so.
+func (g *Gateway) signAs(ctx context.Context, domain string, p *passage, copies []Copy) (keys []dkim.Key, err error) {
+	if g.Attest.Keys == nil || !g.Attest.Domains[strings.ToLower(domain)] {
+		return nil, nil
+	}
+	defer func() {
+		if err != nil {
+			g.Attest.Keys.Stale(err)
+		}
+	}()
+	keys, err = g.Attest.Keys.Keys(ctx, domain, p.at)
+	if err != nil {
+		return nil, fmt.Errorf("sign as %s: %w", domain, err)
+	}
+	for i := range copies {
+		if err := topOff(&copies[i], func(c *Copy) ([]byte, error) { return dkim.Sign(c.Message, keys, p.at) }); err != nil {
+			return nil, err
+		}
+	}
+	return keys, nil
 }
 
 // sealOn adds an ARC set to inbound mail. A chain that nobody adds to stays as it is.

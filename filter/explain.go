@@ -65,13 +65,20 @@ func (p *passage) explain(rules *policy.Policy, err error) []string {
 		e.signing(p)
 	}
 	for i, plan := range p.decision.Plans {
-		e.plan(plan)
+		if plan.Archive != "" {
+			e.archived(p, plan)
+		} else {
+			e.plan(plan)
+		}
 		if p.listener.Direction == policy.Outbound && !plan.Encrypt {
 			e.clear(p.facts, rules, plan)
 		}
 		if i < len(p.levels) && p.levels[i] != policy.NextHop {
 			e.say("Its way to the recipients' servers: %s, as `postern route DOMAIN` explains.", p.levels[i])
 		}
+	}
+	for _, u := range p.unkept {
+		e.say("Not used for the archive: %s: %s.", certWords(u.Cert), u.why)
 	}
 	for _, name := range p.attested {
 		e.say("It is signed with DKIM by the key of %s.", name)
@@ -169,7 +176,9 @@ func (e *account) recipient(p *passage, rules *policy.Policy, r policy.Recipient
 	}
 }
 
-func certWords(c keyring.Cert) string { return string(c.Format) + " " + c.Fingerprint }
+func certWords(c keyring.Cert) string {
+	return strings.TrimSpace(string(c.Format) + " " + c.Fingerprint)
+}
 
 // signing tells the identities that can sign, and those that cannot.
 func (e *account) signing(p *passage) {
@@ -216,6 +225,17 @@ func (e *account) plan(plan policy.Plan) {
 	}
 }
 
+// archived tells of a copy for an archive.
+func (e *account) archived(p *passage, plan policy.Plan) {
+	var of []string
+	for _, a := range plan.Of {
+		of = append(of, a.Key())
+	}
+	to := plan.Recipients[0].Key()
+	e.say("One more copy, signed and encrypted, goes to the archive %s before anybody has his: what it holds is for %s.", to, strings.Join(of, ", "))
+	e.say("It is encrypted to %s of %s, and signed with the %s identity %s.", certWords(plan.Certs[0]), to, plan.Format, p.keepers[plan.Archive].signers[plan.Format].Fingerprint)
+}
+
 // clear answers for each recipient of a copy why it was not encrypted.
 func (e *account) clear(f policy.Facts, rules *policy.Policy, plan policy.Plan) {
 	for _, a := range plan.Recipients {
@@ -246,6 +266,8 @@ func (e *account) advice(d policy.Decision, err error) {
 	switch d.Reason {
 	case policy.ReasonNoEscrow:
 		e.say("Add an identity of that format and kind of key for an entry of escrow, or take the entry out.")
+	case policy.ReasonNoArchive:
+		e.say("The archive needs one of its certs in the keyring, trusted and valid, and %s or its domain an identity that signs in the same format.", keeper(strings.TrimSuffix(strings.TrimPrefix(d.Rule, `domain."`), `"`)).Key())
 	case policy.ReasonNoIdentity:
 		e.say("Make an identity for the author or his domain with `postern identity create` or `postern identity add`, or change sign of the rule.")
 	case policy.ReasonNoAuthor:

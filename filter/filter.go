@@ -1,4 +1,4 @@
-// Package filter is the way of a mail through the gateway: thirteen steps, none
+// Package filter is the way of a mail through the gateway: fourteen steps, none
 // twice (stages.go), one table of replies (reply.go). It keeps no queue: the
 // sender hears 250 only after the next hop has said it (relay.go).
 package filter
@@ -38,6 +38,7 @@ type Config struct {
 	Protectors []protect.Protector // asked in this order
 	Policy     *policy.Policy
 	Hops       map[policy.Direction]Hop
+	Archives   map[string]Hop // by address of the archive: those that have a hop of their own
 	Spools     *message.Spools
 	// Learn keeps certificates that verified mail brought; nil: none are kept.
 	Learn Learner
@@ -149,9 +150,13 @@ type passage struct {
 	unused    map[string][]unused         // by recipient
 	idle      []unused                    // identities of the author
 	decision  policy.Decision
-	levels    []policy.Level // outbound: of the way of each plan
+	levels    []policy.Level // of the way of each plan
 	shadow    *shadow        // what would have been done
 	copies    []Copy
+	keepers   map[string]signing  // by domain: who signs for its archive
+	unkept    []unused            // certificates of archives
+	archived  []Copy              // for archives
+	archives  map[string]*outcome // of those, by domain
 	result    transport.Reply
 	outcomes  map[message.Address]*outcome // of the relay, and of who was refused before it
 }
@@ -361,10 +366,8 @@ func (g *Gateway) decide(_ context.Context, p *passage) error {
 	if p.decision.Action != policy.Relay {
 		return g.apart(p)
 	}
-	if p.listener.Direction == policy.Outbound {
-		for _, plan := range p.decision.Plans {
-			p.levels = append(p.levels, g.Policy.Transport(plan))
-		}
+	for _, plan := range p.decision.Plans {
+		p.levels = append(p.levels, g.level(p, plan))
 	}
 	return p.covered()
 }
@@ -374,6 +377,9 @@ func (g *Gateway) decide(_ context.Context, p *passage) error {
 func (p *passage) covered() error {
 	plans := map[message.Address]int{}
 	for i, plan := range p.decision.Plans {
+		if plan.Archive != "" { // beside what they get
+			continue
+		}
 		for _, a := range plan.Recipients {
 			if at, twice := plans[a]; twice && at != i {
 				return fmt.Errorf("decide: recipient %s in two plans", a.Key())
@@ -394,6 +400,8 @@ func (g *Gateway) seal(ctx context.Context, p *passage) error {
 	for _, plan := range p.decision.Plans {
 		c := Copy{Plan: plan, Message: p.msg, Finding: p.finding}
 		switch {
+		case plan.Archive != "": // of what is made here and marked
+			continue
 		case plan.Opened:
 			o := p.opened[plan.Recipients[0].Key()] // a plan holds the readers of one opening
 			c.Message, c.Finding = o.msg, o.finding

@@ -78,6 +78,9 @@ func (g *Gateway) gather(ctx context.Context, p *passage) error {
 		}
 		p.facts.Recipients = append(p.facts.Recipients, known)
 	}
+	if err := g.kept(ctx, p); err != nil {
+		return err
+	}
 	return g.escrow(ctx, p)
 }
 
@@ -92,6 +95,14 @@ func (g *Gateway) identities(ctx context.Context, p *passage) error {
 		return fmt.Errorf("look up author: %w", err)
 	}
 	p.own = ids
+	p.signers, p.facts.Signing, p.idle = g.signers(ids, p.at)
+	return nil
+}
+
+// signers are those of the identities that sign at the time: the first that can
+// of each format, in the order of the protectors; and the others.
+func (g *Gateway) signers(ids []keyring.Identity, at time.Time) (by map[keyring.Format]*keyring.Identity, formats []keyring.Format, idle []unused) {
+	by = map[keyring.Format]*keyring.Identity{}
 	reasons := make([]string, len(ids))
 	for _, pr := range g.Protectors {
 		for i := range ids {
@@ -99,24 +110,24 @@ func (g *Gateway) identities(ctx context.Context, p *passage) error {
 			if id.Format != pr.Format() {
 				continue
 			}
-			err := pr.Signs(*id, p.at)
+			err := pr.Signs(*id, at)
 			switch {
 			case err != nil:
 				reasons[i] = err.Error()
-			case p.signers[id.Format] != nil:
+			case by[id.Format] != nil:
 				reasons[i] = "another one goes before it"
 			default:
-				p.signers[id.Format], reasons[i] = id, ""
-				p.facts.Signing = append(p.facts.Signing, id.Format)
+				by[id.Format], reasons[i] = id, ""
+				formats = append(formats, id.Format)
 			}
 		}
 	}
 	for i, why := range reasons {
 		if why != "" {
-			p.idle = append(p.idle, unused{ids[i].Cert, why})
+			idle = append(idle, unused{ids[i].Cert, why})
 		}
 	}
-	return nil
+	return by, formats, idle
 }
 
 // escrow finds the certificates of ours that read along what the author seals.

@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -32,6 +33,7 @@ import (
 //	seen A                        it arrived by itself: known, and not trusted
 //	once A                        mail to the address was encrypted before
 //	opened ID                     a mail with the Message-ID came encrypted, and was opened
+//	archive DIRECTION…            of what goes to the archive, archive@vault.example
 func TestGoldenMails(t *testing.T) { golden(t, "testdata/*.txtar", walkGolden) }
 
 // TestGoldenExplanations runs testdata/explain/NN-name.txtar, of the same kind:
@@ -141,6 +143,8 @@ func set(t *testing.T, way, mail string) *journey {
 			once = words[1]
 		case "opened":
 			read = words[1]
+		case "archive":
+			w.archiving(slices.Contains(words, "inbound"), slices.Contains(words, "outbound"))
 		case "forget", "seen":
 			var left []keyring.Cert
 			for _, c := range w.ring.partners {

@@ -20,26 +20,32 @@ import (
 // mark takes foreign result fields off every copy and puts ours on top.
 func (g *Gateway) mark(_ context.Context, p *passage) error {
 	for i := range p.copies {
-		c := &p.copies[i]
-		marked, err := g.cleaned(c.Message, p.listener.Direction)
-		if err != nil {
+		if err := g.markCopy(p, &p.copies[i]); err != nil {
 			return err
 		}
-		var top bytes.Buffer
-		top.Write(g.received(p))
-		if p.listener.Direction == policy.Inbound && p.shadow == nil {
-			s, signature := p.status(c)
-			c.results = append(p.originResults(), signature...)
-			top.Write(s.Fields(g.Name, c.results...))
-			if told, ok := p.scanOf(c.Plan); ok {
-				top.Write(p.scanField(told))
-			}
-		}
-		top.Write(g.shownIn(p, c))
-		top.Write(c.Message.Top)
-		marked.Top = top.Bytes()
-		c.Message = marked
 	}
+	return nil
+}
+
+func (g *Gateway) markCopy(p *passage, c *Copy) error {
+	marked, err := g.cleaned(c.Message, p.listener.Direction)
+	if err != nil {
+		return err
+	}
+	var top bytes.Buffer
+	top.Write(g.received(p))
+	if p.listener.Direction == policy.Inbound && p.shadow == nil {
+		s, signature := p.status(c)
+		c.results = append(p.originResults(), signature...)
+		top.Write(s.Fields(g.Name, c.results...))
+		if told, ok := p.scanOf(c.Plan); ok {
+			top.Write(p.scanField(told))
+		}
+	}
+	top.Write(g.shownIn(p, c))
+	top.Write(c.Message.Top)
+	marked.Top = top.Bytes()
+	c.Message = marked
 	return nil
 }
 

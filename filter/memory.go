@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strings"
 	"unicode"
 
@@ -31,17 +32,22 @@ func (g *Gateway) sealedTo(ctx context.Context, p *passage, c Copy, a message.Ad
 
 // noteOpened remembers the ids of a mail that is delivered opened, before it
 // is: an answer can come at once. The id that stood outside and the one inside
-// are both remembered; programs answer to either.
+// are both remembered; programs answer to either. So are those of archives'
+// copies, which hold what came sealed, and are known when they come back.
 func (g *Gateway) noteOpened(ctx context.Context, p *passage) error {
-	if g.Record == nil || p.listener.Direction != policy.Inbound {
+	if g.Record == nil {
 		return nil
 	}
 	var opened []string
-	for _, c := range p.copies {
-		if !c.Plan.Opened {
+	for _, c := range slices.Concat(p.copies, p.archived) {
+		of := []*message.Message{p.msg, c.Message}
+		switch {
+		case c.Plan.Archive != "":
+			of = of[1:]
+		case !c.Plan.Opened:
 			continue
 		}
-		for _, m := range []*message.Message{p.msg, c.Message} {
+		for _, m := range of {
 			ids, err := idsIn(m, "Message-ID")
 			if err != nil {
 				return err

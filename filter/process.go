@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"net/netip"
+	"slices"
 	"time"
 
 	"postern/filter/message"
@@ -38,7 +39,8 @@ type VerdictPlan struct {
 	Signed     bool     `json:"signed"`
 	Encrypted  bool     `json:"encrypted"`
 	Transport  string   `json:"transport"`
-	PDF        bool     `json:"pdf,omitempty"` // with a password, in place of the mail
+	PDF        bool     `json:"pdf,omitempty"`     // with a password, in place of the mail
+	Archive    bool     `json:"archive,omitempty"` // beside what the mail's recipients get
 }
 
 // Request is one mail to judge without relaying it.
@@ -78,7 +80,7 @@ func (g *Gateway) Process(ctx context.Context, r Request) *Outcome {
 	if err != nil {
 		answer = g.Texts.replyTo(err, env.Trace)
 	}
-	o := &Outcome{Verdict: p.verdict(answer, err), Copies: p.copies, pass: p}
+	o := &Outcome{Verdict: p.verdict(answer, err), Copies: slices.Concat(p.copies, p.archived), pass: p}
 	if p.shadow == nil {
 		o.Explain = p.explain(g.Policy, err)
 		return o
@@ -112,7 +114,7 @@ func (p *passage) verdict(answer transport.Reply, err error) Verdict {
 		v.Signer = p.author.Key()
 	}
 	for i, plan := range p.decision.Plans {
-		out := VerdictPlan{Format: "none", Recipients: []string{}, Signed: plan.Sign, Encrypted: plan.Encrypt, Transport: string(policy.NextHop), PDF: plan.PDF}
+		out := VerdictPlan{Format: "none", Recipients: []string{}, Signed: plan.Sign, Encrypted: plan.Encrypt, Transport: string(policy.NextHop), PDF: plan.PDF, Archive: plan.Archive != ""}
 		if i < len(p.levels) {
 			out.Transport = string(p.levels[i])
 		}

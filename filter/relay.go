@@ -133,6 +133,9 @@ func (g *Gateway) relay(ctx context.Context, p *passage) error {
 		return err
 	}
 	began := time.Now()
+	if err := g.deposit(ctx, p, name); err != nil {
+		return err
+	}
 	for i, c := range p.copies {
 		env, err := g.envelopeFor(p, c)
 		if err != nil {

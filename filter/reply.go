@@ -77,6 +77,14 @@ var Replies = []Row{
 		"der Dienst zum Verschlüsseln ist gerade nicht da; bitte später noch einmal",
 		"`postern token status`; the mail comes back by itself",
 		is(hsm.ErrAway, hsm.ErrLocked, hsm.ErrEmpty, hsm.ErrBudget, hsm.ErrBusy, hsm.ErrPIN, hsm.ErrOpaque)},
+	{"must be archived, and nothing can be sealed for the archive or signed", "no-archive", reply(451, [3]int{4, 3, 5}, "mail cannot be archived yet, try again later"),
+		"die Mail kann noch nicht archiviert werden; bitte später noch einmal",
+		"`postern policy check`; the certificate of the archive, and the identity that signs for it",
+		is(ErrNoArchive)},
+	{"must be archived, and the archive's next hop does not take it", "archive", reply(451, [3]int{4, 3, 0}, "archive does not take the mail now, try again later"),
+		"das Archiv nimmt die Mail gerade nicht an; bitte später noch einmal",
+		"`postern doctor`, and the log, which has what the archive's server said; `on-failure` of the archive",
+		is(ErrArchive)},
 	{"clock not plausible", "clock", reply(451, [3]int{4, 3, 2}, "clock of the gateway not set yet, try again later"),
 		"die Uhr des Gateways ist noch nicht gestellt; bitte später noch einmal",
 		"`postern doctor`, and the time service; the mail comes back by itself",
@@ -241,6 +249,8 @@ func faultOf(d policy.Decision) error {
 		if waits {
 			cause = ErrNoCertYet
 		}
+	case policy.ReasonNoArchive:
+		cause = ErrNoArchive
 	case policy.ReasonUndecryptable:
 		return ErrUndecryptable // and nothing of why
 	case policy.ReasonClientBanned:

@@ -48,6 +48,15 @@ func TestEveryReplyCanBeReached(t *testing.T) {
 			w.gate.Clock = func() error { return fmt.Errorf("%w: it is 1970", hsm.ErrClock) }
 			return w.send(policy.Inbound, out, "bob@partner.example", "alice@company1.example")
 		},
+		"must be archived, and nothing can be sealed for the archive or signed": func(w *world) transport.Reply {
+			w.archiving(true, false)
+			w.ring.partners = w.ring.partners[1:]
+			return w.send(policy.Inbound, w.sealed(in, bob, alice), bob, alice)
+		},
+		"must be archived, and the archive's next hop does not take it": func(w *world) transport.Reply {
+			w.archiving(false, true).answers = []func(*transport.Envelope) transport.Result{answer(550)}
+			return w.send(policy.Outbound, out, alice, bob)
+		},
 		"own configuration broken": func(w *world) transport.Reply {
 			w.ring.ours = nil
 			return w.send(policy.Outbound, out, "alice@company1.example", "bob@partner.example")

@@ -104,10 +104,10 @@ func (g *Gateway) nameOf(p *passage) (record.Name, error) {
 // earlier finds out what became of the mail when its sender tried before. A mail
 // to one recipient needs no name where no other is remembered.
 func (g *Gateway) earlier(ctx context.Context, p *passage) (n record.Name, err error) {
-	if g.Record == nil || len(p.env.Recipients) == 1 && !g.Record.Parted() {
+	if g.Record == nil || len(p.env.Recipients) == 1 && len(p.archived) == 0 && !g.Record.Parted() {
 		return n, nil
 	}
-	if len(p.copies) > 1 || g.Record.Broken() {
+	if len(p.copies)+len(p.archived) > 1 || g.Record.Broken() {
 		if err := g.Record.Ready(ctx); err != nil {
 			return n, err
 		}
@@ -250,6 +250,13 @@ func (g *Gateway) forget(ctx context.Context, p *passage, n record.Name) error {
 		all = append(all, r.Address)
 		if p.outcomes[r.Address].err != nil && !p.env.LMTP {
 			if _, _, err := g.Record.Refusal(ctx, envelopeName(p.listener, p.env, r.Address)); err != nil {
+				return err
+			}
+		}
+	}
+	for _, c := range p.archived {
+		for _, s := range p.shares(n, c.Plan) {
+			if err := g.Record.Whole(ctx, s.name, s.of); err != nil {
 				return err
 			}
 		}

@@ -28,6 +28,7 @@ var (
 		{"seal", (*Gateway).seal},         // one copy for each plan
 		{"mark", (*Gateway).mark},         // foreign marks off, ours on
 		{"attest", (*Gateway).attest},     // DKIM or ARC over what leaves, the last change to it
+		{"archive", (*Gateway).archive},   // one more copy, sealed for whom the site keeps mail
 		{"relay", (*Gateway).relay},       // 250 only after the next hop's
 	}
 	begun    = way[:1]          // at MAIL

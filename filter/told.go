@@ -33,6 +33,19 @@ func (g *Gateway) log(ctx context.Context, p *passage, r transport.Reply, err er
 		}
 		attrs = append(attrs, slog.Int64("size", m.Size))
 	}
+	var archived []string
+	for _, c := range p.archived {
+		o := p.archives[c.Plan.Archive]
+		if o == nil {
+			continue
+		}
+		told := record.Recipient{To: c.Plan.Recipients[0].Key(), Onward: o.onward, Earlier: o.earlier, Reply: o.reply.String(), Format: string(c.Plan.Format), Sealed: true, Signed: true, Archive: true}
+		if o.err != nil {
+			told.Reply = plainReply(o.err).String()
+		}
+		m.Recipients = append(m.Recipients, told)
+		archived = append(archived, told.To+" "+told.Reply)
+	}
 	onward := []string{}
 	for _, to := range p.env.Recipients {
 		told := record.Recipient{To: to.Address.Key(), Format: "none"}
@@ -61,6 +74,9 @@ func (g *Gateway) log(ctx context.Context, p *passage, r transport.Reply, err er
 	}
 	if len(p.attested) > 0 {
 		attrs = append(attrs, slog.Any("dkim", p.attested))
+	}
+	if archived != nil {
+		attrs = append(attrs, slog.Any("archived", archived))
 	}
 	if v.Scan != nil {
 		attrs = append(attrs, slog.String("scan", v.Scan.String()))

@@ -88,7 +88,7 @@ func rules(p *policy.Policy) (list []rule) {
 		if len(p.Escrow[d]) > 0 {
 			says += "; what is sealed for its authors can be read by " + strings.Join(p.Escrow[d], ", ")
 		}
-		list = append(list, rule{fmt.Sprintf("domain.%q", d), says})
+		list = append(list, rule{fmt.Sprintf("domain.%q", d), says + archiveWords(p.Archives[d])})
 	}
 	for _, a := range slices.Sorted(maps.Keys(p.Recipients)) {
 		list = append(list, rule{fmt.Sprintf("recipient.%q", a), special(p, p.Recipients[a], a)})
@@ -175,6 +175,11 @@ func concerns(ctx context.Context, p *policy.Policy, store *keyring.Store, at ti
 		return nil, err
 	}
 	list = append(list, unread(p, ours, at)...)
+	more, err := unkept(ctx, p, store, ours, at)
+	if err != nil {
+		return nil, err
+	}
+	list = append(list, more...)
 	for _, d := range slices.Sorted(maps.Keys(p.Domains)) {
 		if p.Domains[d] == policy.SignAlways && !slices.ContainsFunc(ours, func(i keyring.Identity) bool { return i.Domain == d && signs(i, at) == nil }) {
 			list = append(list, fmt.Sprintf("mail of %s is to be signed, and there is no valid identity of the domain: mail of users without their own will be deferred", d))

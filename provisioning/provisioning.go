@@ -126,7 +126,7 @@ type Shown struct {
 
 // Hop is a next hop.
 type Hop struct {
-	Name    string // "inbound" or "outbound"
+	Name    string // "inbound" or "outbound", or the address of an archive
 	Address string // host:port
 }
 

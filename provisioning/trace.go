@@ -53,7 +53,11 @@ func (t traced) text(w io.Writer) {
 			{"carried to us", m.Carried.String()},
 		}
 		for _, to := range m.Recipients {
-			rows = append(rows, []string{"to", to.To}, []string{"  copy", copyOf(to)}, []string{"  answer", to.Reply}, []string{"  carried on", to.Onward.String()})
+			name := "to"
+			if to.Archive {
+				name = "archive"
+			}
+			rows = append(rows, []string{name, to.To}, []string{"  copy", copyOf(to)}, []string{"  answer", to.Reply}, []string{"  carried on", to.Onward.String()})
 		}
 		if m.More > 0 {
 			rows = append(rows, []string{"to", fmt.Sprintf("%d more", m.More)})

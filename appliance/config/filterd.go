@@ -26,6 +26,7 @@ type Filterd struct {
 	Domains    map[string]Domain    `toml:"domain" form:"ours" doc:"Our own domains: inbound mail to any other is refused. Names below a domain are not part of it. An international name is written in its own letters."`
 	Partners   map[string]Partner   `toml:"partner" form:"partner" doc:"Rules for mail to one domain, or with *. to every name below it. The nearest name decides."`
 	Recipients map[string]Recipient `toml:"recipient" form:"address" doc:"Rules for mail to one address; they go before those of its domain."`
+	Archives   map[string]Archive   `toml:"archive" form:"address" doc:"Where a domain keeps one more copy of mail that came or leaves encrypted, signed and sealed for the archive's own certificate. The address is that of the archive; it gets one mail for each, from postmaster of the domain and with the null sender."`
 	Default    Default              `toml:"default" doc:"The rules where no other one fits."`
 	Trigger    Trigger              `toml:"trigger" doc:"What a sender can ask for in a mail. An entry is a tag, which counts where it stands in the subject whole and by itself, or a field of the header, as Name: value, or Name: for any value. Capital and small letters make no difference. What counted is taken out before the mail is sealed and sent; signed parts stay as they are. Only outbound mail is looked at."`
 	Texts      Texts                `toml:"texts" doc:"What refusals say to people. The trace id of the mail stands behind."`
@@ -94,6 +95,7 @@ type Domain struct {
 	MTASTSMX     []string `toml:"mta-sts-mx" form:"host" doc:"Servers of the policy: the names of the domain's MX records, which the servers' certificates must have; *.company1.example for every name one label longer."`
 	MTASTSMaxAge Duration `toml:"mta-sts-max-age" default:"7d" min:"1d" max:"365d" doc:"How long others keep the policy."`
 	Autocrypt    bool     `toml:"autocrypt" doc:"Whether mail of the domain that is signed with OpenPGP has the certificate in its header (Autocrypt), so that whoever reads it can answer encrypted. Where the sender's program has put such a field there, that one stays alone."`
+	Archive      string   `toml:"archive" form:"address" doc:"Address of the [archive] of the domain. Default: none."`
 	// Escrow is checked against our domains.
 	Escrow []string `toml:"escrow" form:"escrow" doc:"Identities of ours, by address or fingerprint, that can read every mail that is sealed for an author of the domain. For each format and kind of key that mail is sealed with, one of them must have a certificate, or the mail is deferred."`
 }
@@ -212,8 +214,8 @@ func (c *Filterd) check(r *reading) {
 	c.checkPostfix(r)
 	c.checkRoute()
 	c.checkFind(r)
-	c.checkHop(r, "inbound", c.NextHop.Inbound)
-	c.checkHop(r, "outbound", c.NextHop.Outbound)
+	c.checkHop(r, c.NextHop.Inbound, "next-hop", "inbound")
+	c.checkHop(r, c.NextHop.Outbound, "next-hop", "outbound")
 	c.checkListeners(r)
 	c.checkAccounts(r)
 	c.checkScan(r)
@@ -225,10 +227,11 @@ func (c *Filterd) check(r *reading) {
 	c.Domains = lowerDomains(r, "domain", c.Domains)
 	c.Partners = lowerDomains(r, "partner", c.Partners)
 	c.Recipients = lowerDomains(r, "recipient", c.Recipients)
+	c.Archives = lowerDomains(r, "archive", c.Archives)
 	if c.Default.Format == nil {
 		c.Default.Format = []string{"openpgp", "smime"}
 	}
-	checkFormats(r, c.Default.Format, "default")
+	checkList(r, c.Default.Format, "default", "format")
 	c.checkTriggers(r)
 	c.checkPromises(r)
 	c.checkPDF(r)
@@ -241,6 +244,7 @@ func (c *Filterd) check(r *reading) {
 			}
 		}
 	}
+	c.checkArchives(r)
 	c.checkAuthentication(r)
 	for d, p := range c.Partners {
 		c.checkInbound(r, d, p)
@@ -253,21 +257,8 @@ func (c *Filterd) check(r *reading) {
 		if p.Format == nil {
 			p.Format = c.Default.Format
 		}
-		checkFormats(r, p.Format, "partner", d)
+		checkList(r, p.Format, "partner", d, "format")
 		c.Partners[d] = p
-	}
-}
-
-// checkFormats finds lists that are empty or name a format twice.
-func checkFormats(r *reading, formats []string, path ...any) {
-	at := append(slices.Clip(path), "format")
-	if len(formats) == 0 {
-		r.wrong(r.line(at...), name(at)+": is empty", "leave it out for the default")
-	}
-	for i, f := range formats {
-		if slices.Contains(formats[:i], f) {
-			r.wrong(r.line(at...), fmt.Sprintf("%s: %s stands here twice", name(at), quote(f)), "")
-		}
 	}
 }
 
@@ -292,16 +283,20 @@ func lowerDomains[T any](r *reading, table string, m map[string]T) map[string]T 
 	return lower
 }
 
-func (c *Filterd) checkHop(r *reading, direction string, h *Hop) {
+// checkHop fills in what depends on other fields of a next hop, whose table is
+// path, and finds what does not fit together.
+func (c *Filterd) checkHop(r *reading, h *Hop, path ...any) {
 	if h == nil {
 		return
 	}
 	if h.Route == "direct" {
-		c.checkDirect(r, direction, h)
+		c.checkDirect(r, h, path...)
 		return
 	}
+	at := name(path)
+	line := func(field string) int { return r.line(append(slices.Clip(path), field)...) }
 	if h.Address == "" {
-		r.wrong(r.line("next-hop", direction), fmt.Sprintf("next-hop.%s.address is missing", direction), "")
+		r.wrong(r.line(path...), at+".address is missing", "")
 	}
 	host, _, _ := net.SplitHostPort(h.Address) // has its form already
 	if h.TLS == "" {
@@ -310,10 +305,9 @@ func (c *Filterd) checkHop(r *reading, direction string, h *Hop) {
 			h.TLS = "off"
 		}
 	}
-	at := "next-hop." + direction
 	for _, f := range []struct{ name, value string }{{"name", h.Name}, {"ca-file", h.CAFile}} {
 		if f.value != "" && h.TLS != "verify" {
-			r.wrong(r.line("next-hop", direction, f.name), fmt.Sprintf("%s.%s: has no effect with tls = %q", at, f.name, h.TLS), `set tls = "verify"`)
+			r.wrong(line(f.name), fmt.Sprintf("%s.%s: has no effect with tls = %q", at, f.name, h.TLS), `set tls = "verify"`)
 		}
 	}
 	if h.Name == "" && h.TLS == "verify" {
@@ -321,7 +315,7 @@ func (c *Filterd) checkHop(r *reading, direction string, h *Hop) {
 	}
 	for _, l := range c.Listeners {
 		if meets(l.Address, h.Address) {
-			r.wrong(r.line("next-hop", direction, "address"), fmt.Sprintf("%s.address = %q: is listener %q itself", at, h.Address, l.Name), "mail would come back for ever")
+			r.wrong(line("address"), fmt.Sprintf("%s.address = %q: is listener %q itself", at, h.Address, l.Name), "mail would come back for ever")
 		}
 	}
 }

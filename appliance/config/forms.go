@@ -107,13 +107,17 @@ func form(name, s string) string {
 			return "want the name of an attribute such as mail"
 		}
 	case "escrow":
-		if digits := strings.NewReplacer(" ", "", ":", "").Replace(s); !strings.Contains(s, "@") {
-			if _, err := hex.DecodeString(digits); err != nil || len(digits) != 40 && len(digits) != 64 {
-				return "want an address, or a fingerprint of 40 or 64 hexadecimal digits"
-			}
-			return ""
+		switch {
+		case strings.Contains(s, "@"):
+			return form("address", s)
+		case form("fingerprint", s) != "":
+			return "want an address, or a fingerprint of 40 or 64 hexadecimal digits"
 		}
-		return form("address", s)
+	case "fingerprint":
+		digits := strings.NewReplacer(" ", "", ":", "").Replace(s)
+		if _, err := hex.DecodeString(digits); err != nil || len(digits) != 40 && len(digits) != 64 {
+			return "want a fingerprint of 40 or 64 hexadecimal digits"
+		}
 	case "trigger":
 		return triggerForm(s)
 	case "name":

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 )
 
 // Resolver is the table [resolver].
@@ -54,11 +55,14 @@ func (c *Filterd) checkOwnPolicy(r *reading, domain string, d Domain) {
 
 // checkDirect finds what does not fit together in a next hop that is the
 // partners' own servers.
-func (c *Filterd) checkDirect(r *reading, direction string, h *Hop) {
+func (c *Filterd) checkDirect(r *reading, h *Hop, path ...any) {
 	wrong := func(field, problem, hint string) {
-		r.wrong(r.line("next-hop", direction, field), fmt.Sprintf("next-hop.%s.%s: %s", direction, field, problem), hint)
+		r.wrong(r.line(append(slices.Clip(path), field)...), name(path)+"."+field+": "+problem, hint)
 	}
-	if direction != "outbound" {
+	switch {
+	case path[0] == "archive":
+		wrong("route", "direct is for outbound mail", "leave next-hop out for the servers of the archive's domain")
+	case path[1] != "outbound":
 		wrong("route", "direct is for outbound mail", "the servers of our own domains are this machine: name the mail server of the company")
 	}
 	effect := `has no effect with route = "direct"`

@@ -8,8 +8,10 @@ import (
 	"io"
 	"io/fs"
 	"log/slog"
+	"maps"
 	"os"
 	"os/signal"
+	"slices"
 	"syscall"
 
 	"postern/appliance/clock"
@@ -120,10 +122,15 @@ func site(path string, hops map[string]*transport.Hop) (provisioning.Site, error
 		}
 		s.Roots = len(public)
 	}
-	for _, h := range []struct {
+	type hop struct {
 		name string
 		*config.Hop
-	}{{"inbound", c.NextHop.Inbound}, {"outbound", c.NextHop.Outbound}} {
+	}
+	all := []hop{{"inbound", c.NextHop.Inbound}, {"outbound", c.NextHop.Outbound}}
+	for _, address := range slices.Sorted(maps.Keys(c.Archives)) {
+		all = append(all, hop{address, c.Archives[address].NextHop})
+	}
+	for _, h := range all {
 		if h.Hop == nil || h.Route == "direct" {
 			s.Resolves = s.Resolves || h.Hop != nil
 			continue

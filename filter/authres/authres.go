@@ -79,17 +79,23 @@ func value(s string) string {
 // Fields are Authentication-Results and Postern-Status, complete with CRLF.
 // id is our authserv-id.
 func (s Status) Fields(id string, methods ...Method) []byte {
-	signer := "none"
-	if !s.Signer.IsZero() {
-		signer = Word(s.Signer)
-	}
-	verified := "no"
-	if s.Verified {
-		verified = "yes"
-	}
-	status := "v=1; opened=" + s.Opened + "; verified=" + verified + "; signer=" + signer +
+	status := "v=1; opened=" + s.Opened + "; verified=" + s.verified() + "; signer=" + s.signer() +
 		"; reason=" + s.Reason + "; carried=" + s.Carried + "; trace=" + s.Trace
 	return append(message.FoldField("Authentication-Results", Results(id, methods...)), message.FoldField("Postern-Status", status)...)
+}
+
+func (s Status) verified() string {
+	if s.Verified {
+		return "yes"
+	}
+	return "no"
+}
+
+func (s Status) signer() string {
+	if s.Signer.IsZero() {
+		return "none"
+	}
+	return Word(s.Signer)
 }
 
 // Scan is what Postern-Scan says. Every value is a word of ours, or one of a

@@ -185,6 +185,18 @@ func (c canonical) judge(p *Part) (how, error) {
 	return toBase64, nil
 }
 
+// Lasts reports whether what m writes passes every hop as it is, as an entity
+// inside another one that WriteCanonical need not change either.
+func (m *Message) Lasts() (bool, error) {
+	for _, s := range []Source{bytes.NewReader(m.Top), m.Source} {
+		c, err := Scan(s, Span{End: s.Size()})
+		if err != nil || !c.clean() {
+			return false, err
+		}
+	}
+	return !labelled([]*Part{m.Root}), nil
+}
+
 // labelled reports whether a part says that it is more than 7bit, which is
 // reason enough for some hops to encode it anew.
 func labelled(parts []*Part) bool {

@@ -22,6 +22,10 @@ type Plan struct {
 	Opened     bool  // inbound: the opened mail, not the one that came
 	PDF        bool  // a PDF with a password in place of the mail
 	Floor      Level // of the way to the recipients, where the mail asks for more than their domains' own; "" where not
+	// Archive is the domain whose archive gets this copy; "" where it is for
+	// recipients of the mail. Of are those of them whose mail it holds.
+	Archive string
+	Of      []message.Address
 }
 
 // readAlong adds those of our own who must be able to read the copy; not ok

@@ -38,9 +38,10 @@ type Policy struct {
 	Lowering      bool           // whether a sender may ask for less, where the rule is Optional
 	Ways          map[string]Way // by domain, as Partners
 	DefaultWay    Way
-	Forms         map[string]Form   // by domain, as Partners
-	Formats       []keyring.Format  // where the form of a domain names none
-	Escrow        map[string]Escrow // by our own domain
+	Forms         map[string]Form    // by domain, as Partners
+	Formats       []keyring.Format   // where the form of a domain names none
+	Escrow        map[string]Escrow  // by our own domain
+	Archives      map[string]Archive // by our own domain
 	Undecryptable Undecryptable
 	Shadow        bool // decisions are made and told, and not carried out
 }
@@ -89,6 +90,8 @@ type Facts struct {
 	Author     message.Address  // the one address of the one From field; zero when there is none such
 	Signing    []keyring.Format // the formats in which we hold an identity for Author, best first
 	Escrow     [][]Sealable     // outbound: what each entry of the author's domain has
+	Kept       []Kept           // what is known of the archives that the mail may have to go to
+	Returned   bool             // inbound: it is an archive's copy that we made
 }
 
 // Action is what happens to the mail. The zero action defers.
@@ -121,13 +124,17 @@ type Decision struct {
 
 // Decide is the whole policy.
 func (p *Policy) Decide(f Facts) Decision {
-	if f.Direction == Inbound {
-		return p.inbound(f)
+	var d Decision
+	switch f.Direction {
+	case Inbound:
+		d = p.inbound(f)
+	case Outbound:
+		d = p.outbound(f)
 	}
-	if f.Direction == Outbound {
-		return p.outbound(f)
+	if d.Action != Relay {
+		return d
 	}
-	return Decision{}
+	return p.archive(f, d)
 }
 
 func (p *Policy) inbound(f Facts) Decision {

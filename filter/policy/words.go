@@ -98,6 +98,7 @@ const (
 	ReasonForbidden     = "forbidden"        // the sender asks for what the rule forbids
 	ReasonNoIdentity    = "no-identity"      // signing is asked for and there is no identity
 	ReasonNoEscrow      = "no-escrow"        // somebody of ours must read along, and has no certificate of this kind
+	ReasonNoArchive     = "no-archive"       // the mail must be archived, and nothing can be sealed for the archive and signed
 	ReasonNoAuthor      = "no-author"        // signing is asked for and From does not name one address
 	ReasonUndecryptable = "undecryptable"    // site refuses what it cannot open
 	ReasonClient        = "client-protected" // the sender's own program protected it already

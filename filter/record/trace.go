@@ -50,8 +50,9 @@ type Recipient struct {
 	Format  string             `json:"format"` // none, openpgp, smime: of the copy
 	Sealed  bool               `json:"encrypted"`
 	Signed  bool               `json:"signed"`
-	PDF     bool               `json:"pdf,omitempty"` // with a password
-	Earlier bool               `json:"earlier"`       // had his copy before
+	PDF     bool               `json:"pdf,omitempty"`     // with a password
+	Earlier bool               `json:"earlier"`           // had his copy before
+	Archive bool               `json:"archive,omitempty"` // no recipient of the mail: an archive
 }
 
 // Tell queues what there is to tell of a mail. It never waits: where too much is

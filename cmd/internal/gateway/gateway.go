@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"os"
+	"slices"
 	"strings"
 
 	"postern/appliance/config"
@@ -32,7 +33,7 @@ func Policy(c *config.Filterd) (*policy.Policy, error) {
 		Domains: map[string]policy.Sign{}, Partners: map[string]policy.Protect{}, Recipients: map[string]policy.Protect{},
 		Default: policy.Protect(c.Default.Protect), Undecryptable: policy.Undecryptable(c.Default.Undecryptable),
 		Ways: map[string]policy.Way{}, DefaultWay: way(c.Default.Transport, c.Default.Min, c.Default.PFS),
-		Forms: map[string]policy.Form{}, Formats: formats(c.Default.Format), Escrow: map[string]policy.Escrow{},
+		Forms: map[string]policy.Form{}, Formats: formats(c.Default.Format), Escrow: map[string]policy.Escrow{}, Archives: map[string]policy.Archive{},
 		Internal: map[string]policy.Protect{}, Signs: map[string]policy.Sign{}, NoKeys: map[string]policy.NoKey{},
 		NoKey: policy.NoKey(c.Default.NoKey), Downgrade: policy.Downgrade(c.Default.Downgrade), Answers: policy.Answers(c.Default.Answers),
 		Client: policy.Client(c.Default.Client), Lowering: len(c.Trigger.Plain) > 0, Shadow: c.Default.Shadow,
@@ -53,6 +54,12 @@ func Policy(c *config.Filterd) (*policy.Policy, error) {
 		}
 		if len(v.Escrow) > 0 {
 			p.Escrow[d] = v.Escrow
+		}
+		if v.Archive != "" {
+			var err error
+			if p.Archives[d], err = archive(c, v.Archive); err != nil {
+				return nil, fmt.Errorf("domain %q: %w", d, err)
+			}
 		}
 	}
 	for d, v := range c.Partners {
@@ -80,6 +87,16 @@ func Policy(c *config.Filterd) (*policy.Policy, error) {
 		special(a.Key(), v.Sign, v.NoKey)
 	}
 	return p, nil
+}
+
+// archive reads what goes to an archive, and how.
+func archive(c *config.Filterd, address string) (policy.Archive, error) {
+	v := c.Archives[address]
+	a, err := message.ParseAddress(address)
+	if err != nil {
+		return policy.Archive{}, fmt.Errorf("archive %q: %w (hint: write it as name@domain)", address, err)
+	}
+	return policy.Archive{Address: a, Certs: v.Certs, Inbound: slices.Contains(v.When, "inbound"), Outbound: slices.Contains(v.When, "outbound"), Without: v.OnFailure == "pass"}, nil
 }
 
 // way reads the way to a partner, all but what only one partner can have.
@@ -173,6 +190,16 @@ func New(c *config.Filterd, token hsm.Token, ring *Ring, rec *record.Record, way
 			hops[direction] = hop
 		}
 	}
+	archives := map[string]filter.Hop{}
+	for d, v := range c.Domains {
+		hop, err := Hop(c.Archives[v.Archive].NextHop, c.AuthservID)
+		if err != nil {
+			return nil, fmt.Errorf("archive %s: %w", v.Archive, err)
+		}
+		if key := rules.Archives[d].Address.Key(); hop != nil && archives[key] == nil {
+			archives[key] = hop
+		}
+	}
 	if err := os.MkdirAll(c.SpoolDir, 0o700); err != nil {
 		return nil, fmt.Errorf("make spool folder: %w", err)
 	}
@@ -191,6 +218,7 @@ func New(c *config.Filterd, token hsm.Token, ring *Ring, rec *record.Record, way
 		Begin:    xs.Begin,
 		Revoked:  xs.Revoked,
 		Hops:     hops,
+		Archives: archives,
 		Spools:   &message.Spools{Memory: int64(c.Limits.SpoolMemory), Max: maxMail(c), Dir: c.SpoolDir},
 		Record:   rec,
 		Limits:   limits(c),

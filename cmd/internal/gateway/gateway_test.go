@@ -27,6 +27,7 @@ import (
 	"postern/filter/policy"
 	"postern/filter/protect"
 	"postern/filter/smime"
+	"postern/filter/transport"
 	"postern/hsm/hsmtest"
 )
 
@@ -86,6 +87,48 @@ format = ["smime", "openpgp"]
 	}
 	if got := p.Escrow["company1.example"]; len(got) != 1 || got[0] != "archive@company1.example" {
 		t.Errorf("got escrow %v", got)
+	}
+}
+
+// Which mail goes to which archive, and over which hop.
+func TestArchives(t *testing.T) {
+	fingerprint := strings.Repeat("ab", 20)
+	c := load(t, `
+[next-hop.outbound]
+address = "localhost:10026"
+[domain."company1.example"]
+archive = "Keep@Vault.example"
+[domain."company2.example"]
+archive = "archive@company1.example"
+[domain."company3.example"]
+[archive."Keep@vault.Example"]
+certs = ["`+fingerprint+`"]
+when = ["outbound", "inbound"]
+on-failure = "pass"
+next-hop = { address = "mail.vault.example:25" }
+[archive."archive@company1.example"]
+certs = ["`+fingerprint+`"]
+`)
+	p, err := Policy(c)
+	must(t, err)
+	want := map[string]policy.Archive{
+		"company1.example": {Address: message.Address{Local: "Keep", Domain: "vault.example"}, Certs: []string{fingerprint}, Inbound: true, Outbound: true, Without: true},
+		"company2.example": {Address: message.Address{Local: "archive", Domain: "company1.example"}, Certs: []string{fingerprint}, Inbound: true},
+	}
+	if !reflect.DeepEqual(p.Archives, want) {
+		t.Errorf("got %+v, want %+v", p.Archives, want)
+	}
+	store, err := keyring.Open(c.Keyring)
+	must(t, err)
+	must(t, store.Close())
+	ring, err := OpenRing(c, true)
+	must(t, err)
+	defer ring.Close()
+	g, err := New(c, hsmtest.Memory(t), ring, nil, nil, slog.New(slog.DiscardHandler))
+	must(t, err)
+	hop, ok := g.Archives["keep@vault.example"].(*transport.Hop)
+	if len(g.Archives) != 1 || !ok || hop.Address != "mail.vault.example:25" || hop.TLS != "verify" || hop.ServerName != "mail.vault.example" {
+		t.Errorf("got hops %v, want one of its own for the archive outside", g.Archives)
 	}
 }
 
