@@ -33,6 +33,7 @@ var (
 	ErrExists  = errors.New("key exists already")            // Generate with a label that is taken
 	ErrPIN     = errors.New("PIN refused")                   // Init or Unlock; counted by the token
 	ErrClock   = errors.New("clock not plausible")           // nothing is signed; try again later
+	ErrBroken  = errors.New("wrapped key cannot be opened")  // its ciphertext is damaged, or not this key's; an operator must look
 	ErrOpaque  = errors.New("operation failed")              // the one answer for every other failure
 )
 
@@ -182,6 +183,7 @@ type KeySpec struct {
 	Algorithm Algorithm
 	Usage     Usage
 	Label     string
+	Wrapped   bool // of the class OutsideWrapped, in place of Resident
 }
 
 // SignAlg says what the token does with a digest.
@@ -313,9 +315,11 @@ type Keeper interface {
 	Unlock(ctx context.Context, pin string) error
 	// Probe does a known-answer test of every mechanism the token names.
 	Probe(ctx context.Context) ([]Probe, error)
-	// Audit reads the attributes of every private key, served or not.
+	// Audit reads the attributes of every private key, served or not, and opens
+	// each of the class OutsideWrapped once.
 	Audit(ctx context.Context) ([]Finding, error)
-	// Generate makes a pair inside the token.
+	// Generate makes a pair inside the token. One of the class OutsideWrapped
+	// leaves it as ciphertext; hsm.ErrRefused where such keys are not allowed.
 	Generate(ctx context.Context, s KeySpec) (Key, error)
 	// Prove makes the one signature that a key for unwrapping has: that under
 	// the request for its own certificate, RSASSA-PKCS1-v1_5 with SHA-256
@@ -327,7 +331,8 @@ type Keeper interface {
 	Prove(ctx context.Context, id KeyID, info []byte) ([]byte, error)
 	// Retire ends signing with the key; opening goes on.
 	Retire(ctx context.Context, id KeyID) error
-	// Destroy removes the pair from the token for good.
+	// Destroy removes the pair from the token for good, or the ciphertext of
+	// one of the class OutsideWrapped: copies of that stay what they were.
 	Destroy(ctx context.Context, id KeyID) error
 }
 
@@ -340,6 +345,7 @@ type Status struct {
 	Serial   string
 	Profile  string // quirk profile in force
 	Keys     int
+	Wrapped  int  // those of Keys that are of the class OutsideWrapped
 	PINCount bool // the token counts a wrong PIN already (CKF_USER_PIN_COUNT_LOW)
 	Version  string
 }
@@ -355,6 +361,7 @@ type Probe struct {
 type Finding struct {
 	ID     KeyID
 	Label  string
+	Class  Class
 	Served bool
 	Faults []string // "CKA_EXTRACTABLE is true"; empty when all is well
 }

@@ -127,6 +127,8 @@ func judge(err error) *failure {
 		f.hint = "see `postern key audit` and the permissions in keyd.toml"
 	case errors.Is(err, hsm.ErrInvalid):
 		f.hint = "see `postern token probe` for what this token can do"
+	case errors.Is(err, hsm.ErrBroken):
+		f.hint = "`postern key audit` says why; its file is in the folder wrapped of keyd, and may stand in a backup"
 	case errors.Is(err, hsm.ErrOpaque):
 		f.hint = "the journal of keyd has the cause"
 	case errors.Is(err, keyring.ErrNotFound):

@@ -13,6 +13,7 @@ import (
 var (
 	optAddress   = option{name: "address", value: "A", about: "the address it belongs to"}
 	optDomain    = option{name: "domain", value: "D", about: "the domain it belongs to"}
+	optWrapped   = option{name: "wrapped", about: "keep new keys of a user outside the token, as ciphertext that it alone opens; needs allow-wrapped in keyd.toml"}
 	optAlgorithm = option{name: "algorithm", value: "ALG", about: "rsa-2048, rsa-3072, rsa-4096, p-256, p-384, p-521 or ed25519 (which opens with x25519)"}
 	optYes       = option{name: "yes", value: "NAME", about: "the name that would be asked for"}
 	optPINFile   = option{name: "pin-file", value: "FILE", about: "file with the PIN in its one line"}
@@ -40,21 +41,21 @@ func (a *App) commands() []command {
 			more: "Exit status 0 when the token is ready, 1 when it is not, 75 when the key daemon does not answer.", run: tokenStatus},
 
 		{noun: "key", verb: "generate", about: "make keys inside the token",
-			more:  "Labels are use/owner/sign and use/owner/unwrap; openpgp and smime make both. Mail keys are rsa-3072 by default, tls and ledger p-256, dkim rsa-2048, release p-384, log ed25519. The label of an RSA key for tls ends in -rsa. A key that exists is never replaced; when it is retired the new one gets the label with -2.",
-			flags: []option{optDomain, optAddress, {name: "use", value: "USE", about: useWords}, optAlgorithm}, run: keyGenerate},
+			more:  "Labels are use/owner/sign and use/owner/unwrap; openpgp and smime make both. Mail keys are rsa-3072 by default, tls and ledger p-256, dkim rsa-2048, release p-384, log ed25519. The label of an RSA key for tls ends in -rsa. A key that exists is never replaced; when it is retired the new one gets the label with -2. With --wrapped the keys of a user take no room in the token: it makes them, and gives them out as ciphertext that it alone opens.",
+			flags: []option{optDomain, optAddress, {name: "use", value: "USE", about: useWords}, optAlgorithm, optWrapped}, run: keyGenerate},
 		{noun: "key", verb: "list", about: "list the keys that are served", run: listKeys},
 		{noun: "key", verb: "audit", about: "check the attributes of every private key",
-			more: "Exit status 1 when a key could leave the token, serves two purposes, or did not begin there.", run: keyAudit},
+			more: "Exit status 1 when a key could leave the token, serves two purposes, or did not begin there. Wrapped keys are opened one by one, and must not leave either.", run: keyAudit},
 		{noun: "key", verb: "retire", args: "ID", min: 1, max: 1, about: "end signing with a key; opening goes on",
 			more: "ID is the label, the id, or at least 8 digits of it.", run: keyRetire},
 		{noun: "key", verb: "destroy", args: "ID", min: 1, max: 1, about: "remove a key from the token for good",
-			more:  "Asks for the label of the key. Mail sealed to it will never open again.",
+			more:  "Asks for the label of the key. Mail sealed to it will never open again. Of a wrapped key the ciphertext is removed: a copy of that, in a backup say, is of no use without this token, but it is not destroyed, and put back it opens again.",
 			flags: []option{optYes}, run: keyDestroy},
 
 		{noun: "identity", verb: "create", about: "make a certificate for keys of the token, or ask an authority for it",
 			more: "Uses the keys of the owner, and generates them when there are none. For OpenPGP the token signs the certificate, and it is bound. For S/MIME an authority makes the certificates: written is a request (PKCS#10) for each of the two keys, signed by itself; for a key on a curve that opens, which cannot sign, its public key. For tls --domain is the name of a listener, and there are two keys, p-256 and rsa-3072, with a request each.",
 			flags: []option{{name: "use", value: "openpgp|smime|tls", about: "kind of certificate; openpgp by default"}, {name: "format", value: "openpgp|smime", about: "the same"}, optDomain, optAddress,
-				{name: "name", value: "N", about: "name in the user id, or common name of the request"}, optAlgorithm,
+				{name: "name", value: "N", about: "name in the user id, or common name of the request"}, optAlgorithm, optWrapped,
 				{name: "lifetime", value: "T", about: "OpenPGP and --self-signed: 2y (default), 18m, 90d; of OpenPGP 0 is for ever"},
 				{name: "self-signed", about: "tls: no request; the key certifies itself, for filterd to show at once"},
 				{name: "v6", about: "OpenPGP: version 6 certificate (RFC 9580)"},

@@ -362,6 +362,7 @@ type summary struct {
 	Reason     string         `json:"reason"`
 	Token      string         `json:"token"`
 	Keys       int            `json:"keys"`
+	Wrapped    int            `json:"wrapped"` // of them
 	Keyring    string         `json:"keyring"`
 	Identities int            `json:"identities"`
 	Certs      map[string]int `json:"certs"`
@@ -373,7 +374,7 @@ func (s summary) text(w io.Writer) {
 	if s.Reason != "" {
 		rows = append(rows, []string{"reason", s.Reason})
 	}
-	table(w, nil, append(rows, [][]string{{"token", s.Token}, {"keys", fmt.Sprint(s.Keys)}, {"keyring", s.Keyring},
+	table(w, nil, append(rows, [][]string{{"token", s.Token}, {"keys", counted(s.Keys, s.Wrapped)}, {"keyring", s.Keyring},
 		{"identities", fmt.Sprint(s.Identities)},
 		{"certificates", fmt.Sprintf("%d trusted, %d seen, %d distrusted", s.Certs["trusted"], s.Certs["seen"], s.Certs["distrusted"])},
 		{"postern", s.Version}}...))
@@ -410,7 +411,7 @@ func status(ctx context.Context, c *call) (any, error) {
 		result.Keyd, result.Reason = "away", err.Error()
 		return result, fmt.Errorf("ask for status: %w", err)
 	}
-	result.Keyd, result.Reason, result.Token, result.Keys = s.State.String(), s.Reason, s.Token, s.Keys
+	result.Keyd, result.Reason, result.Token, result.Keys, result.Wrapped = s.State.String(), s.Reason, s.Token, s.Keys, s.Wrapped
 	if s.State != hsm.Ready {
 		return result, &failure{err: errSaid, status: ExitNo}
 	}

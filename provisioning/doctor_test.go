@@ -120,7 +120,7 @@ func TestDoctorLooksAtWhatListenersShow(t *testing.T) {
 type sick struct{ hsm.Keeper }
 
 func (sick) Audit(context.Context) ([]hsm.Finding, error) {
-	return []hsm.Finding{{ID: hsm.KeyID{1}, Label: "good", Served: true}, {ID: hsm.KeyID{2}, Label: "leaky", Faults: []string{"CKA_EXTRACTABLE is true"}}}, nil
+	return []hsm.Finding{{ID: hsm.KeyID{1}, Label: "good", Class: hsm.Resident, Served: true}, {ID: hsm.KeyID{2}, Label: "leaky", Class: hsm.Resident, Faults: []string{"CKA_EXTRACTABLE is true"}}}, nil
 }
 
 func (k sick) Status(ctx context.Context) (hsm.Status, error) {
@@ -144,7 +144,7 @@ func TestSickToken(t *testing.T) {
 		exit int
 		want []string
 	}{
-		{[]string{"key", "audit"}, ExitNo, []string{"leaky  not served  CKA_EXTRACTABLE is true", "1 of 2 keys are not as they must be", "hint: destroy such a key"}},
+		{[]string{"key", "audit"}, ExitNo, []string{"leaky  resident  not served  CKA_EXTRACTABLE is true", "1 of 2 keys are not as they must be", "hint: destroy such a key"}},
 		{[]string{"token", "status"}, ExitDone, []string{"YES: the token counted a wrong PIN"}},
 		{[]string{"key", "destroy", "leaky", "-n"}, ExitDone, []string{"would destroy leaky"}},
 		{[]string{"doctor"}, ExitNo, []string{"concern  key daemon", "broken   key audit", "unknown  use socket", "hint: use socket: run it as root", "unknown  clock"}},

@@ -74,7 +74,7 @@ func (e *enrolment) key(ctx context.Context, w wanted, a hsm.Algorithm, u hsm.Us
 	}
 	spare := func() bool {
 		i := slices.IndexFunc(e.keys, func(k hsm.Key) bool {
-			return k.Usage == u && !k.Retired && hsm.AlgorithmOf(k.Public) == a && succeeds(k.Label, base) && !spent(k.ID)
+			return k.Usage == u && !k.Retired && (k.Class == hsm.OutsideWrapped) == w.wrapped && hsm.AlgorithmOf(k.Public) == a && succeeds(k.Label, base) && !spent(k.ID)
 		})
 		if i >= 0 {
 			key = e.keys[i]
@@ -88,11 +88,15 @@ func (e *enrolment) key(ctx context.Context, w wanted, a hsm.Algorithm, u hsm.Us
 	if err != nil {
 		return key, false, err
 	}
-	line.step("generate %s (%s)", name, a)
+	words := string(a)
+	if w.wrapped {
+		words += ", wrapped"
+	}
+	line.step("generate %s (%s)", name, words)
 	if e.dry() {
 		return hsm.Key{Label: name}, false, nil
 	}
-	fresh, err := e.keeper.Generate(ctx, hsm.KeySpec{Algorithm: a, Usage: u, Label: name})
+	fresh, err := makeKey(ctx, e.keeper, hsm.KeySpec{Algorithm: a, Usage: u, Label: name, Wrapped: w.wrapped})
 	if errors.Is(err, hsm.ErrExists) { // a run that was killed had asked for it, and the token has made it since
 		if e.keys, err = e.keeper.Keys(ctx); err == nil && spare() {
 			return key, true, nil
@@ -100,7 +104,7 @@ func (e *enrolment) key(ctx context.Context, w wanted, a hsm.Algorithm, u hsm.Us
 		err = errors.Join(err, hsm.ErrExists)
 	}
 	if err != nil {
-		return key, false, fmt.Errorf("generate %s (%s): %w", name, a, err)
+		return key, false, err
 	}
 	e.keys = append(e.keys, fresh)
 	return fresh, true, nil

@@ -126,6 +126,9 @@ func parseLifetime(s string, from time.Time) (time.Duration, error) {
 
 func identityCreate(ctx context.Context, c *call) (any, error) {
 	if c.get("use") == useTLS {
+		if c.on["wrapped"] {
+			return nil, misuse("such keys stay in the token", "identity create: --wrapped is for mail keys of users, with --address")
+		}
 		return createTLS(ctx, c)
 	}
 	if c.on["self-signed"] {

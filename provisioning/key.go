@@ -135,7 +135,11 @@ func (l keyList) text(w io.Writer) {
 	}
 	if l.DryRun {
 		for _, k := range l.Keys {
-			fmt.Fprintf(w, "would generate %s (%s, %s)\n", printable(k.Label), k.Algorithm, k.Usage)
+			class := ""
+			if k.Class != "" {
+				class = ", " + k.Class
+			}
+			fmt.Fprintf(w, "would generate %s (%s, %s%s)\n", printable(k.Label), k.Algorithm, k.Usage, class)
 		}
 		return
 	}
@@ -174,9 +178,13 @@ func keyGenerate(ctx context.Context, c *call) (any, error) {
 	if o.domain == "" && use != "openpgp" && use != "smime" {
 		return nil, misuse("name the domain or host with --domain", "a %s key belongs to a domain, not to an address", use)
 	}
+	outside, err := c.outside(use, o)
+	if err != nil {
+		return nil, err
+	}
 	specs := make([]hsm.KeySpec, 0, len(usages))
 	for _, u := range usages {
-		s := hsm.KeySpec{Usage: u}
+		s := hsm.KeySpec{Usage: u, Wrapped: outside}
 		if s.Algorithm, err = algorithmFor(c.get("algorithm"), use, u); err != nil {
 			return nil, err
 		}
@@ -209,16 +217,41 @@ func keyGenerate(ctx context.Context, c *call) (any, error) {
 	return result, nil
 }
 
+// outside reports whether --wrapped is given, and refuses it for keys that are
+// few: those of a domain, a listener or a release have room in every token.
+func (c *call) outside(use string, o owner) (bool, error) {
+	if c.on["wrapped"] && (use != "openpgp" && use != "smime" || o.domain != "") {
+		return false, misuse("such keys stay in the token", "%s: --wrapped is for mail keys of users, with --address", c.cmd.name())
+	}
+	return c.on["wrapped"], nil
+}
+
 // generate makes one key, or with -n shows it.
 func (c *call) generate(ctx context.Context, k hsm.Keeper, s hsm.KeySpec) (keyLine, error) {
 	if c.dry() {
-		return keyLine{Label: s.Label, Algorithm: string(s.Algorithm), Usage: s.Usage.String()}, nil
+		line := keyLine{Label: s.Label, Algorithm: string(s.Algorithm), Usage: s.Usage.String()}
+		if s.Wrapped {
+			line.Class = hsm.OutsideWrapped.String()
+		}
+		return line, nil
 	}
-	key, err := k.Generate(ctx, s)
+	key, err := makeKey(ctx, k, s)
 	if err != nil {
-		return keyLine{}, fmt.Errorf("generate %s (%s): %w", s.Label, s.Algorithm, err)
+		return keyLine{}, err
 	}
 	return lineOf(key), nil
+}
+
+// makeKey makes one key.
+func makeKey(ctx context.Context, k hsm.Keeper, s hsm.KeySpec) (hsm.Key, error) {
+	key, err := k.Generate(ctx, s)
+	if s.Wrapped && errors.Is(err, hsm.ErrRefused) {
+		return key, &failure{err: fmt.Errorf("generate %s (%s), wrapped: %w", s.Label, s.Algorithm, err), hint: "set allow-wrapped in keyd.toml", status: ExitNo}
+	}
+	if err != nil {
+		return key, fmt.Errorf("generate %s (%s): %w", s.Label, s.Algorithm, err)
+	}
+	return key, nil
 }
 
 // free is base, or base-2 and so on when only retired keys have the names
@@ -260,6 +293,7 @@ type audited struct {
 type auditLine struct {
 	ID     string   `json:"id"`
 	Label  string   `json:"label"`
+	Class  string   `json:"class"`
 	Served bool     `json:"served"`
 	Faults []string `json:"faults"`
 }
@@ -278,9 +312,9 @@ func (a audited) text(w io.Writer) {
 		if len(k.Faults) > 0 {
 			verdict = strings.Join(k.Faults, "; ")
 		}
-		rows = append(rows, []string{short(k.ID), k.Label, served, verdict})
+		rows = append(rows, []string{short(k.ID), k.Label, k.Class, served, verdict})
 	}
-	table(w, []string{"ID", "LABEL", "SERVED", "VERDICT"}, rows)
+	table(w, []string{"ID", "LABEL", "CLASS", "SERVED", "VERDICT"}, rows)
 }
 
 func (a audited) faulty() (n int) {
@@ -299,7 +333,7 @@ func audit(ctx context.Context, k hsm.Keeper) (audited, error) {
 	}
 	result := audited{Keys: []auditLine{}}
 	for _, f := range findings {
-		result.Keys = append(result.Keys, auditLine{ID: f.ID.String(), Label: f.Label, Served: f.Served, Faults: append([]string{}, f.Faults...)})
+		result.Keys = append(result.Keys, auditLine{ID: f.ID.String(), Label: f.Label, Class: f.Class.String(), Served: f.Served, Faults: append([]string{}, f.Faults...)})
 	}
 	return result, nil
 }
@@ -314,7 +348,7 @@ func keyAudit(ctx context.Context, c *call) (any, error) {
 		return nil, err
 	}
 	if n := result.faulty(); n > 0 {
-		return result, no("destroy such a key, or if it was brought from elsewhere on purpose set allow-imported in keyd.toml", "%d of %d keys are not as they must be", n, len(result.Keys))
+		return result, no("destroy such a key, or if it was brought from elsewhere on purpose set allow-imported in keyd.toml, and allow-wrapped for one that is kept outside", "%d of %d keys are not as they must be", n, len(result.Keys))
 	}
 	return result, nil
 }
@@ -373,7 +407,12 @@ func keyDestroy(ctx context.Context, c *call) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := c.confirm("mail to this key will not open any more", key.Label); err != nil {
+	what, done := "mail to this key will not open any more", "destroy %s"
+	if key.Class == hsm.OutsideWrapped {
+		what += "; copies of its ciphertext, in backups too, stay what they were"
+		done = "destroy %s: its ciphertext is removed; a copy of that is of no use without the token, and opens in it again"
+	}
+	if err := c.confirm(what, key.Label); err != nil {
 		return nil, err
 	}
 	if !c.dry() {
@@ -381,7 +420,7 @@ func keyDestroy(ctx context.Context, c *call) (any, error) {
 			return nil, fmt.Errorf("destroy %s: %w", key.Label, err)
 		}
 	}
-	return c.did("destroy %s", key.Label), nil
+	return c.did(done, key.Label), nil
 }
 
 func unserved(ctx context.Context, k hsm.Keeper, name string, missing error) (hsm.Key, error) {
@@ -391,7 +430,7 @@ func unserved(ctx context.Context, k hsm.Keeper, name string, missing error) (hs
 	}
 	var keys []hsm.Key
 	for _, f := range findings {
-		keys = append(keys, hsm.Key{ID: f.ID, Label: f.Label})
+		keys = append(keys, hsm.Key{ID: f.ID, Label: f.Label, Class: f.Class})
 	}
 	key, err := findKey(keys, name)
 	if errors.Is(err, hsm.ErrNoKey) {

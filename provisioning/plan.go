@@ -39,6 +39,7 @@ type Group struct {
 	Host      string
 	Addresses []string
 	File      string // with more addresses
+	Wrapped   bool   // new keys of users are kept outside the token
 
 	OpenPGP *EnrolOpenPGP
 	SMIME   *EnrolSMIME
@@ -128,6 +129,8 @@ type wanted struct {
 	name  string // for the certificate
 	use   string // openpgp, smime, dkim, tls
 	part  string // of smime: sign or unwrap; of tls: the kind of key; of dkim: the algorithm
+
+	wrapped bool // its keys are of that class
 
 	openpgp *EnrolOpenPGP
 	smime   *EnrolSMIME
@@ -224,11 +227,11 @@ func (c *call) people(g Group) (list []person, err error) {
 // forMail are the certificates of one owner.
 func (g Group) forMail(o owner, name string) (list []wanted) {
 	if g.OpenPGP != nil {
-		list = append(list, wanted{owner: o, name: cmpOr(name, g.OpenPGP.Name), use: "openpgp", openpgp: g.OpenPGP})
+		list = append(list, wanted{owner: o, name: cmpOr(name, g.OpenPGP.Name), use: "openpgp", wrapped: g.Wrapped, openpgp: g.OpenPGP})
 	}
 	if g.SMIME != nil {
 		for _, u := range uses["smime"] {
-			list = append(list, wanted{owner: o, name: cmpOr(name, g.SMIME.Name), use: "smime", part: u.String(), smime: g.SMIME})
+			list = append(list, wanted{owner: o, name: cmpOr(name, g.SMIME.Name), use: "smime", wrapped: g.Wrapped, part: u.String(), smime: g.SMIME})
 		}
 	}
 	return list

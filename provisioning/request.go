@@ -136,8 +136,12 @@ func fileLetter(r rune) rune {
 // --successor or where there are none, new ones. made is empty with -n.
 func (c *call) ownKeys(ctx context.Context, use string, o owner) (k hsm.Keeper, made map[hsm.Usage]hsm.Key, generated []keyLine, err error) {
 	want := map[hsm.Usage]hsm.KeySpec{}
+	outside, err := c.outside(use, o)
+	if err != nil {
+		return nil, nil, nil, err
+	}
 	for _, u := range uses[use] {
-		s := hsm.KeySpec{Usage: u}
+		s := hsm.KeySpec{Usage: u, Wrapped: outside}
 		if s.Algorithm, err = algorithmFor(c.get("algorithm"), use, u); err != nil {
 			return nil, nil, nil, err
 		}
@@ -158,6 +162,9 @@ func (c *call) ownKeys(ctx context.Context, use string, o owner) (k hsm.Keeper, 
 		if key, ok := newest(keys, want[u].Label); ok && !c.on["successor"] {
 			if a := hsm.AlgorithmOf(key.Public); c.get("algorithm") != "" && a != want[u].Algorithm {
 				return k, nil, generated, no("leave out --algorithm to use that key, or retire it first", "create identity of %s: key %s is %s, not %s", o, key.Label, a, want[u].Algorithm)
+			}
+			if outside && key.Class != hsm.OutsideWrapped {
+				return k, nil, generated, no("leave out --wrapped to use that key, or add --successor", "create identity of %s: key %s is %s, not wrapped", o, key.Label, key.Class)
 			}
 			made[u] = key
 			continue

@@ -18,13 +18,14 @@ type tokenState struct {
 	Module      string `json:"module"`
 	Profile     string `json:"profile"`
 	Keys        int    `json:"keys"`
+	Wrapped     int    `json:"wrapped"` // of them
 	PINCountLow bool   `json:"pin_count_low"`
 	Version     string `json:"version"`
 }
 
 func stateOf(s hsm.Status) tokenState {
 	return tokenState{State: s.State.String(), Reason: s.Reason, Token: s.Token, Serial: s.Serial, Module: s.Module,
-		Profile: s.Profile, Keys: s.Keys, PINCountLow: s.PINCount, Version: s.Version}
+		Profile: s.Profile, Keys: s.Keys, Wrapped: s.Wrapped, PINCountLow: s.PINCount, Version: s.Version}
 }
 
 func (s tokenState) text(w io.Writer) {
@@ -37,8 +38,16 @@ func (s tokenState) text(w io.Writer) {
 		low = "YES: the token counted a wrong PIN already"
 	}
 	rows = append(rows, [][]string{{"token", s.Token}, {"serial", s.Serial}, {"module", s.Module}, {"profile", s.Profile},
-		{"keys", fmt.Sprint(s.Keys)}, {"PIN count low", low}, {"keyd", s.Version}}...)
+		{"keys", counted(s.Keys, s.Wrapped)}, {"PIN count low", low}, {"keyd", s.Version}}...)
 	table(w, nil, rows)
+}
+
+// counted is the number of keys, with those that are not in the token.
+func counted(keys, wrapped int) string {
+	if wrapped == 0 {
+		return fmt.Sprint(keys)
+	}
+	return fmt.Sprintf("%d, of which %d are wrapped", keys, wrapped)
 }
 
 func tokenStatus(ctx context.Context, c *call) (any, error) {
@@ -184,7 +193,13 @@ var wishes = []struct {
 		{hsm.P256, "nearly every token has it, and its signatures are short"},
 		{hsm.RSA3072, "the token has no P-256"},
 		{hsm.Ed25519, "the token has neither P-256 nor RSA-3072"}}},
+	{"wrapped user keys", 0, wrappedWord, []wish{
+		{hsm.RSA3072, "the token keeps them outside, for itself alone"},
+		{hsm.P256, "the token keeps no RSA outside"}}},
 }
+
+// wrappedWord ends the name of a probe of keys that are kept outside.
+const wrappedWord = "wrapped"
 
 func mailWishes(last hsm.Algorithm) []wish {
 	list := []wish{
@@ -201,7 +216,7 @@ func mailWishes(last hsm.Algorithm) []wish {
 }
 
 // planKeys reads the names of probes: "RSA-3072 sign PKCS1-SHA256",
-// "RSA-3072 decrypt", "P-256 ECDH", "Ed25519 sign".
+// "RSA-3072 decrypt", "P-256 ECDH", "Ed25519 sign", "RSA-3072 wrapped".
 func planKeys(probes []hsm.Probe) []plan {
 	var plans []plan
 	for _, w := range wishes {
@@ -218,11 +233,18 @@ func planKeys(probes []hsm.Probe) []plan {
 }
 
 // works tells whether the probes show the algorithm at work for the usage;
-// scheme is the word that the mechanism of an RSA signature must begin with.
+// scheme is the word that the mechanism of an RSA signature must begin with, or
+// wrappedWord.
 func works(probes []hsm.Probe, a hsm.Algorithm, u hsm.Usage, scheme string) bool {
 	for _, p := range probes {
 		words := strings.Fields(strings.ToLower(p.Name))
-		if !p.OK || len(words) < 2 || words[0] != string(a) || words[1] == "sign" != (u == hsm.Sign) {
+		if len(words) == 2 && words[1] == wrappedWord {
+			if p.OK && words[0] == string(a) && scheme == wrappedWord {
+				return true
+			}
+			continue
+		}
+		if scheme == wrappedWord || !p.OK || len(words) < 2 || words[0] != string(a) || words[1] == "sign" != (u == hsm.Sign) {
 			continue
 		}
 		if u != hsm.Sign || !strings.HasPrefix(words[0], "rsa") || len(words) > 2 && strings.HasPrefix(words[2], scheme) {

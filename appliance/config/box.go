@@ -62,6 +62,8 @@ type Token struct {
 	ModuleConfig  string            `toml:"module-config" form:"text" doc:"Parameters for C_Initialize, as in keyd.toml."`
 	Label         string            `toml:"label" default:"postern" form:"label" doc:"Label or serial number of the token."`
 	AllowImported bool              `toml:"allow-imported" doc:"Serve keys of which a copy may exist outside the token."`
+	AllowWrapped  bool              `toml:"allow-wrapped" doc:"Serve keys that are kept outside the token as ciphertext that only this token opens, and make them, as in keyd.toml."`
+	WrappedOpen   int               `toml:"wrapped-open" default:"8" min:"1" max:"1000" doc:"How many of them are open in the token at a time, as in keyd.toml."`
 	Workers       int               `toml:"workers" default:"4" min:"1" max:"64" doc:"Operations in the module at once; half of them RSA."`
 	Budget        Budget            `toml:"budget" doc:"What anybody can do with one key, as in keyd.toml."`
 	Rules         []Rule            `toml:"rule" doc:"Keys that are for some callers only, as in keyd.toml."`

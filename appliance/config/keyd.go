@@ -17,6 +17,8 @@ type Keyd struct {
 	Clock         string `toml:"clock" form:"path" doc:"File in which postern clock watch notes that a time service has set the clock. Until then, and while somebody has set it otherwise, nothing is signed but handshakes of TLS. Default: none, and a clock is believed that is not before the build of the program."`
 	Workers       int    `toml:"workers" default:"4" min:"1" max:"64" doc:"Operations in the module at once; half of them RSA."`
 	AllowImported bool   `toml:"allow-imported" doc:"Serve keys of which a copy may exist outside the token."`
+	AllowWrapped  bool   `toml:"allow-wrapped" doc:"Serve keys that are kept outside the token as ciphertext that only this token opens, and make them. They lie in the folder wrapped of state; whoever has the token, the PIN and such a file has the use of the key, and backups keep what was destroyed."`
+	WrappedOpen   int    `toml:"wrapped-open" default:"8" min:"1" max:"1000" doc:"How many of them are open in the token at a time, and at least one for each worker. The one that was not used for longest is closed."`
 
 	Socket      Sockets           `toml:"socket" doc:"The two ways to the daemon. The kernel says who calls; the daemon's own user and root may always. A socket that systemd hands over is taken in place of its path, with the mode and owner of the unit."`
 	Budget      Budget            `toml:"budget" doc:"What anybody can do with one key."`

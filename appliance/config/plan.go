@@ -45,6 +45,7 @@ type Users struct {
 	File      string        `toml:"file" form:"path" doc:"A file with more of them, one on each line, and behind it the name for the certificate if there is one."`
 	OpenPGP   *EnrolOpenPGP `toml:"openpgp" doc:"An OpenPGP certificate for each."`
 	SMIME     *EnrolSMIME   `toml:"smime" doc:"Two certificates of S/MIME for each."`
+	Wrapped   bool          `toml:"wrapped" doc:"Whether their new keys are kept outside the token, as ciphertext that it alone opens, so that they take no room in a small one. keyd needs allow-wrapped."`
 }
 
 // EnrolOpenPGP is a table openpgp of a plan.

@@ -31,7 +31,7 @@ const (
 func (c *Box) Keyd() *Keyd {
 	t := c.Token
 	k := &Keyd{
-		Module: modules[t.Kind], ModuleConfig: t.ModuleConfig, Token: t.Label, State: c.KeydState(), Clock: c.Clock, Workers: t.Workers, AllowImported: t.AllowImported,
+		Module: modules[t.Kind], ModuleConfig: t.ModuleConfig, Token: t.Label, State: c.KeydState(), Clock: c.Clock, Workers: t.Workers, AllowImported: t.AllowImported, AllowWrapped: t.AllowWrapped, WrappedOpen: t.WrappedOpen,
 		Socket: Sockets{
 			Use:  Socket{Path: c.Key.Socket, Mode: 0o660, Group: "postern-filter"},
 			Keep: Socket{Path: c.Key.Keep, Mode: 0o660, Group: "postern"},

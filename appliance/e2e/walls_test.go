@@ -31,7 +31,7 @@ const (
 // floors has every package below the rooms by name, so that a new one is
 // placed on purpose.
 var floors = map[string]int{
-	"hsm": ground, "hsm/wire": ground,
+	"hsm": ground, "hsm/wire": ground, "hsm/internal/folder": ground, "hsm/internal/shelf": ground,
 	"filter/message": nouns, "filter/keyring": nouns, "filter/protect": nouns, "filter/database": nouns, "filter/state": nouns, "filter/protect/headers": nouns, "filter/protect/entity": nouns,
 	"filter/credential": crafts, "filter/chain": crafts, "filter/chain/fetch": crafts, "filter/openpgp": crafts, "filter/smime": crafts, "filter/cms": crafts, "filter/cms/ber": crafts, "filter/policy": crafts, "filter/directory": crafts,
 	"filter/dkim": crafts, "filter/transport": crafts, "filter/socketmap": crafts, "filter/record": crafts, "filter/authres": crafts, "hsm/internal/p11": crafts, "hsm/module": crafts, "hsm/client": crafts,
@@ -47,6 +47,7 @@ var floors = map[string]int{
 // neighbours are the imports allowed on one floor below the rooms.
 var neighbours = map[string][]string{
 	"hsm/wire":               {"hsm"},
+	"hsm/internal/shelf":     {"hsm", "hsm/internal/folder"},
 	"filter/keyring":         {"filter/message", "filter/database"},
 	"filter/protect":         {"filter/keyring", "filter/message"},
 	"filter/protect/headers": {"filter/message"},

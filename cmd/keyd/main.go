@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"sync"
 	"syscall"
 	"time"
@@ -103,6 +104,7 @@ func serve(ctx context.Context, c *config.Keyd, stderr io.Writer) error {
 	token, err := module.New(module.Config{
 		Module: c.Module, Token: c.Token, Reserved: c.ModuleConfig,
 		AllowImported: c.AllowImported, Workers: c.Workers, Log: log,
+		AllowWrapped: c.AllowWrapped, Open: c.WrappedOpen, Shelf: filepath.Join(c.State, "wrapped"),
 	})
 	if err != nil {
 		return fmt.Errorf("%w (hint: set module in keyd.toml to the PKCS#11 library of the token)", err)

@@ -147,7 +147,7 @@ func (s *Soft) Load() ([]hsm.Key, []hsm.Finding, error) {
 	var findings []hsm.Finding
 	for _, k := range s.keys {
 		keys = append(keys, k.Key)
-		findings = append(findings, hsm.Finding{ID: k.ID, Label: k.Label, Served: true})
+		findings = append(findings, hsm.Finding{ID: k.ID, Label: k.Label, Class: k.Class, Served: true})
 	}
 	return keys, findings, nil
 }
@@ -257,7 +257,17 @@ func (s *Soft) Generate(spec hsm.KeySpec) (hsm.Key, error) {
 	if err != nil {
 		return hsm.Key{}, fmt.Errorf("generate key: %w", err)
 	}
-	return s.Put(spec.Label, spec.Usage, hsm.Resident, private)
+	class := hsm.Resident
+	if spec.Wrapped {
+		class = hsm.OutsideWrapped
+	}
+	return s.Put(spec.Label, spec.Usage, class, private)
+}
+
+// Try implements keyd.Device.
+func (s *Soft) Try(id hsm.KeyID) error {
+	_, err := s.find("Try", id)
+	return err
 }
 
 // Put writes a key that was made outside.
@@ -305,7 +315,7 @@ func (s *Soft) Probe() ([]hsm.Probe, error) {
 	for _, name := range []string{"P-256", "P-384", "P-521"} {
 		probes = append(probes, hsm.Probe{Name: name + " sign", OK: true}, hsm.Probe{Name: name + " ECDH", OK: true})
 	}
-	return append(probes, hsm.Probe{Name: "Ed25519 sign", OK: true}, hsm.Probe{Name: "X25519 ECDH", OK: true}), nil
+	return append(probes, hsm.Probe{Name: "Ed25519 sign", OK: true}, hsm.Probe{Name: "X25519 ECDH", OK: true}, hsm.Probe{Name: "RSA-3072 wrapped", OK: true}), nil
 }
 
 // Info implements keyd.Device.

@@ -74,7 +74,7 @@ func word(err error) string {
 	}{
 		{nil, "ok"}, {hsm.ErrAway, "away"}, {hsm.ErrLocked, "locked"}, {hsm.ErrEmpty, "unprovisioned"}, {hsm.ErrNoKey, "no-key"},
 		{hsm.ErrRefused, "refused"}, {hsm.ErrBudget, "budget"}, {hsm.ErrBusy, "busy"}, {hsm.ErrInvalid, "invalid"},
-		{hsm.ErrExists, "exists"}, {hsm.ErrPIN, "pin-refused"}, {hsm.ErrClock, "clock"},
+		{hsm.ErrExists, "exists"}, {hsm.ErrPIN, "pin-refused"}, {hsm.ErrClock, "clock"}, {hsm.ErrBroken, "broken"},
 	} {
 		if errors.Is(err, v.err) {
 			return v.word
@@ -254,9 +254,14 @@ func (c caller) Status(ctx context.Context) (st hsm.Status, err error) {
 	c.k.mu.RLock()
 	defer c.k.mu.RUnlock()
 	st = c.k.info
-	st.State, st.Reason, st.Keys, st.Version = c.k.state, c.k.reason, 0, c.k.cfg.Version
+	st.State, st.Reason, st.Keys, st.Wrapped, st.Version = c.k.state, c.k.reason, 0, 0, c.k.cfg.Version
 	if st.State == hsm.Ready {
 		st.Keys = len(c.k.keys)
+		for _, key := range c.k.keys {
+			if key.Class == hsm.OutsideWrapped {
+				st.Wrapped++
+			}
+		}
 	}
 	return st, nil
 }
@@ -297,10 +302,34 @@ func (c caller) Probe(ctx context.Context) (probes []hsm.Probe, err error) {
 }
 
 // Audit implements hsm.Keeper. It also begins to serve what appeared in the
-// token since the last look, and stops serving what vanished.
+// token since the last look, and stops serving what vanished. Keys outside the
+// token are opened one by one while others work.
 func (c caller) Audit(ctx context.Context) (findings []hsm.Finding, err error) {
 	defer c.begin(ctx, "audit", hsm.KeyID{}).end(&err)
-	return c.k.reload()
+	if findings, err = c.k.reload(); err != nil {
+		return nil, err
+	}
+	broken := false
+	for _, f := range findings {
+		if f.Class != hsm.OutsideWrapped || !f.Served {
+			continue
+		}
+		if ctx.Err() != nil {
+			return nil, fmt.Errorf("%w: %w", hsm.ErrAway, ctx.Err())
+		}
+		_, known := c.k.key(f.ID)
+		if !known { // destroyed meanwhile
+			continue
+		}
+		_, err := use(c.k, func() (struct{}, error) { return struct{}{}, c.k.device.Try(f.ID) })
+		if broken = broken || errors.Is(err, hsm.ErrBroken); err != nil && !errors.Is(err, hsm.ErrBroken) {
+			return nil, err
+		}
+	}
+	if broken {
+		return c.k.reload()
+	}
+	return findings, nil
 }
 
 // Generate implements hsm.Keeper.
@@ -328,7 +357,7 @@ func (c caller) Generate(ctx context.Context, s hsm.KeySpec) (key hsm.Key, err e
 	}
 	// Ask the token, then check what it made.
 	id, err := hsm.IDOf(key.Public)
-	if err != nil || id != key.ID || hsm.AlgorithmOf(key.Public) != s.Algorithm || key.Usage != s.Usage || key.Label != s.Label {
+	if err != nil || id != key.ID || hsm.AlgorithmOf(key.Public) != s.Algorithm || key.Usage != s.Usage || key.Label != s.Label || (key.Class == hsm.OutsideWrapped) != s.Wrapped {
 		c.k.log.Error("the token made another key than it was asked for", "label", clean(s.Label, hsm.MaxLabel))
 		return hsm.Key{}, hsm.ErrOpaque
 	}
@@ -338,7 +367,7 @@ func (c caller) Generate(ctx context.Context, s hsm.KeySpec) (key hsm.Key, err e
 		return hsm.Key{}, hsm.ErrAway // it is there, and found at the next load
 	}
 	c.k.keys[id] = key
-	c.k.findings = append(slices.Clone(c.k.findings), hsm.Finding{ID: id, Label: key.Label, Served: true})
+	c.k.findings = append(slices.Clone(c.k.findings), hsm.Finding{ID: id, Label: key.Label, Class: key.Class, Served: true})
 	return key, nil
 }
 
@@ -408,7 +437,7 @@ func (c caller) known(id hsm.KeyID) (hsm.Key, error) {
 	defer c.k.mu.RUnlock()
 	for _, f := range c.k.findings {
 		if f.ID == id && id != (hsm.KeyID{}) { // keys that cannot be named have none
-			return hsm.Key{ID: id, Label: f.Label}, nil
+			return hsm.Key{ID: id, Label: f.Label, Class: f.Class}, nil
 		}
 	}
 	return hsm.Key{}, hsm.ErrNoKey
@@ -460,6 +489,10 @@ func use[T any](k *Keyd, f func() (T, error)) (T, error) {
 		return zero, fmt.Errorf("%w: %w", hsm.ErrAway, err)
 	}
 	k.failed.Add(1)
+	if errors.Is(err, hsm.ErrBroken) { // from now on it is a key that is not served, as at a start
+		k.stale.Store(true)
+		k.poke()
+	}
 	k.log.Debug("token operation", "error", err)
 	return zero, err
 }

@@ -27,8 +27,12 @@ type Device interface {
 	// ECDH is the x-coordinate shared with an uncompressed SEC 1 point, or the
 	// u-coordinate shared with 32 bytes. hsm.ErrOpaque: a point the module refuses.
 	ECDH(id hsm.KeyID, point []byte) ([]byte, error)
-	// Generate makes a pair that never leaves the token.
+	// Generate makes a pair that never leaves the token, or with s.Wrapped only
+	// as ciphertext.
 	Generate(s hsm.KeySpec) (hsm.Key, error)
+	// Try opens a key of the class hsm.OutsideWrapped, as its first use would:
+	// hsm.ErrBroken where that fails, and the next Load does not serve it.
+	Try(id hsm.KeyID) error
 	// Destroy removes a pair.
 	Destroy(id hsm.KeyID) error
 	// Probe does a known-answer test of every mechanism.

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"postern/hsm"
+	"postern/hsm/internal/folder"
 )
 
 // Budget bounds what anybody can do with one key. The zero value means the
@@ -233,7 +234,7 @@ func (g *guard) setRetired(id hsm.KeyID, v bool) error {
 	if v {
 		fmt.Fprintln(&b, id)
 	}
-	if err := writeFile(g.dir, retiredFile, b.Bytes()); err != nil {
+	if err := folder.Write(g.dir, retiredFile, b.Bytes()); err != nil {
 		return err
 	}
 	if v {
@@ -262,7 +263,7 @@ func (g *guard) flushKeys() error {
 	}
 	g.dirty = false
 	g.mu.Unlock()
-	if err := writeFile(g.dir, failuresFile, b.Bytes()); err != nil {
+	if err := folder.Write(g.dir, failuresFile, b.Bytes()); err != nil {
 		g.mu.Lock()
 		g.dirty = true
 		g.mu.Unlock()
@@ -291,61 +292,4 @@ func readLines(dir, name string, each func(string) error) error {
 		}
 	}
 	return s.Err()
-}
-
-// writeFile replaces a state file so that after a crash there is either the
-// old or the new one. Without a directory it does nothing.
-func writeFile(dir, name string, b []byte) error {
-	if dir == "" {
-		return nil
-	}
-	tmp := filepath.Join(dir, "."+name+".new")
-	f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
-	if err != nil {
-		return fmt.Errorf("write state: %w", err)
-	}
-	_, err = f.Write(b)
-	if err == nil {
-		err = f.Sync()
-	}
-	if cerr := f.Close(); err == nil {
-		err = cerr
-	}
-	if err == nil {
-		err = os.Rename(tmp, filepath.Join(dir, name))
-	}
-	if err == nil {
-		err = syncDir(dir)
-	}
-	if err != nil {
-		return fmt.Errorf("write state: %w", err)
-	}
-	return nil
-}
-
-// removeFile removes a state file for good; none is fine.
-func removeFile(dir, name string) error {
-	if dir == "" {
-		return nil
-	}
-	err := os.Remove(filepath.Join(dir, name))
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err == nil {
-		err = syncDir(dir)
-	}
-	if err != nil {
-		return fmt.Errorf("write state: %w", err)
-	}
-	return nil
-}
-
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	return d.Sync()
 }

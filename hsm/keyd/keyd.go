@@ -120,6 +120,7 @@ type Keyd struct {
 	telling sync.Mutex // OnState
 	wake    chan struct{}
 	failed  atomic.Int64 // operations that failed inside the module
+	stale   atomic.Bool  // a key that is served turned out not to be usable: the keys are loaded anew
 	beat    atomic.Int64 // the supervisor's last sign of life, in nanoseconds since 1970
 	done    chan struct{}
 	group   sync.WaitGroup

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"postern/hsm"
+	"postern/hsm/internal/folder"
 )
 
 const (
@@ -164,7 +165,7 @@ func (g *guard) flushOrigins(last bool) error {
 	}
 	ss.dirty, ss.written = false, now
 	g.mu.Unlock()
-	if err := writeFile(g.dir, originsFile, b.Bytes()); err != nil {
+	if err := folder.Write(g.dir, originsFile, b.Bytes()); err != nil {
 		g.mu.Lock()
 		ss.dirty = true
 		g.mu.Unlock()

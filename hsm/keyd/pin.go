@@ -13,6 +13,7 @@ import (
 	"strings"
 
 	"postern/hsm"
+	"postern/hsm/internal/folder"
 	"postern/hsm/wire"
 )
 
@@ -125,7 +126,7 @@ func (k *Keyd) pending() (n int, err error) {
 func (k *Keyd) login(pin secret) error {
 	n, err := k.pending()
 	if err == nil {
-		err = writeFile(k.cfg.StateDir, pendingFile, bytes.Repeat([]byte("login\n"), n+1))
+		err = folder.Write(k.cfg.StateDir, pendingFile, bytes.Repeat([]byte("login\n"), n+1))
 	}
 	if err != nil {
 		// Without a trace there is no try.
@@ -138,13 +139,13 @@ func (k *Keyd) login(pin secret) error {
 	}
 	if errors.Is(err, hsm.ErrPIN) {
 		k.refused = true
-		if werr := writeFile(k.cfg.StateDir, refusedFile, []byte("refused\n")); werr != nil {
+		if werr := folder.Write(k.cfg.StateDir, refusedFile, []byte("refused\n")); werr != nil {
 			// pin-pending stays as the trace.
 			k.log.Error("pin refused, and the note of it could not be written", "error", werr)
 			return err
 		}
 	}
-	if rerr := removeFile(k.cfg.StateDir, pendingFile); rerr != nil {
+	if rerr := folder.Remove(k.cfg.StateDir, pendingFile); rerr != nil {
 		k.log.Error("note of a login could not be removed", "error", rerr)
 	}
 	return err
@@ -154,7 +155,7 @@ func (k *Keyd) login(pin secret) error {
 func (k *Keyd) pardon() error {
 	k.refused = false
 	for _, name := range []string{refusedFile, pendingFile} {
-		if err := removeFile(k.cfg.StateDir, name); err != nil {
+		if err := folder.Remove(k.cfg.StateDir, name); err != nil {
 			return err
 		}
 	}

@@ -91,7 +91,11 @@ func (k *Keyd) supervise(ctx context.Context) {
 		}
 		switch s, _ := k.State(); s {
 		case hsm.Ready, hsm.Locked:
-			k.health(s)
+			if k.health(s); k.stale.Swap(false) {
+				if _, err := k.reload(); err != nil {
+					k.log.Debug("load keys", "error", err)
+				}
+			}
 		default:
 			if err := k.reopen(false); err != nil {
 				k.log.Debug("reopen token", "error", err)

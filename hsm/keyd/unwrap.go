@@ -193,7 +193,7 @@ func (u *unwrapper) invented(key hsm.Key, w hsm.Wrapped) hsm.SessionKey {
 // known to be about the device is taken for that: an error that depends on
 // the plaintext must never be seen outside.
 func aboutInput(err error) bool {
-	for _, e := range []error{hsm.ErrAway, hsm.ErrLocked, hsm.ErrEmpty, hsm.ErrNoKey, hsm.ErrRefused, hsm.ErrBusy, hsm.ErrInvalid} {
+	for _, e := range []error{hsm.ErrAway, hsm.ErrLocked, hsm.ErrEmpty, hsm.ErrNoKey, hsm.ErrRefused, hsm.ErrBusy, hsm.ErrInvalid, hsm.ErrBroken} {
 		if errors.Is(err, e) {
 			return false
 		}

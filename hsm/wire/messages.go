@@ -221,13 +221,14 @@ func EncodeSpec(s hsm.KeySpec) ([]byte, error) {
 	w.short([]byte(s.Algorithm), MaxShort)
 	w.u8(byte(s.Usage))
 	w.short([]byte(s.Label), hsm.MaxLabel)
+	w.flag(s.Wrapped)
 	return w.done("key specification")
 }
 
 // DecodeSpec reads what EncodeSpec wrote.
 func DecodeSpec(b []byte) (hsm.KeySpec, error) {
 	r := reader{b: b}
-	s := hsm.KeySpec{Algorithm: hsm.Algorithm(r.short(MaxShort)), Usage: hsm.Usage(r.u8()), Label: string(r.short(hsm.MaxLabel))}
+	s := hsm.KeySpec{Algorithm: hsm.Algorithm(r.short(MaxShort)), Usage: hsm.Usage(r.u8()), Label: string(r.short(hsm.MaxLabel)), Wrapped: r.flag()}
 	return s, r.end("key specification")
 }
 
@@ -296,6 +297,7 @@ func EncodeFinding(f hsm.Finding) ([]byte, error) {
 	var w writer
 	w.b = append(w.b, f.ID[:]...)
 	w.text(f.Label)
+	w.u8(byte(f.Class))
 	w.flag(f.Served)
 	faults := f.Faults[:min(len(f.Faults), MaxFaults)]
 	w.u8(byte(len(faults)))
@@ -308,7 +310,7 @@ func EncodeFinding(f hsm.Finding) ([]byte, error) {
 // DecodeFinding reads what EncodeFinding wrote.
 func DecodeFinding(b []byte) (hsm.Finding, error) {
 	r := reader{b: b}
-	f := hsm.Finding{ID: r.id(), Label: string(r.short(MaxText)), Served: r.flag()}
+	f := hsm.Finding{ID: r.id(), Label: string(r.short(MaxText)), Class: hsm.Class(r.u8()), Served: r.flag()}
 	n := int(r.u8())
 	if n > MaxFaults {
 		r.bad = true
@@ -329,6 +331,7 @@ func EncodeStatus(s hsm.Status) ([]byte, error) {
 	w.text(s.Serial)
 	w.text(s.Profile)
 	w.u32(uint32(max(0, s.Keys)))
+	w.u32(uint32(max(0, s.Wrapped)))
 	w.flag(s.PINCount)
 	w.text(s.Version)
 	return w.done("status")
@@ -340,7 +343,7 @@ func DecodeStatus(b []byte) (hsm.Status, error) {
 	text := func() string { return string(r.short(MaxText)) }
 	s := hsm.Status{State: hsm.State(r.u8())}
 	s.Reason, s.Module, s.Token, s.Serial, s.Profile = text(), text(), text(), text(), text()
-	s.Keys, s.PINCount, s.Version = int(r.u32()), r.flag(), text()
+	s.Keys, s.Wrapped, s.PINCount, s.Version = int(r.u32()), int(r.u32()), r.flag(), text()
 	return s, r.end("status")
 }
 

@@ -19,7 +19,7 @@ import (
 
 // Limits of one frame and its fields, in bytes unless it says otherwise.
 const (
-	Version = 3
+	Version = 4
 
 	MaxFrame      = 16 << 10 // after the length field
 	MaxTrace      = 64
@@ -99,6 +99,7 @@ var errorBytes = []error{
 	10: hsm.ErrPIN,
 	11: hsm.ErrOpaque,
 	12: hsm.ErrClock,
+	13: hsm.ErrBroken,
 }
 
 // ErrorByte is the byte for err: 0 for nil, that of hsm.ErrOpaque for every

@@ -361,7 +361,7 @@ func TestMessages(t *testing.T) {
 			}
 		}
 	}
-	st := hsm.Status{State: hsm.Ready, Reason: "r", Module: "m", Token: "t", Serial: "s", Profile: "p", Keys: 70000, PINCount: true, Version: "v"}
+	st := hsm.Status{State: hsm.Ready, Reason: "r", Module: "m", Token: "t", Serial: "s", Profile: "p", Keys: 70000, Wrapped: 69000, PINCount: true, Version: "v"}
 	b, _ := EncodeStatus(st)
 	if got, err := DecodeStatus(b); err != nil || got != st {
 		t.Errorf("status: got %+v, %v; want %+v", got, err, st)
@@ -371,7 +371,7 @@ func TestMessages(t *testing.T) {
 	if got, _ := DecodeStatus(b); err != nil || len(got.Reason) != MaxText {
 		t.Errorf("long reason: got %d bytes, %v; want %d", len(got.Reason), err, MaxText)
 	}
-	f := hsm.Finding{ID: keys[0].ID, Label: "l", Served: true, Faults: []string{"a", "b"}}
+	f := hsm.Finding{ID: keys[0].ID, Label: "l", Class: hsm.OutsideWrapped, Served: true, Faults: []string{"a", "b"}}
 	b, _ = EncodeFinding(f)
 	if got, err := DecodeFinding(b); err != nil || !reflect.DeepEqual(got, f) {
 		t.Errorf("finding: got %+v, %v; want %+v", got, err, f)
@@ -386,7 +386,7 @@ func TestMessages(t *testing.T) {
 	if got, err := DecodeProbe(b); err != nil || got != p {
 		t.Errorf("probe: got %+v, %v; want %+v", got, err, p)
 	}
-	s := hsm.KeySpec{Algorithm: hsm.P384, Usage: hsm.Unwrap, Label: "l"}
+	s := hsm.KeySpec{Algorithm: hsm.P384, Usage: hsm.Unwrap, Label: "l", Wrapped: true}
 	b, _ = EncodeSpec(s)
 	if got, err := DecodeSpec(b); err != nil || got != s {
 		t.Errorf("specification: got %+v, %v; want %+v", got, err, s)

@@ -66,7 +66,7 @@ func (t *thief) rob(k pkcs11.ObjectHandle, kind uint) (readable bool, wrapped st
 		clear(list[0].Value)
 	}
 	for _, mech := range t.with {
-		out, err := t.m.ctx.WrapKey(t.s, []*pkcs11.Mechanism{mech}, t.key, k)
+		out, err := t.m.wrapKey(t.s, mech, t.key, k)
 		if is(err, gone...) {
 			return false, "", err
 		}
@@ -110,6 +110,7 @@ func judge(p *profile, allowImported bool, privates []private, publics []public)
 	for i, priv := range privates {
 		f := hsm.Finding{Label: printable(priv.a[pkcs11.CKA_LABEL])}
 		usage, class, good, faults := audit(p, allowImported, priv)
+		f.Class = class
 		taken[name{f.Label, usage}]++
 		if reasons[i] != nil {
 			good, faults = false, append(faults, reasons[i].Error())

@@ -98,7 +98,7 @@ func fault(verb string, err error) error {
 // worded reports whether err carries a refusal of package hsm.
 func worded(err error) bool {
 	for _, word := range []error{hsm.ErrAway, hsm.ErrLocked, hsm.ErrEmpty, hsm.ErrNoKey, hsm.ErrRefused, hsm.ErrBudget,
-		hsm.ErrBusy, hsm.ErrInvalid, hsm.ErrExists, hsm.ErrPIN, hsm.ErrOpaque, ErrModule} {
+		hsm.ErrBusy, hsm.ErrInvalid, hsm.ErrExists, hsm.ErrPIN, hsm.ErrOpaque, hsm.ErrBroken, ErrModule} {
 		if errors.Is(err, word) {
 			return true
 		}

@@ -24,7 +24,8 @@ var rsaBits = map[hsm.Algorithm]int{hsm.RSA2048: 2048, hsm.RSA3072: 3072, hsm.RS
 // hsm.ErrExists: the label is taken for this usage; hsm.ErrInvalid: the spec
 // is wrong, or the module has not the algorithm. RSA takes seconds. A module
 // that cannot keep a secret (NSS wraps out what is not extractable) makes keys
-// of the class hsm.Imported, and none unless those are allowed.
+// of the class hsm.Imported, and none unless those are allowed. With Wrapped the
+// pair ends on the shelf (outside.go): hsm.ErrRefused where that is not allowed.
 func (t *Token) Generate(spec hsm.KeySpec) (hsm.Key, error) {
 	m, leave, err := t.unlocked()
 	if err != nil {
@@ -45,6 +46,13 @@ func (t *Token) Generate(spec hsm.KeySpec) (hsm.Key, error) {
 	if exists {
 		return hsm.Key{}, fmt.Errorf("generate key: %w", hsm.ErrExists)
 	}
+	if spec.Wrapped {
+		k, err := t.generateOutside(m, spec)
+		if err != nil {
+			return hsm.Key{}, fault("generate wrapped key", err)
+		}
+		return k.Key, nil
+	}
 	cka := newCKA(spec.Usage)
 	if err := m.generate(spec, cka); err != nil {
 		return hsm.Key{}, fault("generate key", err)
@@ -62,7 +70,7 @@ func (t *Token) Generate(spec hsm.KeySpec) (hsm.Key, error) {
 
 // generate makes the pair in the token.
 func (m *module) generate(spec hsm.KeySpec, cka []byte) error {
-	mech, public, private, err := m.templates(spec, cka, true)
+	mech, public, private, err := m.templates(spec, cka, true, false)
 	if err != nil {
 		return err
 	}
@@ -92,7 +100,7 @@ func (m *module) generate(spec hsm.KeySpec, cka []byte) error {
 // templates are the mechanism and the attributes of a new pair. Defaults are
 // never relied on: those of modules and of crypto11 make a signing key that
 // can decrypt.
-func (m *module) templates(spec hsm.KeySpec, cka []byte, persistent bool) (mech uint, public, private []*pkcs11.Attribute, err error) {
+func (m *module) templates(spec hsm.KeySpec, cka []byte, persistent, extractable bool) (mech uint, public, private []*pkcs11.Attribute, err error) {
 	var kind uint
 	var params []*pkcs11.Attribute
 	bits, isRSA := rsaBits[spec.Algorithm]
@@ -114,7 +122,7 @@ func (m *module) templates(spec hsm.KeySpec, cka []byte, persistent bool) (mech 
 		return 0, nil, nil, hsm.ErrInvalid
 	}
 	sign := spec.Usage == hsm.Sign
-	decrypt, derive := !sign && isRSA, !sign && !isRSA
+	decrypt := !sign && isRSA
 	public = append(params,
 		pkcs11.NewAttribute(pkcs11.CKA_CLASS, pkcs11.CKO_PUBLIC_KEY),
 		pkcs11.NewAttribute(pkcs11.CKA_KEY_TYPE, kind),
@@ -134,7 +142,7 @@ func (m *module) templates(spec hsm.KeySpec, cka []byte, persistent bool) (mech 
 		pkcs11.NewAttribute(pkcs11.CKA_TOKEN, persistent),
 		pkcs11.NewAttribute(pkcs11.CKA_PRIVATE, true),
 		pkcs11.NewAttribute(pkcs11.CKA_SENSITIVE, true),
-		pkcs11.NewAttribute(pkcs11.CKA_EXTRACTABLE, false),
+		pkcs11.NewAttribute(pkcs11.CKA_EXTRACTABLE, extractable),
 		pkcs11.NewAttribute(pkcs11.CKA_MODIFIABLE, false),
 		pkcs11.NewAttribute(pkcs11.CKA_ID, cka),
 		pkcs11.NewAttribute(pkcs11.CKA_LABEL, spec.Label),
@@ -143,15 +151,18 @@ func (m *module) templates(spec hsm.KeySpec, cka []byte, persistent bool) (mech 
 		private = append(private, pkcs11.NewAttribute(pkcs11.CKA_COPYABLE, false))
 	}
 	if m.profile.usageBits {
-		private = append(private,
-			pkcs11.NewAttribute(pkcs11.CKA_SIGN, sign),
-			pkcs11.NewAttribute(pkcs11.CKA_SIGN_RECOVER, false),
-			pkcs11.NewAttribute(pkcs11.CKA_DECRYPT, decrypt),
-			pkcs11.NewAttribute(pkcs11.CKA_UNWRAP, false),
-			pkcs11.NewAttribute(pkcs11.CKA_DERIVE, derive),
-		)
+		private = append(private, usageBits(spec.Usage, isRSA)...)
 	}
 	return mech, public, private, nil
+}
+
+// usageBits are all that say what a private key may do.
+func usageBits(u hsm.Usage, isRSA bool) []*pkcs11.Attribute {
+	sign := u == hsm.Sign
+	return of([]flag{
+		{pkcs11.CKA_SIGN, sign}, {pkcs11.CKA_SIGN_RECOVER, false}, {pkcs11.CKA_DECRYPT, !sign && isRSA},
+		{pkcs11.CKA_UNWRAP, false}, {pkcs11.CKA_DERIVE, !sign && !isRSA},
+	})
 }
 
 // adopt finds the new pair, judges it like any other, proves it and serves it.
@@ -271,7 +282,8 @@ func peer(k *key) (point, secret []byte, err error) {
 	return other.PublicKey().Bytes(), secret, err
 }
 
-// Destroy removes both halves of a pair from the token. There is no way back.
+// Destroy removes both halves of a pair from the token, or the file of one that
+// is kept outside. There is no way back.
 func (t *Token) Destroy(id hsm.KeyID) error {
 	m, leave, err := t.unlocked()
 	if err != nil {
@@ -283,11 +295,21 @@ func (t *Token) Destroy(id hsm.KeyID) error {
 	m.mu.RLock()
 	k := m.keys[id]
 	m.mu.RUnlock()
-	if k == nil {
-		return fmt.Errorf("destroy key: %w", hsm.ErrNoKey)
+	if k == nil && t.shelf != nil { // one that does not open can go all the same
+		k = keyOf(t.shelf.Get(id).Record)
 	}
-	if err := m.discard(k.cka); err != nil {
-		return fault("destroy key", err)
+	switch {
+	case k == nil:
+		return fmt.Errorf("destroy key: %w", hsm.ErrNoKey)
+	case k.Class == hsm.OutsideWrapped:
+		if err := t.shelf.Remove(id); err != nil {
+			return fmt.Errorf("destroy key: %w", err)
+		}
+		m.vault.drop(id)
+	default:
+		if err := m.discard(k.cka); err != nil {
+			return fault("destroy key", err)
+		}
 	}
 	m.mu.Lock()
 	delete(m.keys, id)

@@ -112,7 +112,8 @@ type public struct {
 
 // Load looks through the token once, judges every private key and keeps the
 // handles of those that may be served. It answers those, and a finding for
-// every private key. Earlier handles are dropped. Reading the secret of each
+// every private key, those that are kept outside too, which are opened at their
+// first use. Earlier handles are dropped. Reading the secret of each
 // key and wrapping it out are tried, and must fail.
 func (t *Token) Load() ([]hsm.Key, []hsm.Finding, error) {
 	m, leave, err := t.unlocked()
@@ -130,6 +131,12 @@ func (t *Token) Load() ([]hsm.Key, []hsm.Finding, error) {
 		return nil, nil, fault("load keys", err)
 	}
 	served, findings, taken := judge(m.profile, t.c.AllowImported, privates, publics)
+	m.vault.clear()
+	outside, more, err := t.outside(m, served, taken)
+	if err != nil {
+		return nil, nil, fault("load wrapped keys", err)
+	}
+	served, findings = append(served, outside...), append(findings, more...)
 	m.mu.Lock()
 	m.keys, m.taken = make(map[hsm.KeyID]*key, len(served)), taken
 	for _, k := range served {
@@ -155,9 +162,13 @@ func (m *module) scan(s pkcs11.SessionHandle, template []*pkcs11.Attribute) ([]p
 		return nil, nil, err
 	}
 	defer thief.end()
+	open := m.vault.holds()
 	var privates []private
 	var publics []public
 	for _, h := range handles {
+		if open[h] {
+			continue
+		}
 		class, err := m.read(s, h, []uint{pkcs11.CKA_CLASS})
 		if err != nil {
 			return nil, nil, err

@@ -201,7 +201,7 @@ func TestAuditResident(t *testing.T) {
 		{"modifiable", pkcs11.CKA_MODIFIABLE, true, false}, // no copy, but not as ordered either
 		{"derives", pkcs11.CKA_DERIVE, true, false},
 	} {
-		mech, public, private, err := m.templates(hsm.KeySpec{Algorithm: hsm.P256, Usage: hsm.Sign, Label: c.label}, newCKA(hsm.Sign), true)
+		mech, public, private, err := m.templates(hsm.KeySpec{Algorithm: hsm.P256, Usage: hsm.Sign, Label: c.label}, newCKA(hsm.Sign), true, false)
 		if err != nil {
 			t.Fatal(err)
 		}

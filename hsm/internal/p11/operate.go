@@ -59,7 +59,7 @@ func (m *module) sign(k *key, alg hsm.SignAlg, digest []byte) (sig []byte, err e
 		sig, err = m.house.sign(k, truncate(k, digest), options(alg))
 		m.pool.leave()
 	} else {
-		err = m.pool.with(func(s pkcs11.SessionHandle) error {
+		err = m.on(k, func(s pkcs11.SessionHandle, k *key) error {
 			sig, err = m.signOn(s, k, alg, digest)
 			return err
 		})
@@ -200,7 +200,7 @@ func (m *module) decrypt(k *key, ciphertext []byte) (block []byte, raw bool, err
 		return nil, false, fmt.Errorf("%w: ciphertext out of range", hsm.ErrOpaque)
 	}
 	raw = m.raw()
-	err = m.pool.with(func(s pkcs11.SessionHandle) error {
+	err = m.on(k, func(s pkcs11.SessionHandle, k *key) error {
 		block, err = m.decryptOn(s, k, c.FillBytes(make([]byte, k.size)), raw)
 		return err
 	})
@@ -267,7 +267,7 @@ func (m *module) agree(k *key, point []byte) (secret []byte, err error) {
 	if err := checkPoint(k.Public, point); err != nil {
 		return nil, err
 	}
-	err = m.pool.with(func(s pkcs11.SessionHandle) error {
+	err = m.on(k, func(s pkcs11.SessionHandle, k *key) error {
 		secret, err = m.agreeOn(s, k, point)
 		return err
 	})

@@ -26,11 +26,13 @@ import (
 	"github.com/miekg/pkcs11"
 
 	"postern/hsm"
+	"postern/hsm/internal/shelf"
 )
 
 // Defaults and limits.
 const (
 	defaultWorkers = 4
+	defaultOpen    = 8
 	looks          = 3 // at an empty slot list, before it is believed
 	lookAgain      = 100 * time.Millisecond
 )
@@ -41,7 +43,10 @@ type Config struct {
 	Token         string // label, at most 32 bytes, or serial number
 	Reserved      string // parameters for C_Initialize; NSS softokn wants some
 	AllowImported bool   // serve keys of which a copy may exist outside
-	Workers       int    // operations at a time; 0: 4. The token sees at most twice as many sessions, and three
+	AllowWrapped  bool   // serve keys that are kept outside as ciphertext, and make them
+	Shelf         string // folder of their ciphertexts; "": there are none
+	Open          int    // of them open at a time; 0: 8, and at least one for each worker
+	Workers       int    // operations at a time; 0: 4. The token sees at most twice as many sessions, and four
 	Log           *slog.Logger
 }
 
@@ -58,12 +63,17 @@ type Token struct {
 	serial string  // of the token that was open once
 
 	making sync.Mutex // one key at a time is generated
+
+	shelf  *shelf.Shelf // nil: there is none
+	noting sync.Mutex
+	notes  map[hsm.KeyID]note // keys on the shelf that could not be opened
 }
 
 // module is an open token. What is not under mu is written only while
 // Token.life is held for writing.
 type module struct {
 	ctx      *pkcs11.Ctx
+	path     string // of the library
 	free     func() // the reserved words
 	profile  *profile
 	info     pkcs11.Info
@@ -72,6 +82,7 @@ type module struct {
 	mechs    map[uint]pkcs11.MechanismInfo
 	keep     pkcs11.SessionHandle // holds the login while no other session is open
 	pool     *pool
+	vault    *vault
 	house    *house // nil: everything goes through pool
 	loggedIn bool
 	log      *slog.Logger
@@ -79,6 +90,7 @@ type module struct {
 	mu    sync.RWMutex
 	keys  map[hsm.KeyID]*key
 	taken map[name]int // label and usage of every private key, served or not
+	wraps []wrapping
 }
 
 // New makes a token that is closed. It does no I/O.
@@ -89,7 +101,14 @@ func New(c Config) *Token {
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
-	return &Token{c: c}
+	if c.Open <= 0 {
+		c.Open = defaultOpen
+	}
+	t := &Token{c: c, notes: map[hsm.KeyID]note{}}
+	if c.Shelf != "" {
+		t.shelf = shelf.New(c.Shelf)
+	}
+	return t
 }
 
 // Check reports ErrModule where the configured library is no PKCS#11 module. It
@@ -128,6 +147,7 @@ func (t *Token) open() error {
 	if err := m.start(t.c); err != nil {
 		return fmt.Errorf("open token %q: %w", t.c.Token, err)
 	}
+	m.vault = newVault(t, m)
 	t.m, t.serial = m, m.token.SerialNumber
 	return nil
 }
@@ -147,7 +167,7 @@ func (t *Token) initialise() (*module, error) {
 		free()
 		return nil, fault("initialise module", err)
 	}
-	m := &module{ctx: ctx, free: free, log: t.c.Log, keys: map[hsm.KeyID]*key{}, taken: map[name]int{}}
+	m := &module{ctx: ctx, path: t.c.Module, free: free, log: t.c.Log, keys: map[hsm.KeyID]*key{}, taken: map[name]int{}}
 	info, err := ctx.GetInfo()
 	if err != nil {
 		m.finalize()
@@ -262,6 +282,9 @@ func (m *module) start(c Config) error {
 
 // stop ends everything that start and initialise began.
 func (m *module) stop() {
+	if m.vault != nil {
+		m.vault.close()
+	}
 	if m.pool != nil {
 		m.pool.close()
 		m.ctx.CloseSession(m.keep)
@@ -432,12 +455,14 @@ func (m *module) health() error {
 	})
 }
 
-// any is one of the keys, or nil.
+// any is one of the keys in the token, or nil.
 func (m *module) any() *key {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
 	for _, k := range m.keys {
-		return k
+		if k.Class != hsm.OutsideWrapped {
+			return k
+		}
 	}
 	return nil
 }

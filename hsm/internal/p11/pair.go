@@ -109,6 +109,22 @@ func publicKey(kind uint, a attributes) (crypto.PublicKey, error) {
 	return nil, errors.New("the curve is not one of ours")
 }
 
+// pointOf is the public point of a key on a curve, as SEC 1 §2.3.3 or RFC 8032
+// and RFC 7748 write it.
+func pointOf(pub crypto.PublicKey) []byte {
+	switch p := pub.(type) {
+	case *ecdsa.PublicKey:
+		if own, err := p.ECDH(); err == nil {
+			return own.Bytes()
+		}
+	case ed25519.PublicKey:
+		return p
+	case *ecdh.PublicKey:
+		return p.Bytes()
+	}
+	return nil
+}
+
 // nist are the curves that are offered, with the DER of their names (RFC 5480 §2.1.1.1).
 var nist = map[hsm.Algorithm]struct {
 	curve elliptic.Curve

@@ -60,7 +60,7 @@ func (t *Token) Probe() ([]hsm.Probe, error) {
 		}
 		results := make([]error, len(names))
 		err := m.pool.with(func(s pkcs11.SessionHandle) error {
-			k, err := m.fleeting(s, hsm.KeySpec{Algorithm: trial.algorithm, Usage: trial.usage, Label: "probe"})
+			k, err := m.fleeting(s, hsm.KeySpec{Algorithm: trial.algorithm, Usage: trial.usage, Label: "probe"}, false)
 			if err != nil {
 				return err
 			}
@@ -92,18 +92,67 @@ func (t *Token) Probe() ([]hsm.Probe, error) {
 			all = append(all, p)
 		}
 	}
+	for _, a := range outsideTrials {
+		p := hsm.Probe{Name: algName(a) + " wrapped", OK: true}
+		if err := m.tryWrapping(a); is(err, gone...) {
+			return nil, fault("probe", err)
+		} else if err != nil {
+			p.OK, p.Reason = false, err.Error()
+		}
+		all = append(all, p)
+	}
 	return all, nil
+}
+
+// outsideTrials are the algorithms of keys that are kept outside.
+var outsideTrials = []hsm.Algorithm{hsm.RSA3072, hsm.P256, hsm.Ed25519, hsm.X25519}
+
+// tryWrapping wraps a new key and opens it again, with a wrapping key of the
+// session, and judges both.
+func (m *module) tryWrapping(a hsm.Algorithm) error {
+	spec := hsm.KeySpec{Algorithm: a, Usage: hsm.Sign, Label: "probe"}
+	if a == hsm.X25519 {
+		spec.Usage = hsm.Unwrap
+	}
+	if m.wrapMechanism() == 0 {
+		return fmt.Errorf("%w: the module has no AES key wrap", hsm.ErrInvalid)
+	}
+	return m.pool.with(func(s pkcs11.SessionHandle) error {
+		h, _, err := m.makeWrapping(s, false)
+		if err != nil {
+			return fmt.Errorf("make wrapping key: %w", err)
+		}
+		defer m.ctx.DestroyObject(s, h)
+		w, err := m.judgeWrapping(s, h)
+		if err != nil {
+			return fmt.Errorf("check wrapping key: %w", err)
+		}
+		r, err := m.wrapNew(s, &w, spec)
+		if err != nil {
+			return err
+		}
+		o, err := m.unwrapOn(s, &w, r)
+		if err != nil {
+			return fmt.Errorf("unwrap key: %w", err)
+		}
+		defer m.ctx.DestroyObject(s, o)
+		faults, err := m.auditOutside(s, o, &w, r)
+		if err != nil {
+			return err
+		}
+		if err := m.belongs(s, o, keyOf(r)); err != nil {
+			return err
+		}
+		if faults = append(faults, w.faults...); len(faults) > 0 {
+			return fmt.Errorf("%w: it works, but %s", hsm.ErrRefused, strings.Join(faults, ", "))
+		}
+		return nil
+	})
 }
 
 // probeName is "RSA-3072 sign PKCS1-SHA256", "RSA-3072 decrypt", "P-256 ECDH".
 func probeName(a hsm.Algorithm, u hsm.Usage, alg hsm.SignAlg) string {
-	n := strings.Replace(strings.Replace(string(a), "rsa", "RSA", 1), "p-", "P-", 1)
-	switch a {
-	case hsm.Ed25519:
-		n = "Ed25519"
-	case hsm.X25519:
-		n = "X25519"
-	}
+	n := algName(a)
 	switch {
 	case u == hsm.Sign:
 		return n + " sign" + algNames[alg]
@@ -113,10 +162,21 @@ func probeName(a hsm.Algorithm, u hsm.Usage, alg hsm.SignAlg) string {
 	return n + " ECDH"
 }
 
-// fleeting makes a pair that goes with the session.
-func (m *module) fleeting(s pkcs11.SessionHandle, spec hsm.KeySpec) (*key, error) {
+// algName is "RSA-3072", "P-256", "Ed25519", "X25519".
+func algName(a hsm.Algorithm) string {
+	switch a {
+	case hsm.Ed25519:
+		return "Ed25519"
+	case hsm.X25519:
+		return "X25519"
+	}
+	return strings.Replace(strings.Replace(string(a), "rsa", "RSA", 1), "p-", "P-", 1)
+}
+
+// fleeting makes a pair that goes with the session, extractable or not.
+func (m *module) fleeting(s pkcs11.SessionHandle, spec hsm.KeySpec, extractable bool) (*key, error) {
 	cka := newCKA(spec.Usage)
-	mech, pub, priv, err := m.templates(spec, cka, false)
+	mech, pub, priv, err := m.templates(spec, cka, false, extractable)
 	if err != nil {
 		return nil, err
 	}
