@@ -18,8 +18,9 @@ import (
 
 // Health is what a box asks of itself after a start.
 type Health interface {
-	// Attended reports whether people unlock the token of this box.
-	Attended() (bool, error)
+	// Owned reports whether the box belongs to somebody, and whether people
+	// unlock its token. It fails where this release cannot read box.toml.
+	Owned() (owned, attended bool, err error)
 	// Doors are the listeners of filterd, and what asks whether one answers.
 	Doors(config string) ([]Hop, error)
 	Knock(ctx context.Context, door Hop) error
@@ -78,21 +79,24 @@ func (c *call) pause(ctx context.Context, d time.Duration) error {
 }
 
 func (c *call) examineBox(ctx context.Context, e *examined) {
+	owned, attended, err := c.Health.Owned()
+	if err != nil {
+		e.broke("box.toml", err)
+		return
+	}
 	site, err := c.site()
 	switch {
 	case err != nil:
 		e.broke("configuration", err)
+		return
+	case site.Policy == nil && owned:
+		e.say("configuration", broken, "the journal of postern-render has the cause", "%s is not there, and box.toml is", c.config())
 		return
 	case site.Policy == nil:
 		e.say("box", fine, "", "belongs to nobody, and waits to be claimed")
 		return
 	}
 	e.say("configuration", fine, "", "%s", c.config())
-	attended, err := c.Health.Attended()
-	if err != nil {
-		e.broke("box", err)
-		return
-	}
 	open := c.examineToken(ctx, e, attended)
 	doors, err := c.Health.Doors(c.config())
 	if err != nil {

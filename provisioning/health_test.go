@@ -12,7 +12,12 @@ import (
 // healthStub is a box whose parts answer as the name of its configuration says.
 type healthStub struct{ config string }
 
-func (h healthStub) Attended() (bool, error) { return strings.HasPrefix(h.config, "attended"), nil }
+func (h healthStub) Owned() (owned, attended bool, err error) {
+	if strings.HasPrefix(h.config, "strange") {
+		return false, false, errors.New("box.toml:3: no field of this name")
+	}
+	return !strings.HasPrefix(h.config, "blank"), strings.HasPrefix(h.config, "attended"), nil
+}
 
 func (healthStub) Doors(string) ([]Hop, error) { return []Hop{{"outside", "127.0.0.1:25"}}, nil }
 

@@ -27,16 +27,16 @@ import (
 // health is what a box asks of itself, as the commands see it.
 type health struct{}
 
-// Attended implements provisioning.Health.
-func (health) Attended() (bool, error) {
+// Owned implements provisioning.Health.
+func (health) Owned() (owned, attended bool, err error) {
 	c, err := config.LoadBox(provisioning.DefaultBox)
 	if errors.Is(err, fs.ErrNotExist) {
-		return false, nil // a gateway that is no box: its keyd has the PIN
+		return false, false, nil // or a gateway that is no box: its keyd has the PIN
 	}
 	if err != nil {
-		return false, err
+		return false, false, err
 	}
-	return c.Box.Unlock == "operator", nil
+	return true, c.Box.Unlock == "operator", nil
 }
 
 // Doors implements provisioning.Health: loopback, where a listener has every

@@ -79,35 +79,52 @@ func spoil(t *testing.T, files map[string]string) string {
 }
 
 // update is what a box is brought to, and what it is not. It was claimed and has
-// carried mail.
+// carried mail. Each step begins with what the one before has left, also when that
+// was yesterday, in a folder that was kept.
 func (l *life) update(o *operator, p *publisher, setup imagetest.Setup) {
+	whole := l.T
+	defer func() { l.T = whole }()
+	whole.Run("update", func(t *testing.T) {
+		l.T = t // the machine is on as long as this lasts
+		l.updateSteps(o, p, setup)
+	})
+}
+
+func (l *life) updateSteps(o *operator, p *publisher, setup imagetest.Setup) {
 	var m *imagetest.Machine
-	start := func(t *testing.T) {
+	start := func() {
 		m = imagetest.Start(l.T, setup)
 		m.Wait(`token +ready`)
 	}
-	l.step("update: what was changed, and what is refused", func(t *testing.T) {
-		start(t)
-		o.follow(t, p)
+	step := func(name string, do func(t *testing.T)) {
+		l.step("update: "+name, func(t *testing.T) {
+			if m == nil {
+				start()
+				o.follow(t, p)
+			}
+			do(t)
+		})
+	}
+	step("changed manifest, changed root", func(t *testing.T) {
 		p.instead(bent(t, release.ManifestEnd))
 		o.refused(t, release.ErrManifest.Error(), p.url(next))
 		l.changed(t, o, p, ".root.raw", release.ErrRoot.Error())
 	})
-	l.step("update: power cut while it comes", func(t *testing.T) {
+	step("power cut while it comes", func(t *testing.T) {
 		reached := make(chan struct{})
 		p.instead(torn(".root.raw", 64<<20, func(r *http.Request) { close(reached); <-r.Context().Done() }))
 		o.begin(t, p.url(next))
 		l.wait(t, reached)
 		m.Off()
 		p.instead(nil)
-		start(t)
+		start()
 		if s := o.until(t, slots.up); s.Running != "1" || !s.Healthy || !strings.Contains(s.Outcome, "was not brought here whole") {
 			t.Errorf("got %+v, want 1 running and 2 not brought here", s)
 		}
 		// It goes on where it stopped, and ends with the next file.
 		l.changed(t, o, p, ".efi", release.ErrKernel.Error())
 	})
-	l.step("update: from 1 to 2", func(t *testing.T) {
+	step("from 1 to 2", func(t *testing.T) {
 		// The source is asked for its latest; the connection ends once, and the
 		// download goes on.
 		if err := os.WriteFile(filepath.Join(p.dir, "latest"), []byte(next+"\n"), 0o644); err != nil {
@@ -132,20 +149,20 @@ func (l *life) update(o *operator, p *publisher, setup imagetest.Setup) {
 		})
 		l.timed("sealed mail", func() { o.sealedIn(t, "marker-update-2") })
 	})
-	l.step("update: 1 is refused", func(t *testing.T) {
+	step("1 is refused", func(t *testing.T) {
 		o.refused(t, release.ErrDowngrade.Error(), p.url("1"))
 	})
-	l.step("update: power cut while the slot is written", func(t *testing.T) {
+	step("power cut while the slot is written", func(t *testing.T) {
 		o.begin(t, p.url(sick))
 		o.until(t, func(s slots) bool { return strings.Contains(s.Outcome, "is being written") })
 		m.Off()
-		start(t)
+		start()
 		if s := o.until(t, slots.up); s.Running != next || !s.Healthy || len(s.Entries) != 1 || !strings.Contains(s.Outcome, "was not written whole") {
 			t.Errorf("got %+v, want 2 running and 3 not written", s)
 		}
 		o.sealedIn(t, "marker-update-cut")
 	})
-	l.step("update: 3 falls back by itself", func(t *testing.T) {
+	step("3 falls back by itself", func(t *testing.T) {
 		l.timed("staged and written", func() {
 			o.begin(t, p.url(sick))
 			m.Wait(`BdsDxe: starting`)
@@ -156,7 +173,7 @@ func (l *life) update(o *operator, p *publisher, setup imagetest.Setup) {
 	})
 	// What is in the slot is whole, and damaged before it starts: the initrd finds
 	// no root.
-	l.step("update: a start that ends in the initrd", func(t *testing.T) {
+	step("a start that ends in the initrd", func(t *testing.T) {
 		o.begin(t, p.url(sick))
 		m.Wait(`BdsDxe: loading`)
 		m.Off()
@@ -166,7 +183,7 @@ func (l *life) update(o *operator, p *publisher, setup imagetest.Setup) {
 		m.Wait(`token +ready`)
 		o.fellBack(t, sick)
 	})
-	l.step("update: a kernel that hangs", func(t *testing.T) {
+	step("a kernel that hangs", func(t *testing.T) {
 		o.begin(t, p.url(stuck))
 		m.Wait(`BdsDxe: starting`)
 		l.timed("watchdog", func() { m.Wait(`BdsDxe: starting`) })
