@@ -30,8 +30,9 @@ type step struct {
 // life is what happens to the boxes of this test.
 type life struct {
 	*testing.T
-	dir   string
-	steps []step
+	dir      string
+	steps    []step
+	measured []string
 }
 
 // step runs one part, and writes its line.
@@ -63,6 +64,7 @@ func (l *life) table() string {
 	for _, s := range l.steps {
 		fmt.Fprintf(&b, "%-50s %8.0f  %s\n", s.name, s.took.Seconds(), s.result)
 	}
+	b.WriteString(strings.Join(l.measured, "\n"))
 	return b.String()
 }
 
@@ -83,6 +85,20 @@ func (l *life) make(version string, args ...string) string {
 		l.Fatalf("%v: %v\n%s", cmd, err, out)
 	}
 	return filepath.Join(*build, "postern_"+version+".raw")
+}
+
+// built is the time of the commit that an image is of.
+func built(t *testing.T, raw string) string {
+	t.Helper()
+	text, err := os.ReadFile(strings.TrimSuffix(raw, ".raw") + release.ManifestEnd)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m, err := release.Decode(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return m.Time
 }
 
 // sums are the hashes of an image's parts.
@@ -131,29 +147,62 @@ func TestBox(t *testing.T) {
 	imagetest.Clock(t)
 	home := l.folder("box")
 	o := newOperator(t, home)
-	setup := imagetest.Setup{Dir: home, Image: raw, Forward: o.forward()}
+	flashed := raw
+	l.step("the file that was downloaded", func(t *testing.T) { flashed = o.download(t, raw) })
+	l.step("figures", func(t *testing.T) { l.figures(t, raw) })
+	setup := o.setup(home, flashed)
 	if !l.step("first start, claim and mail", func(t *testing.T) {
 		m := imagetest.Start(t, setup)
 		m.Wait(`successfully enrolled`)
-		l.timed("claim", func() { o.claim(t, m, home) })
+		l.timed("claim", func() { o.claim(t, m, "tpm") })
+		if want := built(t, raw); !strings.Contains(o.do(t, "", "version"), "of "+want+"\n") {
+			t.Errorf("got version %q, want it to believe no clock before %s", o.do(t, "", "version"), want)
+		}
 		l.timed("provisioning", func() { o.provision(t) })
-		l.timed("sealed mail in", func() { o.sealedIn(t, "marker-first-sealed") })
+		l.timed("sealed mail in", func() { o.Trace = o.oneOperation(t, o.sealedIn(t, "marker-first-sealed")) })
 		l.timed("plain mail out", func() { o.plainOut(t, "marker-first-plain") })
+		l.timed("doctor, configuration and backup", func() { o.everyDay(t, o.Trace) })
 		m.Press()
+		o.write(t)
 	}) {
 		t.FailNow()
 	}
+	l.step("nothing of the mails on the disk", func(t *testing.T) {
+		l.nothingLeft(t, home, o, "marker-first-sealed", "marker-first-plain")
+	})
 	// The TPM opens /var and the token: nobody is there.
 	l.step("restart, and mail", func(t *testing.T) {
-		m := imagetest.Start(t, setup)
-		m.Wait(`token +ready`)
+		m, began := imagetest.Start(t, setup), time.Now()
 		o.sealedIn(t, "marker-second-sealed")
+		l.measured = append(l.measured, fmt.Sprintf("%-50s %8.0f  s", "from power to the first mail, without KVM", time.Since(began).Seconds()))
+		m.Wait(`token +ready`)
+		l.figure("memory in use at rest", int64(o.usage(t).Memory), 300, "MiB")
 		m.Press()
 	})
 	if p != nil {
 		l.updates(p)
 		l.update(o, p, setup)
 	}
+	l.step("reset, claim and restore", func(t *testing.T) {
+		m := imagetest.Start(t, setup)
+		m.Wait(`token +ready`)
+		o.resetAndRestore(t, m)
+		m.Press()
+	})
+	away := l.folder("sealed")
+	q := newOperator(t, away)
+	l.step("claim by a stick, and sealed start", func(t *testing.T) {
+		setup := q.setup(away, flashed)
+		setup.Stick = q.stick(t)
+		m := imagetest.Start(t, setup)
+		l.timed("claim by a stick, and mail", func() { q.claimedByStick(t, m) })
+		m.Press()
+		setup.Stick = ""
+		m = imagetest.Start(t, setup)
+		l.timed("451, two shares, and mail", func() { q.unlocked(t, m) })
+		m.Press()
+	})
+	l.pageIsRun(o, q)
 	// One changed bit of the root stops the machine, which tries again.
 	l.step("tampered root", func(t *testing.T) {
 		dir := l.folder("root")

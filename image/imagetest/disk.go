@@ -25,19 +25,8 @@ func Copy(t testing.TB, raw, path string) Disk {
 // Offset is where the partition with a label begins, in bytes.
 func (d Disk) Offset(label string) int64 {
 	d.t.Helper()
-	out := run(d.t, "partx", "--raw", "--noheadings", "--output", "START,TYPE,NAME", d.Path)
-	for line := range strings.Lines(out) {
-		f := strings.Fields(line)
-		if len(f) == 3 && f[2] == label {
-			n, err := strconv.ParseInt(f[0], 10, 64)
-			if err != nil {
-				d.t.Fatalf("partition %s: %v", label, err)
-			}
-			return n * 512
-		}
-	}
-	d.t.Fatalf("no partition %s in\n%s", label, out)
-	return 0
+	start, _ := d.Extent(label)
+	return start
 }
 
 // Root is where the root of slot A begins; its label is the one of the hash tree

@@ -2,6 +2,7 @@ package imagetest_test
 
 import (
 	"bytes"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
@@ -17,13 +18,15 @@ import (
 	"postern/image/imagetest"
 )
 
-// boxFile is the one file of the box under test: it is in QEMU's network, where
+// boxFile is the one file of the box under test, with the port of its next hop,
+// who unlocks it, and for whom its backups are: it is in QEMU's network, where
 // 10.0.2.2 is this machine.
 const boxFile = `authserv-id = "gw.company1.example"
 
 [box]
 name = "gw.company1.example"
-unlock = "tpm"
+unlock = "%[2]s"
+backup-to = ["%[3]s"]
 manage-from = ["10.0.2.0/24"]
 
 [[network.interface]]
@@ -66,22 +69,61 @@ protect = "optional"
 
 // operator is the machine of whoever looks after the box, and of a partner.
 type operator struct {
-	dir  string // of its key
-	home string // of gpg
+	desk string          // his folder
+	bin  string          // of the program postern
+	dir  string          // of his key
+	home string          // of gpg
+	ran  map[string]bool // lines of the page
 	sink *trial.Sink
 	next int // port of the sink
 	// Ports of loopback before the box.
 	manage, outside, inside int
+	notes
 }
 
-// newOperator makes one with free ports.
-func newOperator(t *testing.T, dir string) *operator {
+// notes are what he writes down. They outlive a run with -keep, so that its
+// further steps can be run by themselves.
+type notes struct {
+	Recovery  string // key of the data partition
+	Reader    string // for whom backups are
+	Recipient string // fingerprint of the domain's certificate
+	Trace     string // of the first mail
+}
+
+func (o *operator) path() string { return filepath.Join(o.desk, "notes.json") }
+
+// write writes them down.
+func (o *operator) write(t *testing.T) {
 	t.Helper()
-	o := &operator{dir: filepath.Join(dir, "operator"), home: filepath.Join(dir, "gpg")}
-	if err := os.MkdirAll(o.home, 0o700); err != nil {
+	b, err := json.Marshal(o.notes)
+	if err == nil {
+		err = os.WriteFile(o.path(), b, 0o600)
+	}
+	if err != nil {
 		t.Fatal(err)
 	}
+}
+
+// newOperator makes one with free ports, or the one of an earlier run.
+func newOperator(t *testing.T, dir string) *operator {
+	t.Helper()
+	bin, err := filepath.Abs("../../bin")
+	if err != nil {
+		t.Fatal(err)
+	}
+	desk := filepath.Join(dir, "desk")
+	o := &operator{desk: desk, bin: bin, dir: filepath.Join(desk, "config", "postern"), home: filepath.Join(dir, "gpg"), ran: map[string]bool{}}
+	for _, d := range []string{o.home, o.dir} {
+		if err := os.MkdirAll(d, 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
 	t.Cleanup(func() { ask("", "gpgconf", "--homedir", o.home, "--kill", "gpg-agent") })
+	if b, err := os.ReadFile(o.path()); err == nil {
+		if err := json.Unmarshal(b, &o.notes); err != nil {
+			t.Fatal(err)
+		}
+	}
 	ports := kept(t, dir, 4)
 	o.next, o.manage, o.outside, o.inside = ports[0], ports[1], ports[2], ports[3]
 	l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", o.next))
@@ -133,22 +175,44 @@ func (o *operator) do(t *testing.T, stdin string, args ...string) string {
 
 var recovery = regexp.MustCompile(`(?:[cbdefghijklnrtuv]{8}-){7}[cbdefghijklnrtuv]{8}`)
 
-// claim takes the box of which the console shows the code.
-func (o *operator) claim(t *testing.T, m *imagetest.Machine, dir string) {
+// claim takes the box of which the console shows the code, as its owner does who
+// sits at a terminal and types the recovery key back.
+func (o *operator) claim(t *testing.T, m *imagetest.Machine, unlock string) (fingerprint string) {
 	t.Helper()
 	said := m.Wait(`postern box claim \S+ --fingerprint (\S+) --code (\S+) --config`)
-	config := filepath.Join(dir, "box.toml")
-	if err := os.WriteFile(config, fmt.Appendf(nil, boxFile, o.next), 0o600); err != nil {
+	o.configure(t, unlock)
+	key := ""
+	out := o.typed(t, "postern box claim ", map[string]string{"192.0.2.25:8443": o.address(), "FINGERPRINT": said[1], "CODE": said[2]}, func(shown string) string {
+		if strings.Contains(shown, "type the recovery key back") {
+			key = recovery.FindString(shown)
+		}
+		return key
+	})
+	if key == "" {
+		t.Fatalf("claim: no recovery key in\n%s", out)
+	}
+	o.Recovery = key
+	return said[1]
+}
+
+// address is where the box answers its operators.
+func (o *operator) address() string { return fmt.Sprintf("127.0.0.1:%d", o.manage) }
+
+// configure writes box.toml, over the example that the program prints.
+func (o *operator) configure(t *testing.T, unlock string) {
+	t.Helper()
+	o.must(t, "postern config doc box ", "", nil)
+	path := filepath.Join(o.desk, "box.toml")
+	example, err := os.ReadFile(path)
+	if err != nil || !bytes.Contains(example, []byte("[box]\n")) {
+		t.Fatalf("got example %.200q, %v", example, err)
+	}
+	if o.Reader == "" {
+		o.Reader = found(t, o.must(t, "age-keygen ", "", nil), `(age1[0-9a-z]+)`)
+	}
+	if err := os.WriteFile(path, fmt.Appendf(nil, boxFile, o.next, unlock, o.Reader), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	// Without a terminal the claim waits, with exit status 1.
-	out, err := ask("", "../../bin/postern", "box", "claim", fmt.Sprintf("127.0.0.1:%d", o.manage), "--dir", o.dir,
-		"--fingerprint", said[1], "--code", said[2], "--config", config, "--shares", "2/3", "--out", filepath.Join(dir, "shares"))
-	key := recovery.FindString(out)
-	if key == "" {
-		t.Fatalf("claim: %v, no recovery key in\n%s", err, out)
-	}
-	o.box(t, key+"\n", "confirm", "--dir", o.dir)
 }
 
 // later repeats what is told to come back later: the PIN or the clock may not be
@@ -166,11 +230,28 @@ func later(t *testing.T, do func() (again bool)) {
 // provision makes the domain's identity, and lets both sides know the other.
 func (o *operator) provision(t *testing.T) {
 	t.Helper()
-	o.do(t, "", "token", "probe")
-	o.do(t, "", "identity", "create", "--format", "openpgp", "--domain", "company1.example")
-	o.gpg(t, o.do(t, "", "identity", "export", "company1.example"), "--import")
+	if out := o.must(t, "postern box status", "", nil); !strings.Contains(out, "ready") {
+		t.Errorf("got status %q, want the token ready", out)
+	}
+	if out := o.must(t, "postern box do -- token probe", "", nil); !strings.Contains(out, "works") {
+		t.Errorf("got %q, want what the token can do", out)
+	}
+	o.identity(t)
 	o.gpg(t, "", "--passphrase", "", "--quick-generate-key", "Alice <alice@partner.example>", "rsa3072", "default", "never")
-	o.do(t, o.gpg(t, "", "--armor", "--export", "alice@partner.example"), "cert", "import", "-")
+	if err := os.WriteFile(filepath.Join(o.desk, "partner.asc"), []byte(o.gpg(t, "", "--armor", "--export", "alice@partner.example")), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	o.must(t, "postern box do -- cert import ", "", nil)
+}
+
+// identity makes the one of the domain, and gives it to the partner.
+func (o *operator) identity(t *testing.T) {
+	t.Helper()
+	o.must(t, "postern box do -- identity create ", "", nil)
+	o.must(t, "postern box do -- identity export ", "", nil)
+	cert := filepath.Join(o.desk, "company1.asc")
+	o.gpg(t, "", "--import", cert)
+	o.Recipient = found(t, o.gpg(t, "", "--with-colons", "--show-keys", cert), `(?m)^fpr:+([0-9A-F]+):`)
 }
 
 func (o *operator) gpg(t *testing.T, stdin string, args ...string) string {
@@ -182,17 +263,23 @@ func (o *operator) gpg(t *testing.T, stdin string, args ...string) string {
 	return out
 }
 
-// send gives one mail to a port of the box; the box has to take it.
-func (o *operator) send(t *testing.T, port int, from, to, mail string) {
+// try gives one mail to a port of the box, once.
+func (o *operator) try(t *testing.T, port int, from, to, mail string) (dialogue string, err error) {
 	t.Helper()
 	file := filepath.Join(t.TempDir(), "mail.eml")
 	if err := os.WriteFile(file, []byte(mail), 0o600); err != nil {
 		t.Fatal(err)
 	}
+	return ask("", "swaks", "--server", "127.0.0.1", "--port", fmt.Sprint(port), "--from", from, "--to", to, "--data", "@"+file, "--timeout", "600")
+}
+
+// send is try until the box takes the mail, which it has to.
+func (o *operator) send(t *testing.T, port int, from, to, mail string) {
+	t.Helper()
 	var out string
 	var err error
 	later(t, func() bool {
-		out, err = ask("", "swaks", "--server", "127.0.0.1", "--port", fmt.Sprint(port), "--from", from, "--to", to, "--data", "@"+file, "--timeout", "600")
+		out, err = o.try(t, port, from, to, mail)
 		return err != nil && (strings.Contains(out, "<** 4") || strings.Contains(out, "Connection refused"))
 	})
 	if err != nil || !strings.Contains(out, "<~  250 2.") && !strings.Contains(out, "<-  250 2.") {
@@ -224,19 +311,26 @@ func (o *operator) arrived(t *testing.T, text string) string {
 
 // sealedIn sends a mail that is signed and sealed to the domain; it must arrive
 // opened and verified.
-func (o *operator) sealedIn(t *testing.T, marker string) {
+func (o *operator) sealedIn(t *testing.T, marker string) (got string) {
 	t.Helper()
-	armour := o.gpg(t, "Content-Type: text/plain\r\n\r\n"+marker+"\r\n", "--armor", "--sign", "--encrypt", "--local-user", "alice@partner.example", "--recipient", "company1.example")
-	o.send(t, o.outside, "alice@partner.example", "bob@company1.example", strings.ReplaceAll(
-		"From: alice@partner.example\nTo: bob@company1.example\nSubject: sealed\nMIME-Version: 1.0\n"+
-			"Content-Type: multipart/encrypted; protocol=\"application/pgp-encrypted\"; boundary=\"b\"\n\n"+
-			"--b\nContent-Type: application/pgp-encrypted\n\nVersion: 1\n--b\nContent-Type: application/octet-stream\n\n"+armour+"--b--\n", "\n", "\r\n"))
-	got := o.arrived(t, marker)
+	o.send(t, o.outside, "alice@partner.example", "bob@company1.example", o.sealed(t, marker))
+	got = o.arrived(t, marker)
 	for _, want := range []string{"opened=openpgp", "verified=yes", "signer=alice@partner.example"} {
 		if !strings.Contains(got, want) {
 			t.Errorf("got %s, want %s in it", got[:min(len(got), 1500)], want)
 		}
 	}
+	return got
+}
+
+// sealed is a mail that is signed and sealed to the domain.
+func (o *operator) sealed(t *testing.T, marker string) string {
+	t.Helper()
+	armour := o.gpg(t, "Content-Type: text/plain\r\n\r\n"+marker+"\r\n", "--armor", "--sign", "--encrypt", "--local-user", "alice@partner.example", "--recipient", o.Recipient)
+	return strings.ReplaceAll(
+		"From: alice@partner.example\nTo: bob@company1.example\nSubject: sealed\nMIME-Version: 1.0\n"+
+			"Content-Type: multipart/encrypted; protocol=\"application/pgp-encrypted\"; boundary=\"b\"\n\n"+
+			"--b\nContent-Type: application/pgp-encrypted\n\nVersion: 1\n--b\nContent-Type: application/octet-stream\n\n"+armour+"--b--\n", "\n", "\r\n")
 }
 
 // plainOut sends a mail to somebody whose certificate nobody has.

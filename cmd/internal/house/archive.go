@@ -47,6 +47,9 @@ func pieces(c *config.Box) []piece {
 	return list
 }
 
+// errOtherUnlock is a backup that would change who unlocks the token.
+var errOtherUnlock = errors.New("a backup of a box that is unlocked otherwise (hint: claim this one anew, with unlock as in the backup)")
+
 // audit is the name of the key operations in a backup: the journal's records.
 const audit = "audit.json"
 
@@ -152,6 +155,10 @@ func (h *House) Restore(ctx context.Context, r io.Reader, from string) error {
 	c, err := config.ParseBox("box.toml", text)
 	if err != nil {
 		return fmt.Errorf("restore: %w", err)
+	}
+	// The box knows the PIN no more, to seal it or to forget it.
+	if now, err := h.load(); err == nil && now.Box.Unlock != c.Box.Unlock {
+		return fmt.Errorf("restore: %w: it has unlock = %q, and the box %q", errOtherUnlock, c.Box.Unlock, now.Box.Unlock)
 	}
 	if h.Do != nil {
 		if _, err := h.Do(ctx, nil, "systemctl", "stop", "postern-filterd.service"); err != nil {

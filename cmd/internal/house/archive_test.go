@@ -136,6 +136,17 @@ func TestBackupAndRestore(t *testing.T) {
 	if got := r.take(); len(got) > 0 || must(t, retiredPath) != before {
 		t.Errorf("a bad archive: got %q, want nothing touched", got)
 	}
+	// Into a box that is unlocked otherwise: its token would wait for nobody.
+	if err := other.Apply(t.Context(), example(t, state, `unlock = "operator"`, `unlock = "tpm"`), false); err != nil {
+		t.Fatal(err)
+	}
+	r.take()
+	if err := other.Restore(t.Context(), open(), pin); !errors.Is(err, errOtherUnlock) {
+		t.Errorf("unlocked otherwise: got %v, want %v", err, errOtherUnlock)
+	}
+	if got := r.take(); len(got) > 0 || must(t, retiredPath) != before {
+		t.Errorf("unlocked otherwise: got %q, want nothing touched", got)
+	}
 	if left, err := filepath.Glob(filepath.Join(state, ".restore-*")); err != nil || len(left) > 0 {
 		t.Errorf("got %v, %v left behind", left, err)
 	}
