@@ -83,6 +83,7 @@ func doctor(ctx context.Context, c *call) (any, error) {
 	c.examineHops(ctx, e, site)
 	c.examineScanners(ctx, e, site)
 	c.examineMailboxes(ctx, e, site)
+	c.examinePress(ctx, e, site)
 	c.examineAgent(ctx, e, site)
 	c.examineResolver(ctx, e, site)
 	e.Verdict = fine

@@ -18,3 +18,23 @@ func makePDF(ctx context.Context, c *call) (any, error) {
 	}
 	return nil, nil
 }
+
+// Documents is where mails are made into PDFs with a password.
+type Documents struct {
+	Socket string
+	Try    func(ctx context.Context) error // has a document made
+}
+
+// examinePress has a document made.
+func (c *call) examinePress(ctx context.Context, e *examined, site Site) {
+	if site.Documents == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
+	if err := site.Documents.Try(ctx); err != nil {
+		e.say("documents", broken, "is postern-pdf.socket enabled, and may this user open its socket? `systemctl status postern-pdf.socket`", "%s: %v", site.Documents.Socket, err)
+		return
+	}
+	e.say("documents", fine, "", "%s makes PDFs with a password", site.Documents.Socket)
+}

@@ -108,8 +108,9 @@ type Site struct {
 	UseSocket  string
 	Hops       []Hop
 	Scanners   []Scanner
-	Mailboxes  []Mailbox // servers behind the doors for mail programs
-	Resolves   bool      // filterd itself brings mail to partners, and asks for their names
+	Documents  *Documents // nil: no mail goes as a PDF
+	Mailboxes  []Mailbox  // servers behind the doors for mail programs
+	Resolves   bool       // filterd itself brings mail to partners, and asks for their names
 	Policy     *policy.Policy
 	Gate       func() error // why the daemons do not believe the clock; nil: there is none
 	TLSDir     string       // folder of the certificates of listeners

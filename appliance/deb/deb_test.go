@@ -128,7 +128,7 @@ func TestPackage(t *testing.T) {
 			}
 		}
 		want := []string{"postern-access.service", "postern-clock.service", "postern-filterd-inside.socket", "postern-filterd-outside.socket", "postern-filterd-policy.socket", "postern-filterd.service",
-			"postern-keyd-keep.socket", "postern-keyd-use.socket", "postern-keyd.service", "postern-postfix.service", "postern-unbound.service"}
+			"postern-keyd-keep.socket", "postern-keyd-use.socket", "postern-keyd.service", "postern-pdf.socket", "postern-pdf@.service", "postern-postfix.service", "postern-unbound.service"}
 		if !slices.Equal(names, want) {
 			t.Errorf("got %v, want %v", names, want)
 		}

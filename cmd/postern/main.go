@@ -89,6 +89,7 @@ func site(path string, hops map[string]*transport.Hop) (provisioning.Site, error
 		s.Seen = c.Seen
 	}
 	s.Scanners = scanners(c)
+	s.Documents = documents(c)
 	out := c.NextHop.Outbound
 	s.Mail = provisioning.Mail{MX: gateway.MX(c), Sends: c.Postfix != nil || out != nil && out.Route == "direct", DKIM: map[string]bool{}, STS: map[string]string{}}
 	for d, v := range c.Domains {

@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"sync"
 	"time"
 )
 
@@ -44,11 +45,29 @@ type Press interface {
 	Print(ctx context.Context, j Job, document io.Writer) error
 }
 
-// Client is the press behind a socket.
+// maxAtOnce is how many mails a Client hands over at once. Further ones wait, as
+// long as their own time lasts: the press takes eight, and turns away the others.
+const maxAtOnce = 6
+
+// Client is the press behind a socket. It must not be copied.
 type Client struct {
 	Socket  string        // absolute path
 	Timeout time.Duration // for one mail
 	MaxSize int64         // bytes of a mail
+
+	once  sync.Once
+	slots chan struct{}
+}
+
+// enter waits for a place.
+func (c *Client) enter(ctx context.Context) error {
+	c.once.Do(func() { c.slots = make(chan struct{}, maxAtOnce) })
+	select {
+	case c.slots <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return away(errors.New("busy"))
+	}
 }
 
 // Print hands j over and copies what comes back.
@@ -66,6 +85,10 @@ func (c *Client) Print(ctx context.Context, j Job, document io.Writer) error {
 }
 
 func (c *Client) print(ctx context.Context, j Job, document io.Writer) error {
+	if err := c.enter(ctx); err != nil {
+		return err
+	}
+	defer func() { <-c.slots }()
 	conn, err := new(net.Dialer).DialContext(ctx, "unix", c.Socket)
 	if err != nil {
 		return away(err)

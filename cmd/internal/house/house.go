@@ -298,12 +298,18 @@ func sockets(c *config.Box) (list []string) {
 // accessUnit keeps the doors for mail programs, where there are some.
 const accessUnit = "postern-access.service"
 
+// pdfSocket is where documents with a password are made, where some are.
+const pdfSocket = "postern-pdf.socket"
+
 // mailUnits are those of a box that belongs to somebody, in the order in which
 // they start. Those that need what is not in box.toml have a condition, and stay
 // down.
 func mailUnits(c *config.Box) []string {
 	list := slices.Concat([]string{"postern-keyd-use.socket", "postern-keyd-keep.socket", "postern-keyd.service", "postern-unbound.service"},
 		sockets(c), []string{"postern-filterd-policy.socket", "postern-filterd.service", "postern-postfix.service"})
+	if gateway.Prints(&c.Filterd) {
+		list = append(list, pdfSocket)
+	}
 	if len(c.Access)+len(c.Web) > 0 {
 		list = append(list, accessUnit)
 	}
