@@ -26,6 +26,7 @@ import (
 
 	"postern/appliance/box"
 	"postern/appliance/config"
+	"postern/cmd/internal/gateway"
 	"postern/cmd/internal/render"
 	"postern/hsm"
 	"postern/hsm/client"
@@ -356,10 +357,10 @@ func (h *House) tell(ctx context.Context, c *config.Box, changed []string, first
 	}
 	if affected["postern-filterd.service"] || first {
 		// A socket takes a new address only while its daemon does not run.
-		if _, err := h.Do(ctx, nil, "systemctl", append([]string{"stop", "postern-filterd.service", accessUnit}, sockets(c)...)...); err != nil {
+		if _, err := h.Do(ctx, nil, "systemctl", append([]string{"stop", "postern-filterd.service", accessUnit, pdfSocket}, sockets(c)...)...); err != nil {
 			h.Log.Debug("stop filter", "error", err)
 		}
-		affected[accessUnit] = true
+		affected[accessUnit], affected[pdfSocket] = true, true
 		for _, s := range sockets(c) {
 			affected[s] = true
 		}
