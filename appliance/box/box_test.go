@@ -509,7 +509,7 @@ func TestRoles(t *testing.T) {
 			t.Errorf("%s: got %+v, %v, want role %s", name, st, err, want)
 		}
 	}
-	if err := clients["stranger"].Reset(t.Context(), "gw"); says(err) != 403 || r.wiped {
+	if err := clients["stranger"].Reset(t.Context(), "gw"); says(err) != 403 || r.house.wiped {
 		t.Errorf("reset by a stranger: got %v, want 403", err)
 	}
 	var out bytes.Buffer
@@ -629,10 +629,10 @@ func TestUnsealed(t *testing.T) {
 
 func TestReset(t *testing.T) {
 	r, c := claimed(t, "name=gw", nil)
-	if err := c.Reset(t.Context(), "wg"); says(err) != 403 || r.wiped {
+	if err := c.Reset(t.Context(), "wg"); says(err) != 403 || r.house.wiped {
 		t.Errorf("another name: got %v, want 403", err)
 	}
-	if err := c.Reset(t.Context(), "gw"); err != nil || !r.wiped {
+	if err := c.Reset(t.Context(), "gw"); err != nil || !r.house.wiped {
 		t.Fatalf("got %v, want it wiped", err)
 	}
 	select {
@@ -643,6 +643,21 @@ func TestReset(t *testing.T) {
 		r.done <- nil
 	case <-time.After(time.Minute):
 		t.Error("the box goes on after a reset")
+	}
+	// Until the machine starts anew nobody is invited to claim what goes.
+	if s := r.screen(t.Context()); !strings.Contains(s, "was wiped") || strings.Contains(s, "code") || strings.Contains(s, "claim") {
+		t.Errorf("got screen %q, want no code on it", s)
+	}
+	own, err := Operator(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	file, err := Offer(own, []byte("name=gw"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := r.Take(t.Context(), file, ""); !errors.Is(err, ErrReset) || r.Claimed() {
+		t.Errorf("a claim by a file: got %v, want %v", err, ErrReset)
 	}
 }
 

@@ -30,6 +30,7 @@ func (p *pending) wipe() { clear(p.PIN.PIN) }
 // asked is what a screen shows of a box that is to be claimed.
 type asked struct {
 	claimed, pending bool
+	wiped            bool
 	code             string // "" unless it is neither
 	until            time.Time
 	left             int
@@ -40,8 +41,8 @@ func (s *Server) asks() (a asked) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.expire()
-	a.claimed, a.pending = s.owner != "", s.pending != nil
-	if !a.claimed && !a.pending {
+	a.claimed, a.pending, a.wiped = s.owner != "", s.pending != nil, s.wiped
+	if !a.claimed && !a.pending && !a.wiped {
 		a.code, a.until, a.left = s.code.show()
 	}
 	return a
@@ -82,8 +83,11 @@ func (s *Server) answerClaim(_ http.ResponseWriter, r *request) (any, error) {
 	}()
 	s.mu.Lock()
 	s.expire()
-	owned, waits := s.owner != "", s.pending != nil
+	owned, waits, wiped := s.owner != "", s.pending != nil, s.wiped
 	s.mu.Unlock()
+	if wiped {
+		return nil, ErrReset
+	}
 	if owned {
 		return nil, ErrClaimed
 	}

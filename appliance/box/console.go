@@ -59,6 +59,9 @@ func (s *Server) screen(ctx context.Context) string {
 		where = strings.Join(addresses, ", ")
 	}
 	switch {
+	case now.wiped:
+		b.WriteString("  This box was wiped, and begins anew, as another one.\n")
+		return b.String()
 	case now.claimed:
 		st := s.status(ctx)
 		line("name", "%s", st.Name)

@@ -90,8 +90,11 @@ func (s *Server) Take(ctx context.Context, file []byte, owner string) error {
 	defer done()
 	s.mu.Lock()
 	s.expire()
-	owned, waits := s.owner != "", s.pending != nil
+	owned, waits, wiped := s.owner != "", s.pending != nil, s.wiped
 	s.mu.Unlock()
+	if wiped {
+		return fmt.Errorf("take claim: %w", ErrReset)
+	}
 	if owned {
 		return fmt.Errorf("take claim: %w", ErrClaimed)
 	}

@@ -49,6 +49,7 @@ type Server struct {
 	pending *pending
 	// unsealed: the TPM did not open the PIN since the start of this program
 	unsealed bool
+	wiped    bool // it begins anew, as another box, and belongs to nobody until then
 	busy     bool // a claim is being carried out, or a backup, a restore, a reset
 	shares   pool
 }
@@ -259,6 +260,7 @@ var statuses = []struct {
 	{ErrPIN, http.StatusConflict, "unlock it, with postern unlock"},
 	{ErrName, http.StatusForbidden, "postern box status shows it"},
 	{ErrRequest, http.StatusBadRequest, "is this postern of the version of the box?"},
+	{ErrReset, http.StatusServiceUnavailable, "wait until its screen shows another fingerprint"},
 	{ErrBusy, http.StatusServiceUnavailable, "try again when that is done"},
 	{ErrNoShares, http.StatusConflict, "give the PIN itself"},
 	{share.ErrForm, http.StatusUnprocessableEntity, "look at it again, letter by letter"},

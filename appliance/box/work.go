@@ -177,7 +177,7 @@ func (s *Server) answerReset(_ http.ResponseWriter, r *request) (any, error) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.owner, s.rules, s.pending, s.shares = "", Rules{}, nil, pool{now: s.cfg.Now}
+	s.owner, s.rules, s.pending, s.shares, s.wiped = "", Rules{}, nil, pool{now: s.cfg.Now}, true
 	close(s.over)
 	return Status{}, nil
 }
