@@ -200,10 +200,10 @@ func (g *Gateway) texts(p *passage, plan policy.Plan) (list []text, err error) {
 		}
 		return []text{{c.Message, facts}}, nil
 	}
-	seen := map[[sha256.Size]byte]int{}
+	named, seen := setOf(plan.Of), map[[sha256.Size]byte]int{}
 	for i := range p.copies {
 		c := &p.copies[i]
-		facts.To = slices.DeleteFunc(slices.Clone(c.Plan.Recipients), func(a message.Address) bool { return !slices.Contains(plan.Of, a) })
+		facts.To = slices.DeleteFunc(slices.Clone(c.Plan.Recipients), func(a message.Address) bool { return !named[a] })
 		if len(facts.To) == 0 {
 			continue
 		}

@@ -11,6 +11,8 @@ import (
 	"testing"
 	"time"
 
+	"postern/filter/dkim"
+	"postern/filter/dmarc"
 	"postern/filter/keyring"
 	"postern/filter/message"
 	"postern/filter/policy"
@@ -465,6 +467,68 @@ func TestArchiveByLMTP(t *testing.T) {
 	}
 	if got := w.hop.recipients(); fmt.Sprint(codes) != "[451 250]" || !slices.Equal(got, []string{"x@company2.example"}) {
 		t.Errorf("got %v, and %q delivered, want 451 and 250", codes, got)
+	}
+
+	w = newWorld(t)
+	w.config.Policy.Domains["company2.example"] = policy.SignNever
+	h := w.archiving(true, false)
+	mail := w.sealed(in, bob, alice)
+	h.answers, w.hop.got = []func(*transport.Envelope) transport.Result{answer(552)}, nil
+	for _, want := range []string{"[451 250]", "[250 250]"} {
+		e := w.envelope(bob, alice, "x@company2.example")
+		e.LMTP = true
+		var codes []int
+		for _, r := range w.gate.Handler(Listener{Name: "test", Direction: policy.Inbound}).Data(t.Context(), e, strings.NewReader(mail)) {
+			codes = append(codes, r.Code)
+		}
+		if fmt.Sprint(codes) != want {
+			t.Errorf("archive away: got %v, want %s\n%s", codes, want, w.log)
+		}
+	}
+	if got, want := w.hop.recipients(), []string{"x@company2.example", alice}; !slices.Equal(got, want) {
+		t.Errorf("got %q delivered, want %q", got, want)
+	}
+}
+
+// What goes to people without a certificate as a PDF leaves encrypted too, and
+// the archive has the mail that is in it.
+func TestArchiveOfAPDF(t *testing.T) {
+	w := newWorld(t)
+	w.prints()
+	h := w.archiving(false, true)
+	w.want("PDF", w.send(policy.Outbound, out, alice, "carol@other.example"), "250 2.0.0")
+	if len(h.got) != 1 || len(w.hop.got) != 1 {
+		t.Fatalf("got %d in the archive and %d delivered, want one each\n%s", len(h.got), len(w.hop.got), w.log)
+	}
+	fields, rest := facts(t, w.kept(h.got[0])[0])
+	if fields[2] != "Postern-Archive-To: carol@other.example" || !strings.Contains(rest, "Marker-Text") {
+		t.Errorf("got %q\n%s", fields, rest)
+	}
+}
+
+// An archive's copy leaves with the signature of its domain where all mail of
+// the domain does, and has no seal of what came.
+func TestArchiveIsAttested(t *testing.T) {
+	w := newWorld(t)
+	z := w.attesting()
+	h := w.archiving(true, false)
+	w.gate.Origins = &dmarc.Checker{Names: z, Budget: time.Minute}
+	w.want("opened", w.send(policy.Inbound, w.sealed(in, bob, alice), bob, alice), "250 2.0.0")
+	m := parsed(t, h.got[0].mail)
+	results, err := dkim.Verify(t.Context(), m, func(ctx context.Context, n string) ([]string, error) {
+		a, err := z.TXT(ctx, n)
+		return a.Found, err
+	}, noon)
+	if err != nil || len(results) == 0 || m.Count("ARC-Seal") != 0 {
+		t.Fatalf("got %d signatures, %v, and %d seals", len(results), err, m.Count("ARC-Seal"))
+	}
+	for _, r := range results {
+		if r.Value != dkim.Pass {
+			t.Errorf("got %+v, want a signature that holds", r)
+		}
+	}
+	if _, rest := facts(t, w.kept(h.got[0])[0]); rest != string(w.hop.got[0].mail) || !strings.Contains(rest, "ARC-Seal:") {
+		t.Errorf("got\n%s\nwant what was delivered, with its seal", rest)
 	}
 }
 

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"slices"
 
 	"postern/filter/message"
 	"postern/filter/policy"
@@ -27,6 +26,7 @@ type share struct {
 // shares names what the archive of a plan holds of the mail n. A mail that did
 // not open in an earlier try, and does now, is another one for the archive.
 func (p *passage) shares(n record.Name, plan policy.Plan) (list []share) {
+	named := setOf(plan.Of)
 	for _, opened := range []bool{false, true} {
 		s := share{name: sha256.Sum256(fmt.Appendf(nil, "archive\n%x\n%s\n%s\n%t", n, plan.Archive, plan.Recipients[0].Key(), opened))}
 		for _, one := range p.decision.Plans {
@@ -34,7 +34,7 @@ func (p *passage) shares(n record.Name, plan policy.Plan) (list []share) {
 				continue
 			}
 			for _, a := range one.Recipients {
-				if slices.Contains(plan.Of, a) {
+				if named[a] {
 					s.of = append(s.of, a)
 				}
 			}
@@ -46,9 +46,18 @@ func (p *passage) shares(n record.Name, plan policy.Plan) (list []share) {
 	return list
 }
 
+func setOf(list []message.Address) map[message.Address]bool {
+	set := make(map[message.Address]bool, len(list))
+	for _, a := range list {
+		set[a] = true
+	}
+	return set
+}
+
 // deposit gives archives their copies, before anybody else has his: a mail that is
 // nobody's yet can wait. Whatever an archive's next hop answers, its no is not
-// the mail's.
+// the mail's. Where each recipient has an answer of his own (LMTP), only those
+// wait whose mail it is.
 func (g *Gateway) deposit(ctx context.Context, p *passage, n record.Name) error {
 	for _, c := range p.archived {
 		shares := p.shares(n, c.Plan)
@@ -63,10 +72,19 @@ func (g *Gateway) deposit(ctx context.Context, p *passage, n record.Name) error 
 		o := g.store(ctx, p, c)
 		p.stored(c, o)
 		if o.err != nil {
-			if !g.Policy.Archives[c.Plan.Archive].Without {
-				return fmt.Errorf("archive at %s: %v: %w", c.Plan.Recipients[0].Key(), o.err, ErrArchive)
+			err := fmt.Errorf("archive at %s: %v: %w", c.Plan.Recipients[0].Key(), o.err, ErrArchive)
+			switch {
+			case g.Policy.Archives[c.Plan.Archive].Without:
+				g.Log.LogAttrs(ctx, slog.LevelError, "archive", slog.String("trace", p.env.Trace), slog.String("error", err.Error()))
+			case !p.env.LMTP:
+				return err
+			default:
+				for _, a := range c.Plan.Of {
+					if p.outcomes[a] == nil {
+						p.outcome(a, &outcome{err: err})
+					}
+				}
 			}
-			g.Log.LogAttrs(ctx, slog.LevelError, "archive", slog.String("trace", p.env.Trace), slog.String("archive", c.Plan.Recipients[0].Key()), slog.String("error", o.err.Error()))
 			continue
 		}
 		for _, s := range shares {

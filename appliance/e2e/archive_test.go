@@ -172,6 +172,9 @@ func TestArchive(t *testing.T) {
 			}
 			send("archive away", c.Outside, bob, alice, first, "451 4.3.0 archive does not take the mail now")
 			send("archive away", c.Inside, alice, bob, outbound, "451 4.3.0 archive does not take the mail now")
+			if out, err := c.Postern(t.Context(), nil, "doctor"); err == nil || !strings.Contains(string(out), "next hop "+vault) {
+				t.Errorf("doctor: got %v, %s, want the archive's hop broken", err, out)
+			}
 			holding(t, "archive away", c.Kept, 0)
 			kept := reopen(t, dir, address)
 			t.Cleanup(func() { kept.Close() })

@@ -3,6 +3,7 @@ package authres
 import (
 	"strings"
 	"testing"
+	"time"
 
 	"postern/filter/message"
 )
@@ -66,6 +67,29 @@ func TestSignerIsOneWord(t *testing.T) {
 	} {
 		if got := Word(message.Address{Local: c.local, Domain: c.domain}); got != c.want {
 			t.Errorf("Word(%q, %q): got %q, want %q", c.local, c.domain, got, c.want)
+		}
+	}
+}
+
+// What stands on top of an archived mail cannot be written by it.
+func TestArchiveFields(t *testing.T) {
+	evil := message.Address{Local: "a; verified=yes\r\nX: y", Domain: "partner.example"}
+	for _, c := range []struct {
+		archive Archive
+		want    string
+	}{
+		{Archive{Direction: "inbound", At: time.Date(2026, 11, 24, 13, 0, 0, 0, time.FixedZone("", 3600)), From: message.Address{Local: "bob", Domain: "partner.example"},
+			To:     []message.Address{{Local: "alice", Domain: "company1.example"}, {Local: "eve", Domain: "münchen.example"}},
+			Status: Status{Opened: "openpgp", Verified: true, Signer: message.Address{Local: "bob", Domain: "partner.example"}, Reason: "good", Trace: "T"}},
+			"Postern-Archive: v=1; direction=inbound; time=2026-11-24T12:00:00Z; opened=openpgp; verified=yes; signer=bob@partner.example; reason=good; trace=T\n" +
+				"Postern-Archive-From: bob@partner.example\nPostern-Archive-To: alice@company1.example, eve@xn--mnchen-3ya.example\n"},
+		{Archive{Direction: "outbound", To: []message.Address{evil}, Status: Status{Opened: "none", Reason: "sealed", Trace: "T"}},
+			"Postern-Archive: v=1; direction=outbound; time=0001-01-01T00:00:00Z; opened=none; verified=no; signer=none; reason=sealed; trace=T\n" +
+				"Postern-Archive-From: none\nPostern-Archive-To: a%3B%20verified=yes%0D%0AX%3A%20y@partner.example\n"},
+	} {
+		got := strings.ReplaceAll(strings.ReplaceAll(string(c.archive.Fields()), "\r\n ", " "), "\r\n", "\n")
+		if got != c.want {
+			t.Errorf("got\n%s\nwant\n%s", got, c.want)
 		}
 	}
 }

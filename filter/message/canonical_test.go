@@ -296,3 +296,42 @@ func BenchmarkCanonical(b *testing.B) {
 		})
 	}
 }
+
+// What lasts is not changed by WriteCanonical where it stands in another entity.
+func TestLasts(t *testing.T) {
+	for _, c := range []struct {
+		name, top, mail string
+		want            bool
+	}{
+		{"text", "X: 1\r\n", "A: b\r\n\r\ntext\r\n", true},
+		{"no body", "", "A: b\r\n", true},
+		{"a blank at the end", "", "A: b\r\n\r\n-- \r\n", false},
+		{"a blank in the header", "", "A: b \r\n\r\ntext\r\n", false},
+		{"8-bit", "", "A: b\r\n\r\n\xc3\xbc\r\n", false},
+		{"8-bit on top", "X: \xc3\xbc\r\n", "A: b\r\n\r\ntext\r\n", false},
+		{"said to be 8-bit", "", "Content-Transfer-Encoding: 8bit\r\n\r\ntext\r\n", false},
+		{"a part that is said to be binary", "", "Content-Type: multipart/mixed; boundary=b\r\n\r\n--b\r\nContent-Transfer-Encoding: binary\r\n\r\nx\r\n--b--\r\n", false},
+		{"From", "", "A: b\r\n\r\nFrom x\r\n", false},
+		{"a long line", "", "A: b\r\n\r\n" + strings.Repeat("x", 999) + "\r\n", false},
+	} {
+		m, err := Parse(strings.NewReader(c.mail), Limits{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		m.Top = []byte(c.top)
+		got, err := m.Lasts()
+		if err != nil || got != c.want {
+			t.Errorf("%s: got %v, %v, want %v", c.name, got, err, c.want)
+		}
+		const head = "Content-Type: multipart/mixed; boundary=outer\r\n\r\n--outer\r\nContent-Type: message/rfc822\r\n\r\n"
+		whole := head + c.top + c.mail + "\r\n--outer--\r\n"
+		around, err := Parse(strings.NewReader(whole), Limits{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var b strings.Builder
+		if err := WriteCanonical(&b, around.Source, around.Root, nil); c.want && (err != nil || b.String() != whole) {
+			t.Errorf("%s: got %q, %v, want it as it was", c.name, b.String(), err)
+		}
+	}
+}

@@ -33,10 +33,12 @@ type Kept struct {
 // is the archive himself.
 func (p *Policy) archive(f Facts, d Decision) Decision {
 	var copies []Plan
+	named := map[message.Address]bool{}
 	add := func(domain string, to message.Address) {
-		if to.Key() == p.Archives[domain].Address.Key() {
+		if named[to] || to.Key() == p.Archives[domain].Address.Key() {
 			return
 		}
+		named[to] = true
 		i := slices.IndexFunc(copies, func(c Plan) bool { return c.Archive == domain })
 		if i < 0 {
 			i = len(copies)
