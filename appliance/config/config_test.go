@@ -335,3 +335,32 @@ func FuzzLoad(f *testing.F) {
 		}
 	})
 }
+
+// An archive is found in any spelling of its domain, has its defaults, and is
+// written as it was read.
+func TestArchives(t *testing.T) {
+	digits := strings.Repeat("0a", 32)
+	c, err := parseFilterd("archive.toml", []byte(small+`
+[domain."company2.example"]
+archive = "Keep@Vault.example"
+[archive."Keep@VAULT.example"]
+certs = ["`+digits+`", "AB CD `+strings.Repeat("ab", 18)+`"]
+next-hop = { address = "mail.vault.example:25", protocol = "lmtp" }
+`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, want := c.Archives["Keep@vault.example"], Archive{Certs: []string{digits, "AB CD " + strings.Repeat("ab", 18)}, When: []string{"inbound"}, OnFailure: "defer",
+		NextHop: &Hop{Route: "relay", Address: "mail.vault.example:25", Port: 25, Protocol: "lmtp", TLS: "verify", Name: "mail.vault.example"}}
+	if !reflect.DeepEqual(got, want) || c.Domains["company2.example"].Archive != "Keep@vault.example" || c.Domains["company1.example"].Archive != "" {
+		t.Errorf("got %+v, next hop %+v, of %+v, want %+v", got, got.NextHop, c.Domains, want)
+	}
+	var b bytes.Buffer
+	if err := Write(&b, c); err != nil {
+		t.Fatal(err)
+	}
+	again, err := parseFilterd("written.toml", b.Bytes())
+	if err != nil || !reflect.DeepEqual(again.Archives, c.Archives) || !reflect.DeepEqual(again.Domains, c.Domains) {
+		t.Errorf("written and read again: %v\n%s", err, &b)
+	}
+}
