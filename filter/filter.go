@@ -57,6 +57,8 @@ type Config struct {
 	Finder Finder
 	// Autocrypt is what is told of certificates in headers. Zero: nothing.
 	Autocrypt Autocrypt
+	// Awaits has orders that mails of authorities belong to. nil: there are none.
+	Awaits Awaiter
 	// Record remembers what outlives a mail. nil: nothing is remembered.
 	Record   *record.Record
 	Triggers []Trigger  // what senders can ask for

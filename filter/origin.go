@@ -50,6 +50,7 @@ func (g *Gateway) vet(ctx context.Context, p *passage) error {
 		p.decision = policy.Decision{Action: policy.Refuse, Reason: "dmarc", Rule: "authentication"}
 		return fmt.Errorf("author's domain %.80q: %s (%s): %w", d.Domain, d.Value, d.Reason, ErrOrigin)
 	}
+	g.proves(ctx, p)
 	return nil
 }
 

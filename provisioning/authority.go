@@ -62,17 +62,23 @@ func (e *enrolment) desks(ctx context.Context, p Plan, list []wanted) (map[strin
 		if !ok {
 			return open, no("add it to the plan", "no authority %.40q", name)
 		}
-		var err error
-		if a.Folder != "" {
-			open[name], err = openFolder(a.Folder)
-		} else {
-			open[name], err = e.openServer(ctx, a)
-		}
+		d, err := e.openDesk(ctx, name, a)
 		if err != nil {
 			return open, fmt.Errorf("authority %s: %w", name, err)
 		}
+		open[name] = d
 	}
 	return open, nil
+}
+
+func (e *enrolment) openDesk(ctx context.Context, name string, a Authority) (desk, error) {
+	switch {
+	case a.Folder != "":
+		return openFolder(a.Folder)
+	case a.ACME != nil:
+		return e.openPostal(ctx, name, a)
+	}
+	return e.openServer(ctx, a)
 }
 
 // folder is any authority, by way of a person.
@@ -183,36 +189,47 @@ func (f *folder) close() {}
 // server is an authority that answers by itself.
 type server struct {
 	*est.Server
+	absence
 	e           *enrolment
 	reenrol     bool
 	authorities []keyring.Cert // nil: not asked for yet
-	away        int            // questions in a row that nobody answered
-	last        error
+}
+
+// absence counts questions in a row that nobody answered.
+type absence struct {
+	away int
+	last error
 }
 
 // maxAway is how many of them there are before the rest is left for another run.
 const maxAway = 3
 
+func (a *absence) refuse() error {
+	if a.away < maxAway {
+		return nil
+	}
+	return fmt.Errorf("not asked any more: %w", a.last)
+}
+
+// note is told how a question ended.
+func (a *absence) note(err, away error) {
+	if errors.Is(err, away) {
+		a.away, a.last = a.away+1, err
+	} else {
+		a.away = 0
+	}
+}
+
 // openServer reads what the files of an authority hold; nothing is asked yet.
 func (e *enrolment) openServer(ctx context.Context, a Authority) (*server, error) {
 	c := est.Config{URL: a.URL, Label: a.Label, User: a.User}
-	if a.CAFile != "" {
-		data, err := e.read(a.CAFile, maxFile)
-		if err != nil {
-			return nil, err
-		}
-		c.Roots = x509.NewCertPool()
-		if !c.Roots.AppendCertsFromPEM(data) {
-			return nil, no("it is the certificate of the authority that the server's own was made by", "%s: no certificate in PEM", a.CAFile)
-		}
+	var err error
+	if c.Roots, err = e.roots(a.CAFile); err != nil {
+		return nil, err
 	}
 	if a.PasswordFile != "" {
-		data, err := e.read(a.PasswordFile, maxSecret)
-		if err != nil {
-			return nil, fmt.Errorf("read password: %w", err)
-		}
-		if c.Password = strings.TrimRight(string(data), "\r\n"); c.Password == "" || strings.ContainsAny(c.Password, "\r\n") {
-			return nil, no("it is the file's one line", "%s: no password", a.PasswordFile)
+		if c.Password, err = e.password(a.PasswordFile); err != nil {
+			return nil, err
 		}
 	}
 	if a.Client != "" {
@@ -248,18 +265,13 @@ func (s *server) has(hsm.Key) bool { return false }
 
 // certify asks, at the pace of the plan.
 func (s *server) certify(ctx context.Context, p plea) ([]keyring.Cert, error) {
-	if s.away >= maxAway {
-		return nil, fmt.Errorf("not asked any more: %w", s.last)
+	if err := s.refuse(); err != nil {
+		return nil, err
 	}
 	certs, err := s.ask(ctx, p)
-	var later *est.Later
-	switch {
-	case errors.Is(err, est.ErrAway):
-		s.away, s.last = s.away+1, err
-	case errors.As(err, &later):
+	s.note(err, est.ErrAway)
+	if errors.Is(err, est.ErrLater) {
 		return nil, fmt.Errorf("%w: %w", errWaiting, err)
-	default:
-		s.away = 0
 	}
 	return certs, err
 }
@@ -328,16 +340,11 @@ func (p *pace) wait(ctx context.Context) error {
 	if p.every == 0 {
 		return ctx.Err()
 	}
-	now := time.Now()
-	if d := p.next.Sub(now); d > 0 {
-		timer := time.NewTimer(d)
-		defer timer.Stop()
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case now = <-timer.C:
+	if d := time.Until(p.next); d > 0 {
+		if err := sleep(ctx, d); err != nil {
+			return err
 		}
 	}
-	p.next = now.Add(p.every)
+	p.next = time.Now().Add(p.every)
 	return nil
 }

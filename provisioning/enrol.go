@@ -179,25 +179,19 @@ func (e *enrolment) alone() (unlock func(), err error) {
 func (e *enrolment) run(ctx context.Context, list []wanted) (any, error) {
 	progress := progress{e: e, all: len(list), began: time.Now(), said: time.Now()}
 	for i, w := range list {
-		line := enrolLine{Owner: w.owner.String(), Use: w.use, Part: w.part, State: enrolDone}
-		err := e.one(ctx, w, &line)
-		switch {
-		case err == nil:
-		case errors.Is(err, errWaiting):
-			line.State, line.Reason = enrolWaiting, err.Error()
-		case stops(ctx, err):
+		line, err := e.attempt(ctx, w)
+		if err != nil {
 			e.result.Left = len(list) - i
 			e.finish()
-			return e.result, fmt.Errorf("enrol %s: %w", w.owner, err)
-		default:
-			line.State, line.Reason, line.err = enrolFailed, err.Error(), err
-		}
-		if e.dry() && (line.State == enrolDone || line.State == enrolWaiting) {
-			line.State = enrolWanted
+			return e.result, err
 		}
 		e.result.Lines = append(e.result.Lines, line)
 		e.result.Count[line.State]++
 		progress.tell(i + 1)
+	}
+	if err := e.linger(ctx, list); err != nil {
+		e.finish()
+		return e.result, err
 	}
 	e.finish()
 	if n := e.result.Count[enrolFailed]; n > 0 {
@@ -208,6 +202,92 @@ func (e *enrolment) run(ctx context.Context, list []wanted) (any, error) {
 		return e.result, &failure{err: errSaid, status: ExitLater}
 	}
 	return e.result, nil
+}
+
+// attempt brings one certificate as far as it goes now. The error ends the run.
+func (e *enrolment) attempt(ctx context.Context, w wanted) (enrolLine, error) {
+	line := enrolLine{Owner: w.owner.String(), Use: w.use, Part: w.part, State: enrolDone}
+	err := e.one(ctx, w, &line)
+	switch {
+	case err == nil:
+	case errors.Is(err, errWaiting):
+		line.State, line.Reason = enrolWaiting, err.Error()
+	case stops(ctx, err):
+		return line, fmt.Errorf("enrol %s: %w", w.owner, err)
+	default:
+		line.State, line.Reason, line.err = enrolFailed, err.Error(), err
+	}
+	if e.dry() && (line.State == enrolDone || line.State == enrolWaiting) {
+		line.State = enrolWanted
+	}
+	return line, nil
+}
+
+// slowest is how long it takes at most until what waits is looked at again.
+const slowest = 10 * time.Second
+
+// linger goes on with what waits for an authority that answers by mail, as long
+// as the plan says.
+func (e *enrolment) linger(ctx context.Context, list []wanted) error {
+	began, said := time.Now(), time.Now()
+	for pause := time.Second; !e.dry(); pause = min(2*pause, slowest) {
+		var open []int
+		var last time.Duration
+		for i, w := range list {
+			if d := e.postal(w); d != nil && e.result.Lines[i].State == enrolWaiting && time.Since(began) < d.config.Wait && d.refuse() == nil {
+				open, last = append(open, i), max(last, d.config.Wait)
+			}
+		}
+		if len(open) == 0 {
+			return nil
+		}
+		if !e.on["json"] && time.Since(said) >= often {
+			said = time.Now()
+			fmt.Fprintf(e.Stderr, "%d of %d wait for mail of their authority, for %v more at most\n", len(open), len(list), (last - time.Since(began)).Round(time.Second))
+		}
+		if err := sleep(ctx, min(pause, last-time.Since(began))); err != nil {
+			return err
+		}
+		for _, i := range open {
+			if !e.postal(list[i]).moved(ctx, list[i]) {
+				continue
+			}
+			line, err := e.attempt(ctx, list[i])
+			if err != nil {
+				return err
+			}
+			if line.State != enrolWaiting {
+				pause = time.Second
+			}
+			line.Steps = append(e.result.Lines[i].Steps, line.Steps...)
+			e.result.Count[enrolWaiting]--
+			e.result.Count[line.State]++
+			e.result.Lines[i] = line
+		}
+	}
+	return nil
+}
+
+// postal is the authority of a certificate where that is one which proves
+// addresses by mail.
+func (e *enrolment) postal(w wanted) *postal {
+	if w.smime == nil {
+		return nil
+	}
+	d, _ := e.desk[w.smime.Authority].(*postal)
+	return d
+}
+
+// sleep waits, or ends with ctx.
+func sleep(ctx context.Context, d time.Duration) error {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-timer.C:
+		return nil
+	}
 }
 
 // stops reports whether nothing else would go better either.

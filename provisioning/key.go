@@ -54,9 +54,10 @@ var uses = map[string][]hsm.Usage{
 	"ledger":  {hsm.Sign},
 	"release": {hsm.Sign},
 	"log":     {hsm.Sign},
+	useACME:   {hsm.Sign},
 }
 
-const useWords = "openpgp, smime, dkim, tls, ledger, release, log"
+const useWords = "openpgp, smime, dkim, tls, ledger, release, log, acme"
 
 // algorithmFor is the algorithm of a key of a use, by name or by default.
 // Ed25519 signs only; its partner for opening is X25519.
@@ -65,13 +66,15 @@ func algorithmFor(name string, use string, u hsm.Usage) (hsm.Algorithm, error) {
 	switch {
 	case use == useRelease && a != "" && a != hsm.P384 && a != hsm.Ed25519:
 		return "", misuse("take p-384 or ed25519", "%.40q: releases are not signed with it", name)
+	case use == useACME && a != "" && a != hsm.P256:
+		return "", misuse("take p-256", "%.40q: accounts of ACME are not signed for with it here", name)
 	case use == useLog && a != "" && a != hsm.Ed25519:
 		return "", misuse("take ed25519", "%.40q: checkpoints of a log are not signed with it", name)
 	}
 	switch a {
 	case "":
 		switch use {
-		case "tls", "ledger":
+		case "tls", "ledger", useACME:
 			return hsm.P256, nil
 		case "dkim":
 			return hsm.RSA2048, nil

@@ -25,9 +25,10 @@ type Plan struct {
 	Groups      []Group
 }
 
-// Authority is where certificates come from: a folder, or an EST server.
+// Authority is where certificates come from: a folder, or a server.
 type Authority struct {
 	Folder                     string // "": the server
+	ACME                       *ACME  // nil: it is asked by EST
 	URL, Label, CAFile         string
 	User, PasswordFile, Client string
 	Reenrol                    bool

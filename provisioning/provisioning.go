@@ -116,6 +116,8 @@ type Site struct {
 	TLSDir     string       // folder of the certificates of listeners
 	Shown      []Shown
 	Mail       Mail
+	Inside     []string // listeners that take mail of this machine for anybody, without login
+	Vets       bool     // whether DKIM signatures of inbound mail are looked at
 }
 
 // Shown is what a listener shows its clients.

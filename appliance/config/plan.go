@@ -21,15 +21,23 @@ type Plan struct {
 
 // Authority is a table [authority."…"].
 type Authority struct {
-	Kind         string `toml:"kind" need:"yes" enum:"folder|est" doc:"folder: requests are written to a folder, for any authority, and certificates are taken from it in the next run. est: a server is asked (RFC 7030)."`
+	Kind         string `toml:"kind" need:"yes" enum:"folder|est|acme" doc:"folder: requests are written to a folder, for any authority, and certificates are taken from it in the next run. est: a server is asked (RFC 7030). acme: a server is asked (RFC 8555) that proves each address by a mail to it, which filterd recognises and postern enrol answers (RFC 8823)."`
 	Folder       string `toml:"folder" form:"path" doc:"The folder, with kind = \"folder\". Certificates are found there by their keys, in files that end in .pem, .crt, .cer, .der, .p7b or .p7c."`
-	URL          string `toml:"url" form:"https" doc:"The server, with kind = \"est\", such as https://ca.company1.example. Without a path it is asked below /.well-known/est."`
+	URL          string `toml:"url" form:"https" doc:"The server. Of EST, such as https://ca.company1.example: without a path it is asked below /.well-known/est. Of ACME, the URL of its directory."`
 	Label        string `toml:"label" form:"name" doc:"Which of several authorities at the server (RFC 7030 §3.2.2)."`
 	CAFile       string `toml:"ca-file" form:"path" doc:"Certificates in PEM that the server is known by. Default: those of the system."`
 	User         string `toml:"user" form:"text" doc:"Who asks, by HTTP Basic."`
 	PasswordFile string `toml:"password-file" form:"path" doc:"File with the password in its one line."`
 	Client       string `toml:"client" form:"path" doc:"Certificate in PEM with its chain, that the server knows us by. Its key is a tls key of the token."`
 	Reenrol      bool   `toml:"reenrol" doc:"Whether the successor of a certificate for signatures is asked for with that certificate (/simplereenroll). The authority must have made it one for TLS clients too."`
+	// The rest is for kind = "acme".
+	Contact     []string `toml:"contact" form:"address" doc:"With kind = \"acme\": addresses at which the authority reaches whoever runs the account."`
+	TermsAgreed bool     `toml:"terms-agreed" doc:"With kind = \"acme\": whether the authority's terms of service are agreed to. It is asked for only where there are some."`
+	Binding     string   `toml:"binding" form:"text" doc:"With kind = \"acme\": key identifier of an account elsewhere at the authority, which ours is bound to (external account binding)."`
+	BindingFile string   `toml:"binding-file" form:"path" doc:"File with the MAC key of that account in its one line, in base64url."`
+	Join        string   `toml:"join" default:"text" enum:"text|bytes" doc:"With kind = \"acme\": how the halves of a token become one, which RFC 8823 leaves open. text: as they are written. bytes: as the bytes that they encode. An authority that calls every answer wrong wants the other one."`
+	Submit      string   `toml:"submit" form:"dial" doc:"With kind = \"acme\": the outbound listener of filterd, as host and port, that takes the answers, without login. Default: the first in filterd.toml that this machine may use so."`
+	Wait        Duration `toml:"wait" default:"5m" max:"1d" doc:"With kind = \"acme\": how long a run waits for the authority's mails. What has not come by then is taken up by the next run; 0s: nothing is waited for."`
 }
 
 // Enrolled is a table [domain."…"].
@@ -145,8 +153,8 @@ func (c *Plan) check(r *reading) {
 			r.wrong(at, fmt.Sprintf("host.%q: want one of authority and self-signed", name), "")
 		case h.SelfSigned && h.Lifetime == "0":
 			r.wrong(at, fmt.Sprintf("host.%q.lifetime: a certificate of X.509 ends", name), "")
-		case !h.SelfSigned:
-			c.known(r, h.Authority, "host", name, "authority")
+		case !h.SelfSigned && c.known(r, h.Authority, "host", name, "authority") && c.Authorities[h.Authority].Kind == "acme":
+			r.wrong(r.line("host", name, "authority"), fmt.Sprintf("host.%q.authority: %s proves addresses of mail, not servers", name, h.Authority), "any ACME program keeps the certificates of a listener: cert-files in filterd.toml")
 		}
 	}
 }
@@ -169,21 +177,26 @@ func (a Authority) check(r *reading, name string) {
 	wrong := func(field, problem, hint string) {
 		r.wrong(r.line("authority", name, field), fmt.Sprintf("authority.%s.%s: %s", name, field, problem), hint)
 	}
-	est := map[string]bool{"url": a.URL != "", "label": a.Label != "", "ca-file": a.CAFile != "", "user": a.User != "", "password-file": a.PasswordFile != "", "client": a.Client != "", "reenrol": a.Reenrol}
+	of := map[string]struct {
+		kinds string
+		set   bool
+	}{
+		"folder": {"folder", a.Folder != ""}, "url": {"est acme", a.URL != ""}, "ca-file": {"est acme", a.CAFile != ""},
+		"label": {"est", a.Label != ""}, "user": {"est", a.User != ""}, "password-file": {"est", a.PasswordFile != ""}, "client": {"est", a.Client != ""}, "reenrol": {"est", a.Reenrol},
+		"contact": {"acme", len(a.Contact) > 0}, "terms-agreed": {"acme", a.TermsAgreed}, "binding": {"acme", a.Binding != ""}, "binding-file": {"acme", a.BindingFile != ""},
+		"join": {"acme", a.Join != "text"}, "submit": {"acme", a.Submit != ""}, "wait": {"acme", time.Duration(a.Wait) != 5*time.Minute},
+	}
+	for _, field := range slices.Sorted(maps.Keys(of)) {
+		if of[field].set && a.Kind != "" && !slices.Contains(strings.Fields(of[field].kinds), a.Kind) {
+			wrong(field, fmt.Sprintf("has no effect with kind = %q", a.Kind), "")
+		}
+	}
 	switch a.Kind {
 	case "folder":
-		for _, field := range slices.Sorted(maps.Keys(est)) {
-			if est[field] {
-				wrong(field, `has no effect with kind = "folder"`, "")
-			}
-		}
 		if a.Folder == "" {
 			wrong("folder", "is missing", "requests and certificates need a place")
 		}
 	case "est":
-		if a.Folder != "" {
-			wrong("folder", `has no effect with kind = "est"`, "")
-		}
 		if a.URL == "" {
 			wrong("url", "is missing", "it is the EST server of the authority")
 		}
@@ -193,6 +206,13 @@ func (a Authority) check(r *reading, name string) {
 		if a.User == "" && a.Client == "" {
 			wrong("url", "the server does not know who asks", "add user and password-file, or client")
 		}
+	case "acme":
+		if a.URL == "" {
+			wrong("url", "is missing", "it is the directory of the ACME server")
+		}
+		if (a.Binding == "") != (a.BindingFile == "") {
+			wrong("binding", "goes with binding-file", "")
+		}
 	}
 }
 
@@ -201,7 +221,7 @@ func (c *Plan) certified(r *reading, s *EnrolSMIME, at ...any) {
 	if s == nil || !c.known(r, s.Authority, append(slices.Clip(at), "authority")...) {
 		return
 	}
-	if c.Authorities[s.Authority].Kind == "est" && !strings.HasPrefix(s.Open, "rsa-") {
+	if c.Authorities[s.Authority].Kind != "folder" && !strings.HasPrefix(s.Open, "rsa-") {
 		r.wrong(r.line(append(slices.Clip(at), "open")...), fmt.Sprintf("%s.open: %s cannot sign the request that authority %q wants", name(at), s.Open, s.Authority), "take rsa-3072 or rsa-4096")
 	}
 }
@@ -241,6 +261,7 @@ func samplePlan() *Plan {
 		Authorities: map[string]Authority{
 			"company": {Kind: "est", URL: "https://ca.company1.example", Label: "mail", User: "postern", PasswordFile: "/etc/postern/est-password"},
 			"paper":   {Kind: "folder", Folder: "/var/lib/postern/requests"},
+			"public":  {Kind: "acme", URL: "https://acme.ca.example/directory", Contact: []string{"postmaster@company1.example"}, TermsAgreed: true, Binding: "k1", BindingFile: "/etc/postern/acme-binding"},
 		},
 		Domains: map[string]Enrolled{"company1.example": {OpenPGP: &EnrolOpenPGP{}, SMIME: &EnrolSMIME{Authority: "paper"}, DKIM: &EnrolDKIM{}}},
 		Users:   map[string]Users{"staff": {File: "/etc/postern/staff.txt", SMIME: &EnrolSMIME{Authority: "company", Sign: "p-256"}}},

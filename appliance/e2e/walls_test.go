@@ -38,6 +38,7 @@ var floors = map[string]int{
 	"filter/resolver": crafts, "filter/web": crafts, "filter/publish": crafts, "filter/mtasts": crafts, "filter/route": crafts,
 	"filter/accounts": crafts, "filter/ldaphost": crafts, "filter/arc": crafts, "filter/dmarc": crafts, "filter/autocrypt": crafts, "filter/zone": crafts,
 	"filter/autoconfig": crafts,
+	"filter/challenge":  crafts,
 	"filter/scan":       crafts,
 	"filter/paper":      crafts, "filter/pdf": crafts, "filter/press": crafts,
 	"image":  crafts, // one verifier for the build, the update and whoever downloads
@@ -62,6 +63,7 @@ var neighbours = map[string][]string{
 	"filter/zone":            {"filter/dkim", "filter/resolver"}, // keys by their selectors, and who is asked
 	"filter/dmarc":           {"filter/dkim", "filter/resolver"}, // what it judges together
 	"filter/accounts":        {"filter/transport", "filter/ldaphost"},
+	"filter/challenge":       {"filter/dkim"},     // whose signatures make such a mail count
 	"filter/chain/fetch":     {"filter/resolver"}, // one word for what the Internet routes
 	"filter/web":             {"filter/resolver"},
 	"filter/directory":       {"filter/resolver", "filter/web", "filter/ldaphost"},

@@ -18,7 +18,7 @@ func plan(path string) (provisioning.Plan, error) {
 	p := provisioning.Plan{Renew: time.Duration(c.Renew), Asked: c.Rate.Count, Per: time.Duration(c.Rate.Per), Authorities: map[string]provisioning.Authority{}}
 	for name, a := range c.Authorities {
 		p.Authorities[name] = provisioning.Authority{Folder: a.Folder, URL: a.URL, Label: a.Label, CAFile: a.CAFile,
-			User: a.User, PasswordFile: a.PasswordFile, Client: a.Client, Reenrol: a.Reenrol}
+			User: a.User, PasswordFile: a.PasswordFile, Client: a.Client, Reenrol: a.Reenrol, ACME: accountOf(a)}
 	}
 	for _, name := range slices.Sorted(maps.Keys(c.Domains)) {
 		d := c.Domains[name]
@@ -37,6 +37,15 @@ func plan(path string) (provisioning.Plan, error) {
 		p.Groups = append(p.Groups, provisioning.Group{Host: name, TLS: &provisioning.EnrolTLS{Authority: h.Authority, Lifetime: h.Lifetime}})
 	}
 	return p, nil
+}
+
+// accountOf is nil for an authority that is not asked by ACME.
+func accountOf(a config.Authority) *provisioning.ACME {
+	if a.Kind != "acme" {
+		return nil
+	}
+	return &provisioning.ACME{Contact: a.Contact, Agreed: a.TermsAgreed, Binding: a.Binding, BindingFile: a.BindingFile,
+		Join: a.Join, Submit: a.Submit, Wait: time.Duration(a.Wait)}
 }
 
 func openPGP(c *config.EnrolOpenPGP) *provisioning.EnrolOpenPGP {

@@ -110,7 +110,11 @@ func site(path string, hops map[string]*transport.Hop) (provisioning.Site, error
 	if c.Clock != "" {
 		s.Gate = clock.Gate{Floor: clock.Epoch(service.Built()), Mark: c.Clock}.Check
 	}
+	s.Vets = c.Authentication.DMARC != "off"
 	for _, l := range c.Listeners {
+		if a, ok := gateway.Local(l); ok {
+			s.Inside = append(s.Inside, a)
+		}
 		if l.TLS.Mode != "off" {
 			files, some := gateway.ChainFiles(c, l)
 			s.Shown = append(s.Shown, provisioning.Shown{Name: l.TLS.Identity, Files: files, Some: some})

@@ -77,9 +77,10 @@ type Result struct {
 	Reason    string
 	Domain    string
 	Selector  string
-	Algorithm string // "rsa-sha256", "ed25519-sha256" or ""
-	Signature string // the first 8 letters of b=, which tell signatures of a mail apart (RFC 6008)
-	Testing   bool   // the key says so; the signature counts all the same, as it does everywhere
+	Algorithm string   // "rsa-sha256", "ed25519-sha256" or ""
+	Signature string   // the first 8 letters of b=, which tell signatures of a mail apart (RFC 6008)
+	Testing   bool     // the key says so; the signature counts all the same, as it does everywhere
+	Signed    []string // fields that it is over, in small letters; as often as h= names them
 }
 
 // Field is one header field as it stands in a mail, with the CRLF at its end.

@@ -33,6 +33,7 @@ func Verify(ctx context.Context, mail io.WriterTo, look Lookup, now time.Time) (
 	results := make([]Result, len(all))
 	for i, s := range all {
 		results[i] = s.Result
+		results[i].Signed = s.signed
 	}
 	return results, nil
 }

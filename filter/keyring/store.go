@@ -30,7 +30,7 @@ const (
 	maxCaps      = 8 << 10 // bytes of capabilities
 	maxSources   = 16      // of one certificate
 	minPrefix    = 8       // hexadecimal digits that name a certificate
-	version      = 3       // user_version that the last migration makes
+	version      = 4       // user_version that the last migration makes
 )
 
 //go:embed migrations/*.sql

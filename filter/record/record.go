@@ -1,7 +1,8 @@
 // Package record is what filterd remembers of mails beyond their way through
 // it: who has his copy already, how they were carried, with whom protection was
-// once used, and which were opened. It is one SQLite file that filterd alone
-// writes. Nothing that a mail says is in it: no subject, no body.
+// once used, which were opened, and what an authority wrote whose mail an operator
+// awaits. It is one SQLite file that filterd alone writes. Nothing else that a
+// mail says is in it: no subject, no body.
 //
 // What decides about mails (copies, protection, openings) is on the disk before
 // a call returns, and fails where the file does: its caller defers the mail.
@@ -40,7 +41,7 @@ var (
 )
 
 // version is the user_version that the last migration makes.
-const version = 1
+const version = 2
 
 //go:embed migrations/*.sql
 var migrations embed.FS
@@ -75,7 +76,7 @@ type Record struct {
 	company bool         // the last change was not alone; the writer's own
 	broken  atomic.Bool  // the last write failed
 
-	part, refusal, opened, protected, mail table
+	part, refusal, opened, protected, mail, proof table
 }
 
 // Open opens the record in the file path, and makes it where there is none.
@@ -100,7 +101,8 @@ func Open(path string, o Options) (*Record, error) {
 	r.opened = table{name: "opened", key: "message", keep: openedFor, most: maxOpened}
 	r.protected = table{name: "protected", key: "address", most: maxProtected}
 	r.mail = table{name: "mail", key: "id", keep: o.Keep, most: maxMails}
-	for _, t := range []*table{&r.part, &r.refusal, &r.opened, &r.protected, &r.mail} {
+	r.proof = table{name: "proof", key: "message", keep: proofFor, most: maxProofs}
+	for _, t := range []*table{&r.part, &r.refusal, &r.opened, &r.protected, &r.mail, &r.proof} {
 		if err := t.count(r.read); err != nil {
 			return nil, errors.Join(err, r.read.Close(), w.Close())
 		}
@@ -285,7 +287,7 @@ func (r *Record) run() {
 // clean forgets what is too old; where that is very much, it goes on next time.
 func (r *Record) clean() {
 	now := r.Now()
-	for _, t := range []*table{&r.part, &r.refusal, &r.opened, &r.mail} {
+	for _, t := range []*table{&r.part, &r.refusal, &r.opened, &r.mail, &r.proof} {
 		n := int64(maxClean)
 		for round := 0; round < maxRounds && n == maxClean; round++ {
 			select {

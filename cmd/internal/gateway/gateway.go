@@ -220,6 +220,7 @@ func New(c *config.Filterd, token hsm.Token, ring *Ring, rec *record.Record, way
 		Hops:     hops,
 		Archives: archives,
 		Spools:   &message.Spools{Memory: int64(c.Limits.SpoolMemory), Max: maxMail(c), Dir: c.SpoolDir},
+		Awaits:   ring,
 		Record:   rec,
 		Limits:   limits(c),
 		InFlight: c.Limits.InFlight,
@@ -252,6 +253,27 @@ func New(c *config.Filterd, token hsm.Token, ring *Ring, rec *record.Record, way
 // Listener reads one listener.
 func Listener(l config.Listener) filter.Listener {
 	return filter.Listener{Name: l.Name, Direction: policy.Direction(l.Direction), Allow: Prefixes(l.Allow), Login: l.Auth == "required"}
+}
+
+// Local is where this machine itself reaches an outbound listener, and may send
+// mail of anybody there.
+func Local(l config.Listener) (address string, ok bool) {
+	at, err := netip.ParseAddrPort(l.Address)
+	if strings.HasPrefix(l.Address, ":") {
+		at, err = netip.ParseAddrPort("127.0.0.1" + l.Address)
+	}
+	if err != nil || l.Direction != "outbound" || l.Protocol != "smtp" || l.Auth == "required" || l.TLS.Mode == "implicit" {
+		return "", false
+	}
+	ip := at.Addr().Unmap()
+	switch {
+	case ip == netip.IPv6Unspecified():
+		ip = netip.IPv6Loopback()
+	case ip.IsUnspecified():
+		ip = netip.MustParseAddr("127.0.0.1")
+	}
+	within := func(n config.Network) bool { return n.Contains(ip) }
+	return netip.AddrPortFrom(ip, at.Port()).String(), slices.ContainsFunc(l.Allow, within) && !slices.ContainsFunc(l.ProxyFrom, within)
 }
 
 // Prefixes are networks as the mail path has them.
