@@ -1,10 +1,12 @@
 package e2e
 
 import (
+	"bytes"
 	"context"
 	"encoding/base64"
 	"fmt"
 	"os"
+	"os/exec"
 	"slices"
 	"strings"
 	"testing"
@@ -115,4 +117,94 @@ func TestACME(t *testing.T) {
 		t.Fatal(err)
 	}
 	run(t, nil, "openssl", "verify", "-purpose", "smimesign", "-CAfile", ca.Root, "-untrusted", way, way)
+}
+
+// TestACMERefused: what does not count is never answered, said, and costs no
+// order that may still go well; what an authority refuses is told with what
+// helps, and the next run goes on.
+func TestACMERefused(t *testing.T) {
+	b, ca := acmeHouse(t, acmetest.Config{}, acmePartner)
+	const user = "alice@company1.example"
+	enrolled := func(fields string, status int, want string) enrolment {
+		t.Helper()
+		var refusal *exec.ExitError
+		r := enrol(t, b, acmePlan(t, b, ca, fields, user), &refusal)
+		got := 0
+		if refusal != nil {
+			got = refusal.ExitCode()
+		}
+		if got != status {
+			t.Fatalf("got status %d, want %d: %+v", got, status, r)
+		}
+		if !strings.Contains(fmt.Sprint(r.Certificates), want) {
+			t.Fatalf("got %+v, want %q\nthe authority says %q", r, want, ca.Said())
+		}
+		return r
+	}
+	logged := func(want ...string) {
+		t.Helper()
+		eventually(t, patience, func() (bool, string) {
+			log := contents(t, b.Path("filterd.log"))
+			for _, w := range want {
+				if !strings.Contains(log, w) {
+					return false, fmt.Sprintf("no %q in the log", w)
+				}
+			}
+			return true, ""
+		})
+	}
+
+	// The authority is away: nothing is decided.
+	away := strings.Replace(contents(t, acmePlan(t, b, ca, "wait = \"0s\"", user)), ca.URL, "https://127.0.0.1:1/directory", 1)
+	if err := os.WriteFile(b.Path("away.toml"), []byte(away), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	var refusal *exec.ExitError
+	if r := enrol(t, b, b.Path("away.toml"), &refusal); refusal == nil || refusal.ExitCode() != 75 || r.Count["waiting"] != 2 || !strings.Contains(r.Certificates[0].Reason, "server away") {
+		t.Fatalf("away: got %+v, %v, want status 75 and both waiting", r, refusal)
+	}
+
+	// Mails that are not the authority's, or not as they must be.
+	ca.Alter(func(l acmetest.Letter) [][]byte {
+		return [][]byte{
+			l.Bare,
+			l.Resign(bytes.ReplaceAll(l.Bare, []byte("@ca.example>"), []byte("@evil.example>")), "evil.example"),
+			l.Resign(l.Bare, "evil.example"),
+			bytes.Replace(l.Mail, []byte("Subject: ACME: "), []byte("Subject: ACME: AAAA"), 1),
+			append([]byte("Reply-To: <eve@evil.example>\r\n"), l.Mail...),
+			l.Resign(bytes.Replace(l.Bare, []byte("Date: "), []byte("Date: Thu, 01 Jan 2026 12:00:00 +0000\r\nX-Date: "), 1), acmetest.Domain),
+		}
+	})
+	enrolled("wait = \"0s\"", 75, "has not come")
+	logged("none of ca.example", "not from whom the authority named", "not of this time")
+	enrolled("wait = \"0s\"", 75, "has not come")
+	if n := ca.Orders(); n != 1 {
+		t.Errorf("got %d orders, want one that waits", n)
+	}
+	if said := fmt.Sprint(ca.Said()); strings.Contains(said, "answer") {
+		t.Errorf("something was answered: %s", said)
+	}
+
+	// The right one, and twice: it is answered once; but by the wrong digest.
+	ca.Alter(func(l acmetest.Letter) [][]byte { return [][]byte{l.Mail, l.Mail} })
+	ca.Remind(user)
+	logged("seen before", `"msg":"challenge"`)
+	r := enrolled("wait = \"0s\"\njoin = \"bytes\"", 1, "incorrectResponse: the digest is another one")
+	if r.Certificates[0].State != "failed" {
+		t.Errorf("got %+v, want the order lost", r)
+	}
+	if said := fmt.Sprint(ca.Said()); strings.Contains(said, "twice") {
+		t.Errorf("answered twice: %s", said)
+	}
+
+	// And all is well in the next run.
+	ca.Alter(nil)
+	ca.Remind(user)
+	enrolled("wait = \"5m\"", 0, "done")
+	if got := ca.Issued(); len(got) != 2 {
+		t.Errorf("the authority has made %q, want two", got)
+	}
+	if got := keysOf(t, b, "smime/"); got != 2 {
+		t.Errorf("the token holds %d keys, want two", got)
+	}
 }

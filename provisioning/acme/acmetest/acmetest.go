@@ -56,7 +56,7 @@ type Config struct {
 type Letter struct {
 	To     string
 	Mail   []byte
-	Unsure []byte // the same mail without its signature
+	Bare   []byte // the same mail without its signature
 	Resign func(mail []byte, domain string) []byte
 }
 
@@ -183,6 +183,31 @@ func (s *Server) Said() []string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return append([]string(nil), s.said...)
+}
+
+// Orders is how many there were.
+func (s *Server) Orders() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.orders)
+}
+
+// Alter has mails altered in another way from now on.
+func (s *Server) Alter(change func(Letter) [][]byte) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.Change = change
+}
+
+// Remind sends the mails of an address again whose orders are still pending.
+func (s *Server) Remind(address string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, o := range s.orders {
+		if o.address == address && o.status == "pending" {
+			s.send(o)
+		}
+	}
 }
 
 // Accounts is how many have registered, and Contacts whom they named.

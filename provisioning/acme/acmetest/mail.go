@@ -32,7 +32,7 @@ func (s *Server) send(o *order) {
 	bare := []byte(strings.ReplaceAll("From: <"+o.sender+">\nTo: <"+o.address+">\nReply-To: <"+replies+">\nSubject: ACME: "+o.first+"\nDate: "+time.Now().UTC().Format(time.RFC1123Z)+
 		"\nMessage-ID: "+o.messageID+"\nAuto-Submitted: auto-generated; type=acme\nMIME-Version: 1.0\nContent-Type: text/plain; charset=utf-8\nContent-Transfer-Encoding: 7bit\n\n"+
 		"Somebody wants a certificate for this address.\n", "\n", "\r\n"))
-	l := Letter{To: o.address, Mail: s.sign(bare, Domain), Unsure: bare, Resign: s.sign}
+	l := Letter{To: o.address, Mail: s.sign(bare, Domain), Bare: bare, Resign: s.sign}
 	mails := [][]byte{l.Mail}
 	if s.Change != nil {
 		mails = s.Change(l)
