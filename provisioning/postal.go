@@ -46,6 +46,7 @@ type postal struct {
 	site   Site
 	hop    *transport.Hop
 	record *record.Record       // nil: not opened yet
+	until  time.Time            // before then no further order is made
 	told   map[string]bool      // challenges whose answer this run has told of
 	again  map[string]time.Time // orders that are not looked at before
 }
@@ -71,6 +72,10 @@ func (e *enrolment) openPostal(ctx context.Context, name string, a Authority) (*
 		if c.MAC, err = e.password(a.ACME.BindingFile); err != nil {
 			return nil, err
 		}
+	}
+	now := e.now() // what nobody wants any more is not awaited for ever
+	if err := e.store.DropOrdersBefore(ctx, name, now, now.Add(-orderLife)); err != nil {
+		return nil, err
 	}
 	key, err := e.accountKey(ctx, name)
 	if err != nil {
@@ -269,11 +274,17 @@ func (p *postal) order(ctx context.Context, a plea, address message.Address) (o 
 	if err := p.signs(address); err != nil {
 		return o, err
 	}
+	if left := time.Until(p.until); left > 0 {
+		return o, fmt.Errorf("%w: it takes further orders in %v", errWaiting, left.Round(time.Second))
+	}
 	if err := p.e.pace.wait(ctx); err != nil {
 		return o, err
 	}
 	o = keyring.Order{Authority: p.name, Address: address, Key: a.key.ID, Made: p.e.now()}
 	if o.URL, o.Expires, err = p.Order(ctx, ascii); err != nil {
+		if later, ok := errors.AsType[*acme.Later](err); ok {
+			p.until = time.Now().Add(max(later.After, time.Second))
+		}
 		return o, err
 	}
 	return o, p.e.store.PutOrder(ctx, o)
@@ -421,7 +432,7 @@ func (p *postal) moved(ctx context.Context, w wanted) bool {
 		}
 		waits = true
 	}
-	return !waits
+	return !waits && time.Now().After(p.until)
 }
 
 func (p *postal) done(a plea) error {

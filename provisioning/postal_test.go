@@ -41,7 +41,9 @@ func TestPostalWants(t *testing.T) {
 		{"answers may be sealed", func(s *Site) { s.Policy = rules(func(p *policy.Policy) { p.Partners = nil }) }, "", "acme@ca.example", `[partner."ca.example"]`},
 		{"another domain", nil, "", "acme@other.example", `[partner."other.example"]`},
 		{"signed where it is asked for", func(s *Site) {
-			s.Policy = rules(func(p *policy.Policy) { p.Signs["ca.example"], p.Partners["ca.example"] = policy.SignAsked, policy.OnDemand })
+			s.Policy = rules(func(p *policy.Policy) {
+				p.Signs["ca.example"], p.Partners["ca.example"] = policy.SignAsked, policy.OnDemand
+			})
 		}, "", "acme@ca.example", ""},
 	} {
 		p := &postal{site: good, config: ACME{Submit: c.submit}}

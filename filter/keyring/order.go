@@ -64,6 +64,15 @@ func (s *Store) DropOrder(ctx context.Context, url string) error {
 	})
 }
 
+// DropOrdersBefore forgets the orders of an authority that have ended, and those
+// without an end that were made before.
+func (s *Store) DropOrdersBefore(ctx context.Context, authority string, ended, made time.Time) error {
+	return s.change(ctx, "forget orders", func(tx *sql.Tx) error {
+		_, err := tx.ExecContext(ctx, "DELETE FROM certificate_order WHERE authority = ? AND iif(expires IS NULL, made < ?, expires < ?)", authority, made.Unix(), ended.Unix())
+		return err
+	})
+}
+
 // OrdersOf are the orders of an address, the oldest first.
 func (s *Store) OrdersOf(ctx context.Context, a message.Address) ([]Order, error) {
 	return s.orders(ctx, "address = ?", a.Key())

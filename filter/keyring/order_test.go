@@ -47,6 +47,17 @@ func TestOrders(t *testing.T) {
 	if got, err := r.OrdersOf(ctx, alice); err != nil || len(got) != 1 {
 		t.Errorf("after one is dropped: got %+v, %v, want one", got, err)
 	}
+	must(t, s.PutOrder(ctx, first))
+	for _, x := range []struct {
+		authority   string
+		ended, made time.Duration
+		left        int
+	}{{"other", 2 * time.Hour, 2 * time.Hour, 2}, {"ca", time.Hour, 0, 2}, {"ca", time.Hour, time.Second, 1}, {"ca", 2 * time.Hour, time.Second, 0}} {
+		must(t, s.DropOrdersBefore(ctx, x.authority, at.Add(x.ended), at.Add(x.made)))
+		if got, err := r.OrdersOf(ctx, alice); err != nil || len(got) != x.left {
+			t.Errorf("%+v: got %d orders, %v", x, len(got), err)
+		}
+	}
 	for name, bad := range map[string]func(*Order){
 		"no URL": func(o *Order) { o.URL = "" }, "a long URL": func(o *Order) { o.URL = strings.Repeat("x", maxOrderURL+1) }, "no address": func(o *Order) { o.Address = message.Address{} },
 		"a long token": func(o *Order) { o.Token = strings.Repeat("x", maxToken+1) }, "no authority": func(o *Order) { o.Authority = "" },
