@@ -2,14 +2,10 @@ package filter
 
 import (
 	"crypto"
-	"crypto/ecdsa"
-	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/rsa"
 	"crypto/x509"
-	"crypto/x509/pkix"
 	"encoding/base64"
-	"math/big"
 	"slices"
 	"strings"
 	"testing"
@@ -18,26 +14,16 @@ import (
 	"postern/filter/keyring"
 	"postern/filter/policy"
 	"postern/filter/smime"
+	"postern/hsm/certtest"
 )
 
 // reader is a certificate that S/MIME mail is sealed to, of a key that nobody keeps.
-func reader(t *testing.T, n int64, who string, pub crypto.PublicKey, usage x509.KeyUsage) (keyring.Cert, *x509.Certificate) {
+func reader(t *testing.T, who string, pub crypto.PublicKey, usage x509.KeyUsage) (keyring.Cert, *x509.Certificate) {
 	t.Helper()
-	ca, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	template := &x509.Certificate{SerialNumber: big.NewInt(n), Subject: pkix.Name{CommonName: who}, NotBefore: made, NotAfter: made.AddDate(2, 0, 0),
-		KeyUsage: usage, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageEmailProtection}, EmailAddresses: []string{who}, BasicConstraintsValid: true}
-	der, err := x509.CreateCertificate(rand.Reader, template, &x509.Certificate{Subject: pkix.Name{CommonName: "CA"}}, pub, ca)
-	if err != nil {
-		t.Fatal(err)
-	}
-	list, err := smime.Read(der)
-	if err != nil {
-		t.Fatal(err)
-	}
-	x, err := x509.ParseCertificate(der)
+	template := certtest.Mail(who, usage)
+	template.NotBefore, template.NotAfter = made, made.AddDate(2, 0, 0)
+	x := certtest.New(t, certtest.CA("CA")).Sign(t, template, pub)
+	list, err := smime.Read(x.Raw)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -57,17 +43,10 @@ func TestHiddenInSMIME(t *testing.T) {
 		}
 		return &k.PublicKey
 	}
-	ecKey := func() crypto.PublicKey {
-		k, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return &k.PublicKey
-	}
 	const archive = "archive@company1.example"
 	w := newWorld(t)
 	known := map[string]*x509.Certificate{}
-	for i, c := range []struct {
+	for _, c := range []struct {
 		who string
 		ec  bool
 	}{
@@ -77,9 +56,9 @@ func TestHiddenInSMIME(t *testing.T) {
 		pub, usage := rsaKey(), x509.KeyUsageKeyEncipherment
 		name := c.who
 		if c.ec {
-			pub, usage = ecKey(), x509.KeyUsageKeyAgreement
+			pub, usage = certtest.Key(t).Public(), x509.KeyUsageKeyAgreement
 		}
-		cert, x := reader(t, int64(i+1), c.who, pub, usage)
+		cert, x := reader(t, c.who, pub, usage)
 		if c.who == archive {
 			name += map[bool]string{true: " ec", false: " rsa"}[c.ec]
 			w.ring.ours = append([]keyring.Identity{{Cert: cert, Address: address(t, archive)}}, w.ring.ours...)

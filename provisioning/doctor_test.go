@@ -3,14 +3,8 @@ package provisioning
 import (
 	"bytes"
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
-	"crypto/x509"
-	"encoding/pem"
 	"errors"
 	"io/fs"
-	"math/big"
 	"os"
 	"path/filepath"
 	"strings"
@@ -18,6 +12,7 @@ import (
 	"time"
 
 	"postern/hsm"
+	"postern/hsm/certtest"
 )
 
 var today = time.Date(2026, 11, 24, 12, 0, 0, 0, time.UTC)
@@ -61,10 +56,7 @@ func TestDoctorLooksAtTheClock(t *testing.T) {
 
 func TestDoctorLooksAtWhatListenersShow(t *testing.T) {
 	const mx = "mx.company1.example"
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
+	key := certtest.Key(t)
 	id, err := hsm.IDOf(&key.PublicKey)
 	if err != nil {
 		t.Fatal(err)
@@ -90,13 +82,10 @@ func TestDoctorLooksAtWhatListenersShow(t *testing.T) {
 		{"retired key", mx, today.AddDate(0, -1, 0), today.AddDate(1, 0, 0), held("tls/"+mx+"/sign", true), true, broken},
 		{"another name", "mail.company1.example", today.AddDate(0, -1, 0), today.AddDate(1, 0, 0), ours, true, broken},
 	} {
-		template := &x509.Certificate{SerialNumber: big.NewInt(1), NotBefore: c.from, NotAfter: c.to, DNSNames: []string{mx}}
-		der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
-		if err != nil {
-			t.Fatal(err)
-		}
+		template := certtest.Host(mx)
+		template.NotBefore, template.NotAfter = c.from, c.to
 		path := filepath.Join(t.TempDir(), "cert.pem")
-		if err := os.WriteFile(path, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), 0o644); err != nil {
+		if err := os.WriteFile(path, certtest.PEM(certtest.Own(t, template, key).Leaf), 0o644); err != nil {
 			t.Fatal(err)
 		}
 		e := &examined{}

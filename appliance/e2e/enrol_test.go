@@ -3,17 +3,12 @@ package e2e
 import (
 	"bytes"
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/x509"
-	"crypto/x509/pkix"
 	"encoding/json"
 	"encoding/pem"
 	"errors"
 	"flag"
 	"fmt"
-	"math/big"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -22,6 +17,7 @@ import (
 	"time"
 
 	"postern/appliance/trial"
+	"postern/hsm/certtest"
 	"postern/provisioning/est/esttest"
 )
 
@@ -124,43 +120,22 @@ func TestReissue(t *testing.T) {
 // makes certificates of last year, as people do with OpenSSL.
 func certifyFolder(t *testing.T, dir string) {
 	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	template := func(n int64) *x509.Certificate {
-		return &x509.Certificate{SerialNumber: big.NewInt(n), NotBefore: time.Now().AddDate(-1, 0, 10), NotAfter: time.Now().AddDate(0, 0, 10), BasicConstraintsValid: true}
-	}
-	ca := template(1)
-	ca.Subject, ca.IsCA, ca.KeyUsage = pkix.Name{CommonName: "Last Year"}, true, x509.KeyUsageCertSign
+	template := certtest.CA("Last Year")
+	template.NotBefore, template.NotAfter = time.Now().AddDate(-1, 0, 10), time.Now().AddDate(0, 0, 10)
+	ca := certtest.New(t, template)
 	names, err := os.ReadDir(dir)
 	if err != nil {
 		t.Fatal(err)
 	}
-	for n, entry := range names {
+	for _, entry := range names {
 		path := filepath.Join(dir, entry.Name())
-		block, _ := pem.Decode([]byte(contents(t, path)))
 		owner, _, _ := strings.Cut(entry.Name(), "-smime-")
-		x := template(int64(n) + 2)
-		x.EmailAddresses, x.ExtKeyUsage, x.KeyUsage = []string{owner}, []x509.ExtKeyUsage{x509.ExtKeyUsageEmailProtection}, x509.KeyUsageKeyAgreement
-		var pub any
+		usage := x509.KeyUsageKeyAgreement
 		if strings.HasSuffix(path, ".csr") {
-			r, err := x509.ParseCertificateRequest(block.Bytes)
-			if err == nil {
-				err = r.CheckSignature()
-			}
-			if err != nil {
-				t.Fatal(err)
-			}
-			pub, x.KeyUsage = r.PublicKey, x509.KeyUsageDigitalSignature
-		} else if pub, err = x509.ParsePKIXPublicKey(block.Bytes); err != nil {
-			t.Fatal(err)
+			usage = x509.KeyUsageDigitalSignature
 		}
-		der, err := x509.CreateCertificate(rand.Reader, x, ca, pub, key)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := os.WriteFile(path+".crt", pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), 0o600); err != nil {
+		cert := ca.Sign(t, certtest.Mail(owner, usage), certtest.Asked(t, []byte(contents(t, path))).PublicKey)
+		if err := os.WriteFile(path+".crt", certtest.PEM(cert), 0o600); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -1,11 +1,6 @@
 package e2e
 
 import (
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
-	"crypto/x509"
-	"crypto/x509/pkix"
 	"fmt"
 	"net"
 	"os"
@@ -17,23 +12,14 @@ import (
 
 	"postern/appliance/e2e/housetest"
 	"postern/appliance/postfix/postfixtest"
+	"postern/hsm/certtest"
 )
 
 // chain makes a key and a certificate for a server, in one file.
-func (a *siteCA) chain(dir, name string) string {
+func (a siteCA) chain(dir, name string) string {
 	a.t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		a.t.Fatal(err)
-	}
-	private, err := x509.MarshalPKCS8PrivateKey(key)
-	if err != nil {
-		a.t.Fatal(err)
-	}
-	cert := a.sign(&x509.Certificate{Subject: pkix.Name{CommonName: name}, DNSNames: []string{name}, BasicConstraintsValid: true,
-		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}}, key.Public())
 	path := filepath.Join(dir, "chain.pem")
-	if err := os.WriteFile(path, append(pemBlock("PRIVATE KEY", private), pemBlock("CERTIFICATE", cert.Raw)...), 0o600); err != nil {
+	if err := os.WriteFile(path, certtest.Bundle(a.t, a.Issue(a.t, certtest.Host(name))), 0o600); err != nil {
 		a.t.Fatal(err)
 	}
 	return path

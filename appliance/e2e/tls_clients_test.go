@@ -1,15 +1,10 @@
 package e2e
 
 import (
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
-	"crypto/x509/pkix"
 	"encoding/hex"
-	"math/big"
 	"net/textproto"
 	"os"
 	"os/exec"
@@ -21,6 +16,7 @@ import (
 
 	"postern/appliance/trial"
 	"postern/filter/credential"
+	"postern/hsm/certtest"
 )
 
 // finger is what Postfix's own client of TLS says of the outside listener.
@@ -100,7 +96,7 @@ func TestRealClientsOfTLS(t *testing.T) {
 	config := trusting(t, b, credential.ECDSA)
 	config.MaxVersion = tls.VersionTLS13
 	config.RootCAs = x509.NewCertPool()
-	config.RootCAs.AddCert(site.cert)
+	config.RootCAs.AddCert(site.Cert)
 	_, c := greet(t, b.Outside, config)
 	say(t, c, "MAIL FROM:<bob@partner.example>", 250)
 	say(t, c, "RCPT TO:<alice@company1.example>", 250)
@@ -122,16 +118,15 @@ func TestRealClientsOfTLS(t *testing.T) {
 	}
 }
 
-// client is a certificate of a client with a key of its own, and its pin.
-func (a *siteCA) client(name string) (tls.Certificate, string) {
+// client is a certificate of a client with a key of its own, and its pin. Its
+// use is that of a server, as most that mail servers show to each other.
+func (a siteCA) client(name string) (tls.Certificate, string) {
 	a.t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		a.t.Fatal(err)
-	}
-	cert := a.sign(&x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: name}, DNSNames: []string{name}, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}}, key.Public())
-	pin := sha256.Sum256(cert.RawSubjectPublicKeyInfo)
-	return tls.Certificate{Certificate: [][]byte{cert.Raw}, PrivateKey: key}, "sha256:" + hex.EncodeToString(pin[:])
+	template := certtest.Host(name)
+	template.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}
+	c := a.Issue(a.t, template)
+	pin := sha256.Sum256(c.Leaf.RawSubjectPublicKeyInfo)
+	return c, "sha256:" + hex.EncodeToString(pin[:])
 }
 
 // R25, inbound, in the house: what was agreed with a partner is asked of his
@@ -237,7 +232,7 @@ func TestNoKeyNoListener(t *testing.T) {
 	}
 	foreign, _ := newSiteCA(t).client("mx.company1.example")
 	file := b.Path("foreign.pem")
-	if err := os.WriteFile(file, pemBlock("CERTIFICATE", foreign.Certificate[0]), 0o600); err != nil {
+	if err := os.WriteFile(file, certtest.PEM(foreign.Leaf), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	for _, c := range []struct{ name, tls, want string }{

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"postern/hsm"
+	"postern/hsm/certtest"
 	"postern/hsm/hsmtest"
 )
 
@@ -50,20 +51,12 @@ func issue(t testing.TB, pub crypto.PublicKey) *x509.Certificate {
 	ca, key := authority()
 	serial++
 	id := big.NewInt(serial)
-	template := &x509.Certificate{
+	template := x509.Certificate{
 		SerialNumber: id, Subject: pkix.Name{CommonName: "Ann"}, EmailAddresses: []string{"ann@company1.example"},
 		NotBefore: signedAt.AddDate(-1, 0, 0), NotAfter: signedAt.AddDate(1, 0, 0), SubjectKeyId: id.Bytes(),
 		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageEmailProtection},
 	}
-	der, err := x509.CreateCertificate(rand.Reader, template, ca, pub, key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	cert, err := x509.ParseCertificate(der)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return cert
+	return (&certtest.Authority{Cert: ca, Key: key}).Sign(t, template, pub)
 }
 
 // signWith is a request of a new key of the token.

@@ -7,15 +7,14 @@ import (
 	"crypto/rand"
 	"crypto/rsa"
 	"crypto/x509"
-	"crypto/x509/pkix"
 	"encoding/pem"
 	"errors"
-	"math/big"
 	"strings"
 	"testing"
 	"time"
 
 	"postern/hsm"
+	"postern/hsm/certtest"
 	"postern/hsm/hsmtest"
 )
 
@@ -48,31 +47,16 @@ func selfSigned(t testing.TB, k hsm.Keeper, key hsm.Key, name string) []byte {
 // issued is a chain of a certificate for an own key and its authority, in PEM.
 func issued(t testing.TB, pub any, change func(*x509.Certificate)) (leaf, authority []byte) {
 	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	root := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "Authority"}, NotAfter: time.Now().AddDate(1, 0, 0), IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign}
-	above, err := x509.CreateCertificate(rand.Reader, root, root, key.Public(), key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	template := &x509.Certificate{SerialNumber: big.NewInt(2), DNSNames: []string{mx}, NotAfter: time.Now().AddDate(1, 0, 0)}
+	root := certtest.New(t, certtest.CA("Authority"))
+	template := x509.Certificate{DNSNames: []string{mx}}
 	if change != nil {
-		change(template)
+		change(&template)
 	}
-	der, err := x509.CreateCertificate(rand.Reader, template, root, pub, key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return pemOf("CERTIFICATE", der), pemOf("CERTIFICATE", above)
+	return certtest.PEM(root.Sign(t, template, pub)), certtest.PEM(root.Cert)
 }
 
 func TestParse(t *testing.T) {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
+	key := certtest.Key(t)
 	leaf, above := issued(t, key.Public(), nil)
 	_, another := issued(t, key.Public(), nil)
 	short, err := rsa.GenerateKey(rand.Reader, 2048)
@@ -114,10 +98,7 @@ func TestParse(t *testing.T) {
 }
 
 func TestNames(t *testing.T) {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
+	key := certtest.Key(t)
 	for _, c := range []struct {
 		name, server string
 		change       func(*x509.Certificate)
@@ -205,10 +186,7 @@ func TestRequest(t *testing.T) {
 
 // What parses says nothing but what it holds: its chain, once more, is itself.
 func FuzzParse(f *testing.F) {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		f.Fatal(err)
-	}
+	key := certtest.Key(f)
 	leaf, above := issued(f, key.Public(), nil)
 	f.Add(leaf)
 	f.Add(append(bytes.Clone(leaf), above...))

@@ -3,21 +3,15 @@ package directory_test
 import (
 	"bytes"
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
-	"crypto/x509/pkix"
 	"errors"
 	"fmt"
-	"math/big"
 	"net"
 	"os/exec"
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"postern/filter/cms"
 	"postern/filter/directory"
@@ -27,6 +21,7 @@ import (
 	"postern/filter/message"
 	"postern/filter/publish"
 	"postern/filter/smime"
+	"postern/hsm/certtest"
 )
 
 // pgpSchema is what keyrings of OpenPGP in LDAP call a certificate.
@@ -48,17 +43,7 @@ func staff(names ...string) string {
 // signed makes certificates that name an address.
 func signed(t *testing.T, address string) []byte {
 	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	template := &x509.Certificate{SerialNumber: big.NewInt(time.Now().UnixNano()), Subject: pkix.Name{CommonName: address}, EmailAddresses: []string{address},
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour), KeyUsage: x509.KeyUsageKeyAgreement}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return der
+	return certtest.Own(t, certtest.Mail(address, x509.KeyUsageKeyAgreement), certtest.Key(t)).Leaf.Raw
 }
 
 // words makes an OpenPGP certificate of every word, for the address of the test.

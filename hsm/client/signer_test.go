@@ -11,15 +11,12 @@ import (
 	"crypto/sha1"
 	"crypto/sha512"
 	"crypto/tls"
-	"crypto/x509"
-	"crypto/x509/pkix"
 	"errors"
-	"math/big"
 	"net"
 	"testing"
-	"time"
 
 	"postern/hsm"
+	"postern/hsm/certtest"
 	"postern/hsm/client"
 	"postern/hsm/hsmtest"
 )
@@ -210,24 +207,15 @@ func TestTLS(t *testing.T) {
 	_, _, c := serve(t)
 	for _, a := range []hsm.Algorithm{hsm.RSA2048, hsm.P256, hsm.Ed25519} {
 		s := signer(t, c, generate(t, c, a, hsm.Sign))
-		template := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "gw.company1.example"}, DNSNames: []string{"gw.company1.example"},
-			NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour)}
-		der, err := x509.CreateCertificate(rand.Reader, template, template, s.Public(), s)
-		if err != nil {
-			t.Fatalf("%s: %v", a, err)
-		}
-		cert, err := x509.ParseCertificate(der)
-		if err != nil {
-			t.Fatal(err)
-		}
-		roots := x509.NewCertPool()
-		roots.AddCert(cert)
+		const name = "gw.company1.example"
+		shown := certtest.Own(t, certtest.Host(name), s)
+		roots := certtest.Pool(shown.Leaf)
 		for _, version := range []uint16{tls.VersionTLS12, tls.VersionTLS13} {
 			near, far := net.Pipe()
-			server := tls.Server(far, &tls.Config{Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: s}}, MinVersion: tls.VersionTLS12})
+			server := tls.Server(far, &tls.Config{Certificates: []tls.Certificate{shown}, MinVersion: tls.VersionTLS12})
 			done := make(chan error, 1)
 			go func() { done <- server.Handshake() }()
-			peer := tls.Client(near, &tls.Config{RootCAs: roots, ServerName: "gw.company1.example", MinVersion: version, MaxVersion: version})
+			peer := tls.Client(near, &tls.Config{RootCAs: roots, ServerName: name, MinVersion: version, MaxVersion: version})
 			if err := errors.Join(peer.Handshake(), <-done); err != nil {
 				t.Errorf("%s, %s: %v", a, tls.VersionName(version), err)
 			}

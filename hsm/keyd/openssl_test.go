@@ -6,40 +6,25 @@ import (
 	"crypto/aes"
 	"crypto/cipher"
 	"crypto/des"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/asn1"
-	"encoding/pem"
 	"fmt"
-	"math/big"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"testing"
-	"time"
 
 	"postern/hsm"
+	"postern/hsm/certtest"
 	"postern/hsm/hsmtest"
 )
 
 // certified writes a certificate of key, by an authority of this moment.
 func certified(t testing.TB, key hsm.Key) (file string) {
 	t.Helper()
-	ca, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	at := time.Now()
-	c := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "test"}, NotBefore: at.Add(-time.Hour), NotAfter: at.Add(time.Hour)}
-	b, err := x509.CreateCertificate(rand.Reader, c, c, key.Public, ca)
-	if err != nil {
-		t.Fatal(err)
-	}
 	file = filepath.Join(t.TempDir(), "cert.pem")
-	if err := os.WriteFile(file, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: b}), 0o600); err != nil {
+	if err := os.WriteFile(file, certtest.PEM(certtest.New(t, certtest.CA("test")).Sign(t, x509.Certificate{}, key.Public)), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	return file

@@ -21,6 +21,7 @@ import (
 	"postern/appliance/trial"
 	"postern/filter/credential"
 	"postern/filter/resolver/resolvertest"
+	"postern/hsm/certtest"
 )
 
 // company is one of the two, in a place of its own: the gateway between its
@@ -59,8 +60,8 @@ type lab struct {
 	*placetest.Network
 	wire     *wire
 	one, two *company
-	servers  *authority // of mail servers
-	people   *authority // of S/MIME
+	servers  *certtest.Authority // of mail servers
+	people   *certtest.Authority // of S/MIME
 }
 
 // Ports inside of each company.
@@ -93,7 +94,7 @@ func (l *lab) begin(t testing.TB) {
 // mail yet.
 func openStrangers(t testing.TB) *lab {
 	t.Helper()
-	l := &lab{Network: placetest.NewNetwork(t), servers: newAuthority(t, "Lab Servers"), people: newAuthority(t, "Lab People")}
+	l := &lab{Network: placetest.NewNetwork(t), servers: certtest.New(t, certtest.CA("Lab Servers")), people: certtest.New(t, certtest.CA("Lab People"))}
 	l.wire = listen(t, l.Between)
 	l.one = l.found(t, "company1.example", "company2.example")
 	l.two = l.found(t, "company2.example", "company1.example")
@@ -127,7 +128,7 @@ func (l *lab) found(t testing.TB, domain, other string) *company {
 		return err
 	})
 	housetest.CloseWith(t, c.Box)
-	file(t, dir, "servers.pem", inPEM(l.servers.cert))
+	file(t, dir, "servers.pem", certtest.PEM(l.servers.Cert))
 	return c
 }
 
@@ -140,10 +141,10 @@ func (l *lab) equip(t testing.TB, c *company) {
 		t.Helper()
 		c.postern(t, cert, "identity", "add", owner, name, "--cert", "-")
 	}
-	c.show(t, l.servers, c.Server, x509.Certificate{})
+	c.show(t, l.servers, certtest.Host(c.Server))
 	board, counsel := "board@"+c.Domain, "counsel@"+c.Domain
 	c.postern(t, nil, "identity", "create", "--format", "openpgp", "--address", board, "--algorithm", "ed25519")
-	c.postern(t, inPEM(l.people.cert), "cert", "import", "--anchor", "-")
+	c.postern(t, certtest.PEM(l.people.Cert), "cert", "import", "--anchor", "-")
 	for _, o := range []struct{ owner, name, mailbox string }{
 		{"--domain", c.Domain, "domain-confidentiality-authority@" + c.Domain}, // RFC 3183 §4
 		{"--address", counsel, counsel},
@@ -151,21 +152,21 @@ func (l *lab) equip(t testing.TB, c *company) {
 		c.postern(t, nil, "identity", "create", "--use", "smime", o.owner, o.name, "--algorithm", "p-256", "--out", dir)
 		for _, use := range []string{"sign.csr", "unwrap.pub"} { // a key that opens, on a curve, signs no request
 			pub := asked(t, filepath.Join(dir, o.name+"-"+use))
-			bind(o.owner, o.name, l.people.mail(t, pub, o.name, o.mailbox, use == "sign.csr"))
+			bind(o.owner, o.name, certtest.PEM(l.people.Sign(t, certified(pub, o.name, o.mailbox, use == "sign.csr"), pub)))
 		}
 	}
 }
 
 // show makes keys for a name of the company's server, which an authority
 // certifies.
-func (c *company) show(t testing.TB, by *authority, name string, template x509.Certificate) {
+func (c *company) show(t testing.TB, by *certtest.Authority, host x509.Certificate) {
 	t.Helper()
-	dir := t.TempDir()
+	dir, name := t.TempDir(), host.DNSNames[0]
 	c.postern(t, nil, "identity", "create", "--use", "tls", "--domain", name, "--out", dir)
 	for _, kind := range credential.Kinds {
 		path := strings.TrimSuffix(credential.Place(dir, name, kind), ".pem") + ".csr"
-		cert := by.server(t, template, asked(t, path), name)
-		if template.NotAfter.IsZero() {
+		cert := certtest.PEM(by.Sign(t, host, asked(t, path)))
+		if host.NotAfter.IsZero() {
 			c.postern(t, cert, "identity", "add", "--domain", name, "--cert", "-")
 		} else { // which it refuses to bring in
 			file(t, c.Path("tls"), filepath.Base(credential.Place("", name, kind)), cert)

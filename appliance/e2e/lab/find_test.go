@@ -2,7 +2,6 @@ package lab
 
 import (
 	"context"
-	"crypto/x509"
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
@@ -18,13 +17,14 @@ import (
 	"postern/filter/mtasts"
 	"postern/filter/openpgp"
 	"postern/filter/resolver/resolvertest"
+	"postern/hsm/certtest"
 )
 
 // open serves what a company publishes over HTTPS, with keys of its token.
-func (c *company) open(t testing.TB, by *authority) {
+func (c *company) open(t testing.TB, by *certtest.Authority) {
 	t.Helper()
 	for _, name := range c.hosts() {
-		c.show(t, by, name, x509.Certificate{})
+		c.show(t, by, certtest.Host(name))
 	}
 	c.configure(t, setting{Ours: c.policy(), Tables: c.web()})
 	c.Start(t, filepath.Dir(c.Dir), filepath.Join(housetest.Programs(t), "postern"), "access", "serve", "--config", c.Path("filterd.toml"))

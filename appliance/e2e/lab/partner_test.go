@@ -1,14 +1,11 @@
 package lab
 
 import (
-	"crypto/ecdsa"
-	"crypto/elliptic"
+	"crypto"
 	"crypto/rand"
 	"crypto/rsa"
 	"crypto/sha256"
-	"crypto/x509"
 	"encoding/hex"
-	"encoding/pem"
 	"fmt"
 	"os"
 	"strings"
@@ -17,6 +14,7 @@ import (
 	"postern/appliance/e2e/housetest"
 	"postern/appliance/e2e/placetest"
 	"postern/filter/resolver/resolvertest"
+	"postern/hsm/certtest"
 )
 
 // stock is a Postfix as partners have it, without a gateway: it takes mail from
@@ -68,39 +66,22 @@ func (p *partner) serve(t testing.TB, main string) (over func()) {
 type keypair struct{ file, pin string }
 
 // newKeypair makes one of the kind, which an authority certifies for the name.
-func newKeypair(t testing.TB, by *authority, kind, name string) keypair {
+func newKeypair(t testing.TB, by *certtest.Authority, kind, name string) keypair {
 	t.Helper()
-	var key any
-	var public any
-	switch kind {
-	case "rsa":
-		k, err := rsa.GenerateKey(rand.Reader, 2048)
-		if err != nil {
+	var key crypto.Signer = certtest.Key(t)
+	if kind == "rsa" {
+		var err error
+		if key, err = rsa.GenerateKey(rand.Reader, 2048); err != nil {
 			t.Fatal(err)
 		}
-		key, public = k, &k.PublicKey
-	default:
-		k, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-		if err != nil {
-			t.Fatal(err)
-		}
-		key, public = k, &k.PublicKey
 	}
-	der, err := x509.MarshalPKCS8PrivateKey(key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	spki, err := x509.MarshalPKIXPublicKey(public)
-	if err != nil {
-		t.Fatal(err)
-	}
-	sum := sha256.Sum256(spki)
+	c := by.Certify(t, certtest.Host(name), key)
+	sum := sha256.Sum256(c.Leaf.RawSubjectPublicKeyInfo)
 	dir := housetest.Folder(t)
 	if err := os.Chmod(dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	text := append(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), by.server(t, x509.Certificate{}, public, name)...)
-	return keypair{file(t, dir, "chain.pem", text), hex.EncodeToString(sum[:])}
+	return keypair{file(t, dir, "chain.pem", certtest.Bundle(t, c)), hex.EncodeToString(sum[:])}
 }
 
 // show is the line of main.cf for a key.
@@ -153,7 +134,7 @@ func TestDirectToPostfix(t *testing.T) {
 	from, to := l.one, l.partner(t)
 	alice, bob := "alice@"+from.Domain, "bob@"+to.domain
 	good := newKeypair(t, l.servers, "p-256", "mx."+to.domain)
-	stranger := newKeypair(t, newAuthority(t, "Stranger"), "p-256", "mx."+to.domain)
+	stranger := newKeypair(t, certtest.New(t, certtest.CA("Stranger")), "p-256", "mx."+to.domain)
 	other := newKeypair(t, l.servers, "p-256", "mx.elsewhere.example")
 	records := []string{"_25._tcp.mx TLSA 3 1 1 " + good.pin}
 	for _, c := range []struct {

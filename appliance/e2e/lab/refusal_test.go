@@ -1,7 +1,6 @@
 package lab
 
 import (
-	"crypto/x509"
 	"fmt"
 	"strings"
 	"testing"
@@ -9,6 +8,7 @@ import (
 
 	"postern/appliance/e2e/housetest"
 	"postern/filter/credential"
+	"postern/hsm/certtest"
 )
 
 // A partner whose server does not prove what was agreed gets nothing (R25): no
@@ -19,9 +19,11 @@ func TestPartnerNotAsAgreed(t *testing.T) {
 	l := openLab(t)
 	from, to := l.one, l.two
 	alice, bob := "alice@"+from.Domain, "bob@"+to.Domain
-	to.show(t, l.servers, "mx.elsewhere.example", x509.Certificate{})
-	to.show(t, newAuthority(t, "Stranger"), "stranger."+to.Domain, x509.Certificate{})
-	to.show(t, l.servers, "expired."+to.Domain, x509.Certificate{NotBefore: time.Now().AddDate(0, 0, -2), NotAfter: time.Now().AddDate(0, 0, -1)})
+	to.show(t, l.servers, certtest.Host("mx.elsewhere.example"))
+	to.show(t, certtest.New(t, certtest.CA("Stranger")), certtest.Host("stranger."+to.Domain))
+	expired := certtest.Host("expired." + to.Domain)
+	expired.NotBefore, expired.NotAfter = time.Now().AddDate(0, 0, -2), time.Now().AddDate(0, 0, -1)
+	to.show(t, l.servers, expired)
 	other := strings.Repeat("ab", 32)
 	good := "\npins = [" + pins(t, to) + "]"
 	for _, c := range []struct {

@@ -1,11 +1,7 @@
 package lab
 
 import (
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
-	"crypto/x509"
 	"fmt"
 	"net"
 	"net/http"
@@ -15,6 +11,7 @@ import (
 
 	"postern/appliance/e2e/housetest"
 	"postern/filter/resolver/resolvertest"
+	"postern/hsm/certtest"
 )
 
 // policyHost serves a company's MTA-STS policy over HTTPS (RFC 8461 §3.3).
@@ -25,14 +22,9 @@ type policyHost struct {
 }
 
 // openPolicy starts it in a company's place, at the name that the policy has.
-func openPolicy(t testing.TB, c *company, by *authority) *policyHost {
+func openPolicy(t testing.TB, c *company, by *certtest.Authority) *policyHost {
 	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
 	name := "mta-sts." + c.Domain
-	cert := by.sign(t, x509.Certificate{DNSNames: []string{name}, KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}}, &key.PublicKey)
 	l, err := c.Listen("tcp", net.JoinHostPort(c.address, "443"))
 	if err != nil {
 		t.Fatal(err)
@@ -44,7 +36,7 @@ func openPolicy(t testing.TB, c *company, by *authority) *policyHost {
 		w.Header().Set("Content-Type", "text/plain")
 		fmt.Fprint(w, *h.text.Load())
 	})
-	h.server = &http.Server{Handler: mux, TLSConfig: &tls.Config{Certificates: []tls.Certificate{{Certificate: [][]byte{cert.Raw}, PrivateKey: key}}}}
+	h.server = &http.Server{Handler: mux, TLSConfig: &tls.Config{Certificates: []tls.Certificate{by.Issue(t, certtest.Host(name))}}}
 	ended := make(chan error, 1)
 	go func() { ended <- h.server.ServeTLS(l, "", "") }()
 	t.Cleanup(func() { h.server.Close(); <-ended })
@@ -89,8 +81,8 @@ func TestPolicyOfPartner(t *testing.T) {
 	l := openLab(t)
 	from, to := l.one, l.two
 	alice, bob := "alice@"+from.Domain, "bob@"+to.Domain
-	to.show(t, newAuthority(t, "Stranger"), "stranger."+to.Domain, x509.Certificate{})
-	to.show(t, l.servers, "mx.elsewhere.example", x509.Certificate{})
+	to.show(t, certtest.New(t, certtest.CA("Stranger")), certtest.Host("stranger."+to.Domain))
+	to.show(t, l.servers, certtest.Host("mx.elsewhere.example"))
 	host := openPolicy(t, to, l.servers)
 	mx := "mx: mx." + to.Domain
 	id := 0

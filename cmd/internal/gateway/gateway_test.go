@@ -3,15 +3,10 @@ package gateway
 import (
 	"bytes"
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/x509"
-	"crypto/x509/pkix"
 	"errors"
 	"io"
 	"log/slog"
-	"math/big"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -28,6 +23,7 @@ import (
 	"postern/filter/protect"
 	"postern/filter/smime"
 	"postern/filter/transport"
+	"postern/hsm/certtest"
 	"postern/hsm/hsmtest"
 )
 
@@ -187,43 +183,22 @@ shadow = true
 	}
 }
 
-// authority is a CA of the test.
-type authority struct {
-	cert *x509.Certificate
-	key  *ecdsa.PrivateKey
-}
-
-var serial int64
-
-// issue certifies a new key; nil certifies itself.
-func (a *authority) issue(t *testing.T, name string, template x509.Certificate) *authority {
-	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	must(t, err)
-	serial++
-	template.SerialNumber, template.Subject = big.NewInt(serial), pkix.Name{CommonName: name}
-	template.NotBefore, template.NotAfter, template.BasicConstraintsValid = noon.AddDate(-1, 0, 0), noon.AddDate(1, 0, 0), true
-	by := &authority{&template, key}
-	if a != nil {
-		by = a
-	}
-	der, err := x509.CreateCertificate(rand.Reader, &template, by.cert, &key.PublicKey, by.key)
-	must(t, err)
-	cert, err := x509.ParseCertificate(der)
-	must(t, err)
-	return &authority{cert, key}
+// lasting is a template for the years around noon.
+func lasting(c x509.Certificate) x509.Certificate {
+	c.NotBefore, c.NotAfter = noon.AddDate(-1, 0, 0), noon.AddDate(1, 0, 0)
+	return c
 }
 
 var (
-	ca     = x509.Certificate{IsCA: true, KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageCRLSign}
-	reader = x509.Certificate{KeyUsage: x509.KeyUsageKeyAgreement, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageEmailProtection}, EmailAddresses: []string{"bob@partner.example"}}
+	ca     = lasting(certtest.CA("CA of the test"))
+	reader = lasting(certtest.Mail("bob@partner.example", x509.KeyUsageKeyAgreement))
 	bob    = message.Address{Local: "bob", Domain: "partner.example"}
 )
 
 // entry is a certificate as the keyring keeps it.
-func entry(t *testing.T, a *authority, trust keyring.Trust, role keyring.Role) keyring.Cert {
+func entry(t *testing.T, c *x509.Certificate, trust keyring.Trust, role keyring.Role) keyring.Cert {
 	t.Helper()
-	list, err := smime.Read(a.cert.Raw)
+	list, err := smime.Read(c.Raw)
 	must(t, err)
 	list[0].Trust, list[0].Role, list[0].Source = trust, role, "test"
 	return list[0]
@@ -241,10 +216,9 @@ func TestAuthoritiesCountAtOnce(t *testing.T) {
 	defer ring.Close()
 	s, err := NewSMIME(c, hsmtest.Memory(t), ring)
 	must(t, err)
-	var none *authority
-	root := none.issue(t, "root", ca)
-	sub := root.issue(t, "sub", ca)
-	leaf := entry(t, sub.issue(t, "bob", reader), keyring.Seen, keyring.Holder)
+	root := certtest.New(t, ca)
+	sub := root.Below(t, certtest.CA("sub"))
+	leaf := entry(t, sub.Issue(t, reader).Leaf, keyring.Seen, keyring.Holder)
 	for _, step := range []struct {
 		name string
 		do   func() error
@@ -252,20 +226,22 @@ func TestAuthoritiesCountAtOnce(t *testing.T) {
 	}{
 		{"nobody is trusted", func() error { return nil }, chain.ErrUntrusted},
 		{"mail brings the way", func() error {
-			return ring.learned.Learn(t.Context(), entry(t, sub, keyring.Seen, keyring.Intermediate))
+			return ring.learned.Learn(t.Context(), entry(t, sub.Cert, keyring.Seen, keyring.Intermediate))
 		}, chain.ErrUntrusted},
 		{"filterd writes an anchor", func() error {
-			return ring.learned.Import(t.Context(), entry(t, root, keyring.Trusted, keyring.Anchor))
+			return ring.learned.Import(t.Context(), entry(t, root.Cert, keyring.Trusted, keyring.Anchor))
 		}, chain.ErrUntrusted},
-		{"an operator adds it", func() error { return operators.Import(t.Context(), entry(t, root, keyring.Trusted, keyring.Anchor)) }, nil},
+		{"an operator adds it", func() error {
+			return operators.Import(t.Context(), entry(t, root.Cert, keyring.Trusted, keyring.Anchor))
+		}, nil},
 		{"an operator distrusts the way", func() error {
-			return operators.Import(t.Context(), entry(t, sub, keyring.Distrusted, keyring.Intermediate))
+			return operators.Import(t.Context(), entry(t, sub.Cert, keyring.Distrusted, keyring.Intermediate))
 		}, chain.ErrUntrusted},
 		{"and trusts it again", func() error {
-			return operators.SetTrust(t.Context(), entry(t, sub, "", "").Fingerprint, keyring.Trusted)
+			return operators.SetTrust(t.Context(), entry(t, sub.Cert, "", "").Fingerprint, keyring.Trusted)
 		}, nil},
 		{"an operator distrusts the anchor", func() error {
-			return operators.SetTrust(t.Context(), entry(t, root, "", "").Fingerprint, keyring.Distrusted)
+			return operators.SetTrust(t.Context(), entry(t, root.Cert, "", "").Fingerprint, keyring.Distrusted)
 		}, chain.ErrUntrusted},
 	} {
 		must(t, step.do())
@@ -278,9 +254,8 @@ func TestAuthoritiesCountAtOnce(t *testing.T) {
 // TestFit: what mail brought is sealed to only as the one whom it names, and
 // only by a good path. Where that is not known now, the mail waits.
 func TestFit(t *testing.T) {
-	var none *authority
-	root := none.issue(t, "root", ca)
-	good := entry(t, root.issue(t, "bob", reader), keyring.Seen, keyring.Holder)
+	root := certtest.New(t, ca)
+	good := entry(t, root.Issue(t, reader).Leaf, keyring.Seen, keyring.Holder)
 	signer := reader
 	signer.KeyUsage = x509.KeyUsageDigitalSignature
 	garbage := good
@@ -295,8 +270,8 @@ func TestFit(t *testing.T) {
 		{"good", "soft", good, bob, noon, true, false},
 		{"another address", "soft", good, message.Address{Local: "ceo", Domain: "company1.example"}, noon, false, false},
 		{"expired", "soft", good, bob, noon.AddDate(2, 0, 0), false, false},
-		{"only signs", "soft", entry(t, root.issue(t, "bob", signer), keyring.Seen, keyring.Holder), bob, noon, false, false},
-		{"of nobody", "soft", entry(t, none.issue(t, "bob", reader), keyring.Seen, keyring.Holder), bob, noon, false, false},
+		{"only signs", "soft", entry(t, root.Issue(t, signer).Leaf, keyring.Seen, keyring.Holder), bob, noon, false, false},
+		{"of nobody", "soft", entry(t, certtest.Own(t, reader, certtest.Key(t)).Leaf, keyring.Seen, keyring.Holder), bob, noon, false, false},
 		{"garbage", "soft", garbage, bob, noon, false, false},
 		{"OpenPGP", "soft", keyring.Cert{Format: keyring.OpenPGP, Raw: good.Raw, Fingerprint: good.Fingerprint}, bob, noon, false, false},
 		{"nobody says whether it is revoked", "hard", good, bob, noon, false, true},
@@ -305,7 +280,7 @@ func TestFit(t *testing.T) {
 		operators, err := keyring.Open(c.Keyring)
 		must(t, err)
 		defer operators.Close()
-		must(t, operators.Import(t.Context(), entry(t, root, keyring.Trusted, keyring.Anchor)))
+		must(t, operators.Import(t.Context(), entry(t, root.Cert, keyring.Trusted, keyring.Anchor)))
 		s, err := NewSMIME(c, hsmtest.Memory(t), operators)
 		must(t, err)
 		err = s.Fit(s.Begin(t.Context()), test.cert, test.a, test.at)
@@ -337,7 +312,7 @@ func TestRing(t *testing.T) {
 
 	ring, err := OpenRing(c, true)
 	must(t, err)
-	leaf := entry(t, (*authority)(nil).issue(t, "bob", reader), keyring.Trusted, keyring.Holder)
+	leaf := entry(t, certtest.Own(t, reader, certtest.Key(t)).Leaf, keyring.Trusted, keyring.Holder)
 	must(t, ring.learned.Learn(t.Context(), leaf))
 	if err := ring.Import(t.Context(), leaf); err == nil {
 		t.Error("import into the operators' keyring: got nil, want an error")

@@ -3,14 +3,10 @@ package gateway
 import (
 	"bytes"
 	"context"
-	"crypto"
-	"crypto/rand"
 	"crypto/x509"
-	"crypto/x509/pkix"
 	"fmt"
 	"io"
 	"log/slog"
-	"math/big"
 	"strings"
 	"testing"
 	"time"
@@ -23,6 +19,7 @@ import (
 	"postern/filter/smime"
 	"postern/filter/transport"
 	"postern/hsm"
+	"postern/hsm/certtest"
 	"postern/hsm/hsmtest"
 )
 
@@ -42,15 +39,10 @@ func (s *sink) Deliver(_ context.Context, e *transport.Envelope, _ int64, mail i
 	return r
 }
 
-// certify makes a certificate for a key of a token.
-func (a *authority) certify(t *testing.T, key hsm.Key, usage x509.KeyUsage, address string) keyring.Identity {
+// certified is an identity with a key of a token.
+func certified(t *testing.T, by *certtest.Authority, key hsm.Key, usage x509.KeyUsage, address string) keyring.Identity {
 	t.Helper()
-	serial++
-	der, err := x509.CreateCertificate(rand.Reader, &x509.Certificate{SerialNumber: big.NewInt(serial), Subject: pkix.Name{CommonName: address},
-		NotBefore: noon.AddDate(0, -1, 0), NotAfter: noon.AddDate(1, 0, 0), KeyUsage: usage, BasicConstraintsValid: true,
-		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageEmailProtection}, EmailAddresses: []string{address}}, a.cert, crypto.PublicKey(key.Public), a.key)
-	must(t, err)
-	list, err := smime.Read(der)
+	list, err := smime.Read(by.Sign(t, certtest.Mail(address, usage), key.Public).Raw)
 	must(t, err)
 	at, err := message.ParseAddress(address)
 	must(t, err)
@@ -61,18 +53,17 @@ func (a *authority) certify(t *testing.T, key hsm.Key, usage x509.KeyUsage, addr
 // the answer is sealed to it where the site lets a good path be enough. An
 // operator's word ends that.
 func TestHarvest(t *testing.T) {
-	var none *authority
-	root := none.issue(t, "root", ca)
-	sub := root.issue(t, "sub", ca)
+	root := certtest.New(t, ca)
+	sub := root.Below(t, certtest.CA("sub"))
 	token := hsmtest.Memory(t)
 	ours := map[hsm.Usage]keyring.Identity{}
 	for u, usage := range map[hsm.Usage]x509.KeyUsage{hsm.Sign: x509.KeyUsageDigitalSignature, hsm.Unwrap: x509.KeyUsageKeyAgreement} {
 		key, err := token.Generate(t.Context(), hsm.KeySpec{Algorithm: hsm.P256, Usage: u, Label: "bob/" + u.String()})
 		must(t, err)
-		ours[u] = sub.certify(t, key, usage, "bob@partner.example")
+		ours[u] = certified(t, sub, key, usage, "bob@partner.example")
 	}
 	signer := ours[hsm.Sign]
-	partner := smime.New(smime.Config{Token: token, Chain: func(*x509.Certificate) []*x509.Certificate { return []*x509.Certificate{sub.cert} }})
+	partner := smime.New(smime.Config{Token: token, Chain: func(*x509.Certificate) []*x509.Certificate { return []*x509.Certificate{sub.Cert} }})
 
 	for _, test := range []struct {
 		learn  string
@@ -90,7 +81,7 @@ func TestHarvest(t *testing.T) {
 			operators, err := keyring.Open(c.Keyring)
 			must(t, err)
 			defer operators.Close()
-			must(t, operators.Import(t.Context(), entry(t, root, keyring.Trusted, keyring.Anchor)))
+			must(t, operators.Import(t.Context(), entry(t, root.Cert, keyring.Trusted, keyring.Anchor)))
 			if test.known != "" {
 				said := ours[hsm.Unwrap].Cert
 				said.Trust, said.Source = test.known, "import"

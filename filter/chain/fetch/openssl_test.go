@@ -1,17 +1,12 @@
 package fetch_test
 
 import (
-	"crypto"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
+	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
-	"math/big"
 	"net/http"
 	"os"
 	"os/exec"
@@ -22,15 +17,14 @@ import (
 
 	"postern/filter/chain"
 	"postern/filter/chain/fetch"
+	"postern/hsm/certtest"
 )
 
 // authority is one in a folder, as openssl keeps it.
 type authority struct {
-	t    *testing.T
-	dir  string
-	cert *x509.Certificate
-	key  crypto.Signer
-	last int64
+	t   *testing.T
+	dir string
+	*certtest.Authority
 }
 
 // openssl runs openssl in the folder.
@@ -50,43 +44,26 @@ func (a *authority) write(name, content string) {
 	}
 }
 
-// issue makes a certificate whose status the authority tells at its URLs.
-func (a *authority) issue(name string, c *x509.Certificate) *x509.Certificate {
+// keep writes a certificate and its key.
+func (a *authority) keep(name string, c tls.Certificate) {
 	a.t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		a.t.Fatal(err)
-	}
-	a.last++
-	c.SerialNumber, c.Subject = big.NewInt(0x1000+a.last), pkix.Name{CommonName: name}
-	c.NotBefore, c.NotAfter = time.Now().Add(-time.Hour), time.Now().Add(24*time.Hour)
-	parent, signer := a.cert, a.key
-	if parent == nil {
-		parent, signer = c, key
-		a.key = key
-	}
-	raw, err := x509.CreateCertificate(rand.Reader, c, parent, key.Public(), signer)
-	if err != nil {
-		a.t.Fatal(err)
-	}
-	cert, err := x509.ParseCertificate(raw)
-	if err != nil {
-		a.t.Fatal(err)
-	}
-	secret, err := x509.MarshalPKCS8PrivateKey(key)
-	if err != nil {
-		a.t.Fatal(err)
-	}
-	a.write(name+".pem", string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: raw})))
-	a.write(name+".key", string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: secret})))
-	return cert
+	certtest.Write(a.t, c, filepath.Join(a.dir, name+".pem"), filepath.Join(a.dir, name+".key"))
+}
+
+// issue makes a certificate whose status the authority tells at its URLs.
+func (a *authority) issue(name string, template x509.Certificate) *x509.Certificate {
+	a.t.Helper()
+	template.Subject.CommonName = name
+	c := a.Issue(a.t, template)
+	a.keep(name, c)
+	return c.Leaf
 }
 
 // TestOpenSSL lets openssl answer for an authority, over HTTP on loopback.
 func TestOpenSSL(t *testing.T) {
-	a := &authority{t: t, dir: t.TempDir()}
-	a.cert = a.issue("ca", &x509.Certificate{BasicConstraintsValid: true, IsCA: true, KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageCRLSign})
-	a.issue("responder", &x509.Certificate{KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageOCSPSigning},
+	a := &authority{t, t.TempDir(), certtest.New(t, certtest.CA("ca"))}
+	a.keep("ca", tls.Certificate{Leaf: a.Cert, PrivateKey: a.Key})
+	a.issue("responder", x509.Certificate{KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageOCSPSigning},
 		ExtraExtensions: []pkix.Extension{{Id: []int{1, 3, 6, 1, 5, 5, 7, 48, 1, 5}, Value: []byte{5, 0}}}})
 	url, asked := server(t, func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
@@ -106,7 +83,7 @@ func TestOpenSSL(t *testing.T) {
 		}
 	})
 	user := func(name, list, ocsp string) *x509.Certificate {
-		c := &x509.Certificate{EmailAddresses: []string{name + "@example.test"}, KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageEmailProtection}}
+		c := certtest.Mail(name+"@example.test", x509.KeyUsageDigitalSignature)
 		if list != "" {
 			c.CRLDistributionPoints = []string{url + list}
 		}
@@ -141,7 +118,7 @@ func TestOpenSSL(t *testing.T) {
 	}
 	for name, c := range users {
 		for _, mode := range []chain.Mode{chain.Hard, chain.Soft} {
-			judge, err := chain.New(chain.Config{Anchors: []chain.Anchor{{Cert: a.cert}}, Mode: mode, Fetcher: f})
+			judge, err := chain.New(chain.Config{Anchors: []chain.Anchor{{Cert: a.Cert}}, Mode: mode, Fetcher: f})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -160,7 +137,7 @@ func TestOpenSSL(t *testing.T) {
 				t.Errorf("%s, mode %d: got status %d (%v), %v, want %d, %v", name, mode, path.Status, path.Notes, err, status, want)
 			}
 		}
-		judge, err := chain.New(chain.Config{Anchors: []chain.Anchor{{Cert: a.cert}}, Fetcher: closed})
+		judge, err := chain.New(chain.Config{Anchors: []chain.Anchor{{Cert: a.Cert}}, Fetcher: closed})
 		if err != nil {
 			t.Fatal(err)
 		}
