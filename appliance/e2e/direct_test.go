@@ -1,108 +1,23 @@
 package e2e
 
 import (
-	"bufio"
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/sha256"
-	"crypto/tls"
-	"crypto/x509"
-	"crypto/x509/pkix"
 	"encoding/json"
 	"fmt"
-	"math/big"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
-	"time"
 
 	"postern/appliance/e2e/placetest"
 	"postern/appliance/trial"
 	"postern/filter/resolver/resolvertest"
+	"postern/filter/transport/hoptest"
+	"postern/hsm/certtest"
 )
-
-// mailServer is a partner's: it notes what it hears, in clear and in TLS.
-type mailServer struct {
-	config *tls.Config
-
-	mutex       sync.Mutex
-	clear, safe strings.Builder
-	mails       int
-}
-
-func (m *mailServer) serve(l net.Listener) {
-	for {
-		c, err := l.Accept()
-		if err != nil {
-			return
-		}
-		go m.session(c)
-	}
-}
-
-func (m *mailServer) session(c net.Conn) {
-	defer func() { c.Close() }()
-	r := bufio.NewReader(c)
-	secure := false
-	fmt.Fprint(c, "220 mx\r\n")
-	for {
-		line, err := r.ReadString('\n')
-		if err != nil {
-			return
-		}
-		m.mutex.Lock()
-		if secure {
-			m.safe.WriteString(line)
-		} else {
-			m.clear.WriteString(line)
-		}
-		m.mutex.Unlock()
-		answer := "250 ok"
-		switch verb := strings.ToUpper(strings.Fields(line + " x")[0]); verb {
-		case "EHLO":
-			answer = "250-mx\r\n250-STARTTLS\r\n250 PIPELINING"
-		case "STARTTLS":
-			fmt.Fprint(c, "220 go\r\n")
-			s := tls.Server(c, m.config)
-			if s.Handshake() != nil {
-				return
-			}
-			c, r, secure, answer = s, bufio.NewReader(s), true, ""
-		case "DATA":
-			fmt.Fprint(c, "354 go\r\n")
-			for line != ".\r\n" {
-				if line, err = r.ReadString('\n'); err != nil {
-					return
-				}
-			}
-			m.mutex.Lock()
-			m.mails++
-			m.mutex.Unlock()
-		case "QUIT":
-			return
-		}
-		if answer != "" {
-			fmt.Fprint(c, answer+"\r\n")
-		}
-	}
-}
-
-// heard is what was said so far, and forgotten with it.
-func (m *mailServer) heard() (clear, safe string, mails int) {
-	m.mutex.Lock()
-	defer m.mutex.Unlock()
-	clear, safe, mails = m.clear.String(), m.safe.String(), m.mails
-	m.clear.Reset()
-	m.safe.Reset()
-	m.mails = 0
-	return clear, safe, mails
-}
 
 // R25, R37 and R38 in the house: filterd without a relay, in a network of its
 // own, brings mail to a partner's server on port 25 of another one, as a signed
@@ -113,31 +28,17 @@ func TestDirect(t *testing.T) {
 	wire := placetest.NewNetwork(t)
 	here, us := wire.Join(t, "here")
 	there, them := wire.Join(t, "there")
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	template := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "mx"}, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour)}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	public, err := x509.MarshalPKIXPublicKey(key.Public())
-	if err != nil {
-		t.Fatal(err)
-	}
-	server := &mailServer{config: &tls.Config{Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}}}}
+	shown := certtest.Own(t, certtest.Host("mx"), certtest.Key(t))
 	l, err := there.Listen("tcp", them+":25")
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { l.Close() })
-	go server.serve(l)
+	server := hoptest.Serve(t, l, hoptest.Habit{})
 
 	zone := func(name, ip, digest string) resolvertest.Zone {
 		return resolvertest.Zone{Name: name, Records: []string{"@ MX 10 mx", "mx A " + ip, "_25._tcp.mx TLSA 3 1 1 " + digest}}
 	}
-	digest := fmt.Sprintf("%x", sha256.Sum256(public))
+	digest := fmt.Sprintf("%x", sha256.Sum256(shown.Leaf.RawSubjectPublicKeyInfo))
 	wrong := strings.Repeat("00", 32)
 	forged := zone("forged.example", them, wrong)
 	forged.Forged = []string{"_25._tcp.mx TLSA 3 1 1 " + digest}
@@ -181,8 +82,9 @@ func TestDirect(t *testing.T) {
 	}{
 		{"safe.example", "250 ", 1}, {"wrong.example", "451 4.4.1 ", 0}, {"forged.example", "451 4.4.3 ", 0}, {"self.example", "554 5.4.6 ", 0}, {"missing.example", "550 5.1.2 ", 0},
 	} {
+		server.Become(hoptest.Showing(shown))
 		answer := send(c.domain)
-		clear, safe, mails := server.heard()
+		clear, safe, mails := server.Heard()
 		if !strings.Contains(answer, c.reply) || mails != c.mails {
 			t.Errorf("%s: got %d mails, %q, want %d, %q", c.domain, mails, answer, c.mails, c.reply)
 		}

@@ -12,6 +12,7 @@ import (
 
 	"postern/appliance/e2e/housetest"
 	"postern/appliance/postfix/postfixtest"
+	"postern/filter/transport/hoptest"
 	"postern/hsm/certtest"
 )
 
@@ -30,7 +31,7 @@ func (a siteCA) chain(dir, name string) string {
 func runPostfix(t testing.TB, more string) (address string) {
 	t.Helper()
 	address = postfixtest.Free(t)
-	housetest.Postfix(t, more, address+" inet n - n - - smtpd\n", address)
+	hoptest.Postfix(t, hoptest.Here, more, address+" inet n - n - - smtpd\n", address)
 	return address
 }
 

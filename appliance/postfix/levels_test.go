@@ -22,6 +22,8 @@ import (
 	"postern/filter/route"
 	"postern/filter/socketmap"
 	"postern/filter/transport"
+	"postern/filter/transport/hoptest"
+	"postern/hsm/certtest"
 )
 
 // apart runs the test in a network and mount namespace of its own, where port
@@ -140,34 +142,34 @@ func TestLevels(t *testing.T) {
 	if !apart(t) {
 		return
 	}
-	ca, other := newAuthority(t), newAuthority(t)
+	ca, other := certtest.New(t, certtest.CA("authority")), certtest.New(t, certtest.CA("authority"))
 	later, past := time.Now().Add(time.Hour), time.Now().Add(-time.Minute)
 	at := func(l policy.Level) policy.Way { return policy.Way{Level: l} }
 	pinned := func(c tls.Certificate) policy.Way { return policy.Way{Level: policy.Pin, Pins: [][32]byte{pin(c)}} }
-	spare := other.certify(t, later, "spare.example")
+	spare := certify(t, other, later, "spare.example")
 
 	var zones []resolvertest.Zone
 	sts := published{}
 	site := &rules{ways: map[string]policy.Way{}}
 	type partner struct {
 		domain string
-		server *peer
+		server *hoptest.Partner
 		want   string // how the mail arrives: TLS, clear, or "" where it waits
 		strict bool
 	}
 	var partners []*partner
 	// add makes a partner: name is its domain below "example".
-	add := func(name string, way policy.Way, server *peer, want string, change ...func(*partner, *resolvertest.Zone)) {
-		p := &partner{domain: name + ".example", server: server, want: want}
+	add := func(name string, way policy.Way, habit hoptest.Habit, want string, change ...func(*partner, *resolvertest.Zone)) {
+		p := &partner{domain: name + ".example", want: want}
 		z := resolvertest.Zone{Name: p.domain, Records: []string{"@ MX 10 mx", fmt.Sprintf("mx A 127.0.1.%d", len(partners)+1)}}
 		for _, f := range change {
 			f(p, &z)
 		}
 		site.ways[p.domain] = way
 		zones, partners = append(zones, z), append(partners, p)
-		server.listen(t, fmt.Sprintf("127.0.1.%d:25", len(partners)))
+		p.server = hoptest.Listen(t, fmt.Sprintf("127.0.1.%d:25", len(partners)), habit)
 	}
-	mx := func(name string) tls.Certificate { return ca.certify(t, later, "mx."+name+".example") }
+	mx := func(name string) tls.Certificate { return certify(t, ca, later, "mx."+name+".example") }
 	unsigned := func(_ *partner, z *resolvertest.Zone) { z.Unsigned = true }
 	record := func(text string) func(*partner, *resolvertest.Zone) {
 		return func(_ *partner, z *resolvertest.Zone) { z.Records = append(z.Records, "_25._tcp.mx TLSA "+text) }
@@ -179,68 +181,68 @@ func TestLevels(t *testing.T) {
 		}
 	}
 
-	add("next-hop", at(policy.NextHop), &peer{}, "clear")
-	add("next-hop-tls", at(policy.NextHop), &peer{config: with(spare)}, "TLS")
+	add("next-hop", at(policy.NextHop), plain, "clear")
+	add("next-hop-tls", at(policy.NextHop), with(spare), "TLS")
 	next := mx("next-hop-dane")
-	add("next-hop-dane", at(policy.NextHop), &peer{config: with(spare)}, "", record(tlsa(next)))
-	add("may", at(policy.May), &peer{}, "clear")
-	add("may-refused", at(policy.May), &peer{config: with(spare), refuse: true}, "clear")
-	add("may-tls", at(policy.May), &peer{config: with(spare)}, "TLS")
+	add("next-hop-dane", at(policy.NextHop), with(spare), "", record(tlsa(next)))
+	add("may", at(policy.May), plain, "clear")
+	add("may-refused", at(policy.May), refusing(with(spare)), "clear")
+	add("may-tls", at(policy.May), with(spare), "TLS")
 
-	add("encrypt", at(policy.Encrypt), &peer{config: with(spare)}, "TLS")
-	add("encrypt-none", at(policy.Encrypt), &peer{}, "")
-	add("encrypt-refused", at(policy.Encrypt), &peer{config: with(spare), refuse: true}, "")
-	add("encrypt-3des", at(policy.Encrypt), &peer{config: with(spare, suites(tls.TLS_RSA_WITH_3DES_EDE_CBC_SHA))}, "")
-	add("encrypt-static", at(policy.Encrypt), &peer{config: with(spare, suites(tls.TLS_RSA_WITH_AES_256_GCM_SHA384))}, "TLS")
-	add("pfs", policy.Way{Level: policy.Encrypt, PFS: true}, &peer{config: with(spare)}, "TLS")
-	add("pfs-static", policy.Way{Level: policy.Encrypt, PFS: true}, &peer{config: with(spare, suites(tls.TLS_RSA_WITH_AES_256_GCM_SHA384))}, "")
-	add("min", policy.Way{Level: policy.Encrypt, Min: tls.VersionTLS13}, &peer{config: with(spare)}, "TLS")
-	add("min-old", policy.Way{Level: policy.Encrypt, Min: tls.VersionTLS13}, &peer{config: with(spare, tls12)}, "")
+	add("encrypt", at(policy.Encrypt), with(spare), "TLS")
+	add("encrypt-none", at(policy.Encrypt), plain, "")
+	add("encrypt-refused", at(policy.Encrypt), refusing(with(spare)), "")
+	add("encrypt-3des", at(policy.Encrypt), with(spare, suites(tls.TLS_RSA_WITH_3DES_EDE_CBC_SHA)), "")
+	add("encrypt-static", at(policy.Encrypt), with(spare, suites(tls.TLS_RSA_WITH_AES_256_GCM_SHA384)), "TLS")
+	add("pfs", policy.Way{Level: policy.Encrypt, PFS: true}, with(spare), "TLS")
+	add("pfs-static", policy.Way{Level: policy.Encrypt, PFS: true}, with(spare, suites(tls.TLS_RSA_WITH_AES_256_GCM_SHA384)), "")
+	add("min", policy.Way{Level: policy.Encrypt, Min: tls.VersionTLS13}, with(spare), "TLS")
+	add("min-old", policy.Way{Level: policy.Encrypt, Min: tls.VersionTLS13}, with(spare, tls12), "")
 
-	add("verify", at(policy.Verify), &peer{config: with(mx("verify"))}, "TLS")
-	add("verify-domain", at(policy.Verify), &peer{config: with(ca.certify(t, later, "verify-domain.example"))}, "TLS", unsigned)
-	add("verify-none", at(policy.Verify), &peer{}, "")
-	add("verify-refused", at(policy.Verify), &peer{config: with(mx("verify-refused")), refuse: true}, "")
-	add("verify-name", at(policy.Verify), &peer{config: with(ca.certify(t, later, "mx.elsewhere.example"))}, "")
-	add("verify-unsure", at(policy.Verify), &peer{config: with(mx("verify-unsure"))}, "", unsigned) // anybody can say that this is its server
-	add("verify-untrusted", at(policy.Verify), &peer{config: with(other.certify(t, later, "mx.verify-untrusted.example"))}, "")
-	add("verify-expired", at(policy.Verify), &peer{config: with(ca.certify(t, past, "mx.verify-expired.example"))}, "")
+	add("verify", at(policy.Verify), with(mx("verify")), "TLS")
+	add("verify-domain", at(policy.Verify), with(certify(t, ca, later, "verify-domain.example")), "TLS", unsigned)
+	add("verify-none", at(policy.Verify), plain, "")
+	add("verify-refused", at(policy.Verify), refusing(with(mx("verify-refused"))), "")
+	add("verify-name", at(policy.Verify), with(certify(t, ca, later, "mx.elsewhere.example")), "")
+	add("verify-unsure", at(policy.Verify), with(mx("verify-unsure")), "", unsigned) // anybody can say that this is its server
+	add("verify-untrusted", at(policy.Verify), with(certify(t, other, later, "mx.verify-untrusted.example")), "")
+	add("verify-expired", at(policy.Verify), with(certify(t, ca, past, "mx.verify-expired.example")), "")
 
 	fits := mx("dane")
-	add("dane", at(policy.DANE), &peer{config: with(fits)}, "TLS", record(tlsa(fits)))
-	add("dane-wrong", at(policy.DANE), &peer{config: with(spare)}, "", record(tlsa(fits)))
-	add("dane-forged", at(policy.DANE), &peer{config: with(spare)}, "", record(tlsa(fits)), func(_ *partner, z *resolvertest.Zone) {
+	add("dane", at(policy.DANE), with(fits), "TLS", record(tlsa(fits)))
+	add("dane-wrong", at(policy.DANE), with(spare), "", record(tlsa(fits)))
+	add("dane-forged", at(policy.DANE), with(spare), "", record(tlsa(fits)), func(_ *partner, z *resolvertest.Zone) {
 		z.Forged = append(z.Forged, "_25._tcp.mx TLSA "+tlsa(spare))
 	})
-	add("dane-no-record", at(policy.DANE), &peer{config: with(spare)}, "TLS")
-	add("dane-no-record-clear", at(policy.DANE), &peer{}, "")
-	add("dane-bare", at(policy.DANE), &peer{}, "", record(tlsa(fits)))
-	add("dane-only", at(policy.DANEOnly), &peer{config: with(fits)}, "TLS", record(tlsa(fits)))
-	add("dane-only-no-record", at(policy.DANEOnly), &peer{config: with(spare)}, "")
-	add("dane-only-unsigned", at(policy.DANEOnly), &peer{config: with(fits)}, "", record(tlsa(fits)), unsigned)
+	add("dane-no-record", at(policy.DANE), with(spare), "TLS")
+	add("dane-no-record-clear", at(policy.DANE), plain, "")
+	add("dane-bare", at(policy.DANE), plain, "", record(tlsa(fits)))
+	add("dane-only", at(policy.DANEOnly), with(fits), "TLS", record(tlsa(fits)))
+	add("dane-only-no-record", at(policy.DANEOnly), with(spare), "")
+	add("dane-only-unsigned", at(policy.DANEOnly), with(fits), "", record(tlsa(fits)), unsigned)
 
-	add("pin", pinned(spare), &peer{config: with(spare)}, "TLS")
-	add("pin-wrong", pinned(spare), &peer{config: with(mx("pin-wrong"))}, "")
-	add("pin-none", pinned(spare), &peer{}, "")
+	add("pin", pinned(spare), with(spare), "TLS")
+	add("pin-wrong", pinned(spare), with(mx("pin-wrong")), "")
+	add("pin-none", pinned(spare), plain, "")
 
-	add("sts", at(policy.May), &peer{config: with(mx("sts"))}, "TLS", unsigned, enforced("mx.sts.example"))
-	add("sts-none", at(policy.May), &peer{}, "", unsigned, enforced("mx.sts-none.example"))
-	add("sts-name", at(policy.May), &peer{config: with(mx("sts"))}, "", unsigned, enforced("mx.sts-name.example"))
-	add("sts-server", at(policy.May), &peer{config: with(mx("sts-server"))}, "", unsigned, enforced("mx.elsewhere.example"))
-	add("sts-vouches", at(policy.Verify), &peer{config: with(mx("sts-vouches"))}, "TLS", unsigned, enforced("mx.sts-vouches.example"))
-	add("sts-expired", at(policy.Verify), &peer{config: with(mx("sts-expired"))}, "", unsigned) // its policy vouched for the server until it ran out
+	add("sts", at(policy.May), with(mx("sts")), "TLS", unsigned, enforced("mx.sts.example"))
+	add("sts-none", at(policy.May), plain, "", unsigned, enforced("mx.sts-none.example"))
+	add("sts-name", at(policy.May), with(mx("sts")), "", unsigned, enforced("mx.sts-name.example"))
+	add("sts-server", at(policy.May), with(mx("sts-server")), "", unsigned, enforced("mx.elsewhere.example"))
+	add("sts-vouches", at(policy.Verify), with(mx("sts-vouches")), "TLS", unsigned, enforced("mx.sts-vouches.example"))
+	add("sts-expired", at(policy.Verify), with(mx("sts-expired")), "", unsigned) // its policy vouched for the server until it ran out
 
-	add("floor", at(policy.May), &peer{config: with(mx("floor"))}, "TLS", strict)
-	add("floor-none", at(policy.May), &peer{}, "", strict)
-	add("floor-name", at(policy.Encrypt), &peer{config: with(spare)}, "", strict)
-	add("floor-dane", at(policy.DANE), &peer{config: with(spare)}, "", strict, record(tlsa(fits)))
-	add("floor-pin", pinned(spare), &peer{config: with(spare)}, "TLS", strict)
+	add("floor", at(policy.May), with(mx("floor")), "TLS", strict)
+	add("floor-none", at(policy.May), plain, "", strict)
+	add("floor-name", at(policy.Encrypt), with(spare), "", strict)
+	add("floor-dane", at(policy.DANE), with(spare), "", strict, record(tlsa(fits)))
+	add("floor-pin", pinned(spare), with(spare), "TLS", strict)
 
 	world := resolvertest.Config{Port: 53}.Start(t, zones...)
 	c := postfixtest.Config(t)
-	inside := (&peer{}).listen(t, c.Inside.Address)
+	inside := hoptest.Listen(t, c.Inside.Address, plain)
 	c.CAFile = filepath.Join(filepath.Dir(c.Dir), "ca.pem")
-	if err := os.WriteFile(c.CAFile, ca.pem(), 0o644); err != nil {
+	if err := os.WriteFile(c.CAFile, certtest.PEM(ca.Cert), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	c.Warn, c.Retry, c.RetryMax = 2*time.Second, time.Second, 2*time.Second
@@ -264,7 +266,8 @@ func TestLevels(t *testing.T) {
 	}
 	check := func(one *partner) {
 		t.Helper()
-		mails, clear, _ := one.server.got()
+		mails := one.server.Mails()
+		clear, _, _ := one.server.Heard()
 		if one.want == "" {
 			if len(mails) > 0 || strings.Contains(strings.ToUpper(clear), "MAIL") {
 				t.Errorf("%s: got %d mails, in clear %q, want nothing of a mail", one.domain, len(mails), clear)
@@ -276,7 +279,7 @@ func TestLevels(t *testing.T) {
 				return
 			}
 			await(t, "warning about "+one.domain, func() bool {
-				mails, _, _ := inside.got()
+				mails := inside.Mails()
 				for _, m := range mails {
 					if strings.Contains(m, "<bob@"+one.domain+">") && strings.Contains(m, "Action: delayed") {
 						return true
@@ -296,7 +299,7 @@ func TestLevels(t *testing.T) {
 	if t.Failed() {
 		return
 	}
-	for _, m := range func() []string { m, _, _ := inside.got(); return m }() {
+	for _, m := range inside.Mails() {
 		if strings.Contains(m, body) || !strings.Contains(m, "Subject: offer") || !strings.Contains(m, "RCPT TO:<alice@company1.example>") {
 			t.Errorf("a report to the sender: got %.3000q, want the header of his mail only", m)
 		}
@@ -314,25 +317,26 @@ func TestLevels(t *testing.T) {
 	}
 	for domain, way := range map[string]policy.Way{"verify-name.example": at(policy.Encrypt), "pin-none.example": at(policy.May), "dane-wrong.example": pinned(spare)} {
 		site.set(domain, way)
-		await(t, "mail to "+domain+" leaves", func() bool { mails, _, _ := encrypts(domain).server.got(); return len(mails) == 1 })
+		await(t, "mail to "+domain+" leaves", func() bool { return len(encrypts(domain).server.Mails()) == 1 })
 	}
 
 	// filterd away: even what may go in clear waits.
 	stop()
 	before := encrypts("may.example")
-	_, clear, sessions := before.server.got()
+	clear, _, _ := before.server.Heard()
+	sessions := before.server.Sessions()
 	submit(t, c.Listen, "carol@may.example")
 	if line := p.Await("to=<carol@may.example>", "status="); !strings.Contains(line, "status=deferred") {
 		t.Errorf("filterd away: got %q, want it deferred", line)
 	}
-	if mails, now, _ := before.server.got(); len(mails) != 1 || strings.Count(now, "MAIL") != strings.Count(clear, "MAIL") {
-		t.Errorf("filterd away: got %d mails, %d sessions before, in clear %q", len(mails), sessions, now)
+	if now, _, mails := before.server.Heard(); mails != 1 || strings.Count(now, "MAIL") != strings.Count(clear, "MAIL") {
+		t.Errorf("filterd away: got %d mails, %d sessions before, in clear %q", mails, sessions, now)
 	}
 	if err := os.Remove(c.Socket); err != nil && !os.IsNotExist(err) {
 		t.Fatal(err)
 	}
 	serve(t, c, &route.Router{Names: world.Client(), STS: sts, Way: site.way})
-	await(t, "filterd is back", func() bool { mails, _, _ := before.server.got(); return len(mails) == 2 })
+	await(t, "filterd is back", func() bool { return len(before.server.Mails()) == 2 })
 
 	// So with the resolver.
 	world.Stop()
@@ -341,5 +345,5 @@ func TestLevels(t *testing.T) {
 		t.Errorf("resolver away: got %q, want it deferred", line)
 	}
 	world.Resume(t)
-	await(t, "the resolver is back", func() bool { mails, _, _ := encrypts("verify.example").server.got(); return len(mails) == 2 })
+	await(t, "the resolver is back", func() bool { return len(encrypts("verify.example").server.Mails()) == 2 })
 }

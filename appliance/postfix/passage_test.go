@@ -17,6 +17,7 @@ import (
 	"postern/filter/resolver/resolvertest"
 	"postern/filter/route"
 	"postern/filter/transport"
+	"postern/filter/transport/hoptest"
 )
 
 // alice is the sender of most mails.
@@ -61,21 +62,21 @@ func TestPassage(t *testing.T) {
 	if !apart(t) {
 		return
 	}
-	partner := (&peer{}).listen(t, "127.0.1.1:25")
-	self := (&peer{}).listen(t, "127.0.0.1:25")
-	listener := (&peer{}).listen(t, "127.0.9.9:25") // as the inside listener of filterd
+	partner := hoptest.Listen(t, "127.0.1.1:25", plain)
+	self := hoptest.Listen(t, "127.0.0.1:25", plain)
+	listener := hoptest.Listen(t, "127.0.9.9:25", plain) // as the inside listener of filterd
 	world := resolvertest.Config{Port: 53}.Start(t,
 		resolvertest.Zone{Name: "to.example", Records: []string{"@ MX 10 mx", "mx A 127.0.1.1"}},
 		resolvertest.Zone{Name: "gone.example", Records: []string{"@ MX 10 mx", "mx A 127.0.1.99"}},
 		resolvertest.Zone{Name: "self.example", Records: []string{"@ MX 10 mx", "mx A 127.0.0.1"}},
 		resolvertest.Zone{Name: "back.example", Records: []string{"@ MX 10 mx", "mx A 127.0.9.9"}})
 	c := postfixtest.Config(t)
-	inside := (&peer{}).listen(t, c.Inside.Address)
+	inside := hoptest.Listen(t, c.Inside.Address, plain)
 	c.Own = []netip.Addr{netip.MustParseAddr("127.0.9.9")}
 	c.Warn, c.Retry, c.RetryMax, c.Lifetime = time.Second, time.Second, time.Second, 4*time.Second
 	p := postfixtest.Start(t, c)
 	serve(t, c, &route.Router{Names: world.Client(), Way: func(string) (policy.Way, string) { return policy.Way{Level: policy.May}, "test" }})
-	count := func(s *peer) int { mails, _, _ := s.got(); return len(mails) }
+	count := func(s *hoptest.Partner) int { return len(s.Mails()) }
 
 	// The bytes.
 	long := strings.Repeat("0123456789", 400)
@@ -93,7 +94,7 @@ func TestPassage(t *testing.T) {
 			t.Fatalf("mail %d: got %+v", i, res)
 		}
 		await(t, fmt.Sprintf("mail %d arrives", i), func() bool { return count(partner) > i })
-		mails, _, _ := partner.got()
+		mails := partner.Mails()
 		envelope, got, _ := strings.Cut(mails[i], "\r\n")
 		if !strings.HasPrefix(got, "Received: ") || !strings.HasSuffix(got, mail) || strings.Count(strings.TrimSuffix(got, mail), "Received:") != 1 ||
 			strings.Count(strings.TrimSuffix(got, mail), "\n") > 5 {
@@ -123,7 +124,7 @@ func TestPassage(t *testing.T) {
 		}
 		n++
 		await(t, "mail to "+one.to, func() bool { return count(partner) == n })
-		mails, _, _ := partner.got()
+		mails := partner.Mails()
 		if envelope, _, _ := strings.Cut(mails[n-1], "\r\n"); !strings.Contains(envelope, one.want) {
 			t.Errorf("%s: got %q, want %s", one.to, envelope, one.want)
 		}
@@ -149,7 +150,7 @@ func TestPassage(t *testing.T) {
 	}
 	// Whatever came of these, none has another sender.
 	await(t, "the queue is empty", func() bool { w, err := postfix.Queue(t.Context(), c.Dir); return err == nil && len(w) == 0 })
-	mails, _, _ := partner.got()
+	mails := partner.Mails()
 	for _, m := range mails {
 		if envelope, _, _ := strings.Cut(m, "\r\n"); strings.Contains(envelope, "evil") {
 			t.Errorf("smuggled: %q", m)
@@ -158,12 +159,12 @@ func TestPassage(t *testing.T) {
 
 	// A partner who says that we are his server gets nothing, and no mail comes
 	// round: it goes back to its sender.
-	for domain, server := range map[string]*peer{"self.example": self, "back.example": listener} {
+	for domain, server := range map[string]*hoptest.Partner{"self.example": self, "back.example": listener} {
 		submit(t, c.Listen, "bob@"+domain)
 		if line := p.Await("to=<bob@"+domain+">", "status="); !strings.Contains(line, "status=bounced") || !strings.Contains(line, "loops back to myself") {
 			t.Errorf("%s: got %q, want it back", domain, line)
 		}
-		if _, _, sessions := server.got(); sessions > 0 {
+		if sessions := server.Sessions(); sessions > 0 {
 			t.Errorf("%s: got %d sessions, want none", domain, sessions)
 		}
 	}
@@ -172,7 +173,7 @@ func TestPassage(t *testing.T) {
 	// never the text.
 	submit(t, c.Listen, "bob@gone.example")
 	back := func(action string) string {
-		mails, _, _ := inside.got()
+		mails := inside.Mails()
 		for _, m := range mails {
 			if strings.Contains(m, "bob@gone.example") && strings.Contains(m, "Action: "+action) {
 				return m
@@ -194,7 +195,7 @@ func TestPassage(t *testing.T) {
 	}
 	p.Await("to=<nobody@gone.example>", "status=deferred")
 	await(t, "the queue is empty", func() bool { w, err := postfix.Queue(t.Context(), c.Dir); return err == nil && len(w) == 0 })
-	for _, m := range func() []string { m, _, _ := inside.got(); return m }() {
+	for _, m := range inside.Mails() {
 		if strings.Contains(m, "nobody@gone.example") && strings.Contains(m, body) {
 			t.Errorf("a report of a report: %s", m)
 		}
@@ -205,7 +206,7 @@ func TestPassage(t *testing.T) {
 		t.Fatalf("root: got %+v", res)
 	}
 	await(t, "mail of root", func() bool {
-		mails, _, _ := inside.got()
+		mails := inside.Mails()
 		return strings.Contains(strings.Join(mails, ""), "TO:<admin@company1.example>")
 	})
 	for _, l := range append(p.Lines("fatal:"), p.Lines("panic:")...) {

@@ -14,6 +14,8 @@ import (
 	"postern/filter/policy"
 	"postern/filter/resolver/resolvertest"
 	"postern/filter/route"
+	"postern/filter/transport/hoptest"
+	"postern/hsm/certtest"
 )
 
 // A collector of reports on TLS (RFC 8460) hears of each handshake and of the
@@ -24,19 +26,19 @@ func TestReports(t *testing.T) {
 	if !apart(t) {
 		return
 	}
-	ca, other := newAuthority(t), newAuthority(t)
+	ca, other := certtest.New(t, certtest.CA("authority")), certtest.New(t, certtest.CA("authority"))
 	later := time.Now().Add(time.Hour)
 	sts := published{}
 	site := &rules{ways: map[string]policy.Way{}}
 	var zones []resolvertest.Zone
 	type partner struct {
-		server *peer
+		server *hoptest.Partner
 		goes   bool
 		told   []string // words of what the collector hears; "!word": without that one; "-": nothing is told
 	}
 	partners := map[string]*partner{}
 	n := 0
-	add := func(name string, mode mtasts.Mode, mx string, server *peer, goes bool, told ...string) {
+	add := func(name string, mode mtasts.Mode, mx string, habit hoptest.Habit, goes bool, told ...string) {
 		n++
 		domain, ip := name+".example", "127.0.2."+string(rune('0'+n))
 		zones = append(zones, resolvertest.Zone{Name: domain, Unsigned: true, Records: []string{"@ MX 10 mx", "mx A " + ip, `_smtp._tls TXT "v=TLSRPTv1; rua=mailto:tls@` + domain + `"`}})
@@ -44,17 +46,16 @@ func TestReports(t *testing.T) {
 		if mode != "" {
 			sts[domain] = &mtasts.Policy{ID: "1", Mode: mode, MX: []string{mx}, MaxAge: time.Hour, Expires: later}
 		}
-		server.listen(t, ip+":25")
-		partners[domain] = &partner{server, goes, told}
+		partners[domain] = &partner{hoptest.Listen(t, ip+":25", habit), goes, told}
 	}
-	cert := func(a *authority, name string) *peer {
-		return &peer{config: with(a.certify(t, later, "mx."+name+".example"))}
+	cert := func(a *certtest.Authority, name string) hoptest.Habit {
+		return with(certify(t, a, later, "mx."+name+".example"))
 	}
 	add("enforced", mtasts.Enforce, "mx.enforced.example", cert(ca, "enforced"), true, "mode: enforce", "mx: mx.enforced.example", "max_age: 3600")
 	add("wild", mtasts.Enforce, "*.wild.example", cert(ca, "wild"), true, "mode: enforce", "*.wild.example")
 	add("strange", mtasts.Enforce, "mx.strange.example", cert(other, "strange"), false, "mode: enforce", "strange.example")
 	add("trial", mtasts.Testing, "mx.trial.example", cert(other, "trial"), true, "!STSv1")
-	add("trial-none", mtasts.Testing, "mx.trial-none.example", &peer{}, true, "-")
+	add("trial-none", mtasts.Testing, "mx.trial-none.example", plain, true, "-")
 	add("trial-other", mtasts.Testing, "mx.elsewhere.example", cert(ca, "trial-other"), true, "!STSv1")
 	add("nothing", "", "", cert(ca, "nothing"), true, "!STSv1")
 
@@ -62,7 +63,7 @@ func TestReports(t *testing.T) {
 	c := postfixtest.Config(t)
 	c.CAFile = filepath.Join(filepath.Dir(c.Dir), "ca.pem")
 	c.TLSRPT = filepath.Join(filepath.Dir(c.Dir), "collector")
-	if err := os.WriteFile(c.CAFile, ca.pem(), 0o644); err != nil {
+	if err := os.WriteFile(c.CAFile, certtest.PEM(ca.Cert), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	collector, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: c.TLSRPT, Net: "unixgram"})
@@ -98,7 +99,7 @@ func TestReports(t *testing.T) {
 			p.Await("to=<bob@"+domain+">", "status=deferred")
 			continue
 		}
-		await(t, domain, func() bool { mails, _, _ := one.server.got(); return len(mails) == 1 })
+		await(t, domain, func() bool { return len(one.server.Mails()) == 1 })
 	}
 	for _, l := range append(p.Lines("warning:"), append(p.Lines("fatal:"), p.Lines("error:")...)...) {
 		t.Errorf("log: %s", l)

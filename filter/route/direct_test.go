@@ -7,11 +7,12 @@ import (
 	"net/netip"
 	"strings"
 	"testing"
-	"time"
 
 	"postern/filter/policy"
 	"postern/filter/resolver"
 	"postern/filter/transport"
+	"postern/filter/transport/hoptest"
+	"postern/hsm/certtest"
 )
 
 // at is a zone in which every host has one address.
@@ -35,37 +36,37 @@ func plainDirect(z zone, port int, way policy.Way) *Direct {
 func TestNextServer(t *testing.T) {
 	one, two := "127.0.72.1", "127.0.72.2"
 	port := freePort(t, one, two)
-	first, second := newPartner(t, one, port), newPartner(t, two, port)
+	first, second := partner(t, one, port), partner(t, two, port)
 	z := at(map[string]resolver.Answer[resolver.MX]{"to.example": mx(false, "one.to.example", "two.to.example")},
 		map[string]string{"one.to.example": one, "two.to.example": two})
 	for _, c := range []struct {
 		name          string
-		first, second habit
+		first, second hoptest.Habit
 		code          int
 		mails         string // of each
 	}{
-		{"well", habit{}, habit{}, 250, "1 0"},
-		{"busy", habit{greeting: "421 4.3.2 busy"}, habit{}, 250, "0 1"},
-		{"no mail service", habit{greeting: "554 no"}, habit{}, 250, "0 1"},
-		{"not now", habit{sender: "450 4.2.0 later"}, habit{}, 250, "0 1"},
-		{"both not now", habit{sender: "450 4.2.0 later"}, habit{sender: "452 4.3.1 full"}, 452, "0 0"},
-		{"for good", habit{sender: "550 5.7.1 never"}, habit{}, 550, "0 0"},
-		{"no in the end", habit{last: "451 4.7.1 greylisted"}, habit{}, 451, "1 0"},
-		{"gone after the dot", habit{hangUp: true}, habit{}, 451, "1 0"}, // it may have it
+		{"well", hoptest.Habit{}, hoptest.Habit{}, 250, "1 0"},
+		{"busy", hoptest.Habit{Greeting: "421 4.3.2 busy"}, hoptest.Habit{}, 250, "0 1"},
+		{"no mail service", hoptest.Habit{Greeting: "554 no"}, hoptest.Habit{}, 250, "0 1"},
+		{"not now", hoptest.Habit{Sender: "450 4.2.0 later"}, hoptest.Habit{}, 250, "0 1"},
+		{"both not now", hoptest.Habit{Sender: "450 4.2.0 later"}, hoptest.Habit{Sender: "452 4.3.1 full"}, 452, "0 0"},
+		{"for good", hoptest.Habit{Sender: "550 5.7.1 never"}, hoptest.Habit{}, 550, "0 0"},
+		{"no in the end", hoptest.Habit{Last: "451 4.7.1 greylisted"}, hoptest.Habit{}, 451, "1 0"},
+		{"gone after the dot", hoptest.Habit{HangUp: true}, hoptest.Habit{}, 451, "1 0"}, // it may have it
 	} {
-		first.become(c.first)
-		second.become(c.second)
+		first.Become(c.first)
+		second.Become(c.second)
 		d := plainDirect(z, port, policy.Way{Level: policy.May})
 		res := deliver(t, d, envelope(t, "b@to.example"))
 		d.Close()
-		_, _, n := first.heard()
-		_, _, m := second.heard()
+		_, _, n := first.Heard()
+		_, _, m := second.Heard()
 		if res.Err != nil || res.Replies[0].Code != c.code || fmt.Sprint(n, " ", m) != c.mails {
 			t.Errorf("%s: got %+v, %d and %d mails, want %d, %s", c.name, res, n, m, c.code, c.mails)
 		}
 	}
-	first.become(habit{config: &tls.Config{}}) // TLS that never works
-	second.become(habit{})
+	first.Become(hoptest.Habit{TLS: &tls.Config{}}) // TLS that never works
+	second.Become(hoptest.Habit{})
 	d := plainDirect(z, port, policy.Way{Level: policy.Encrypt})
 	defer d.Close()
 	if res := deliver(t, d, envelope(t, "b@to.example")); res.Replies[0] != word(transport.ErrNextHop) {
@@ -78,13 +79,13 @@ func TestNextServer(t *testing.T) {
 func TestDomainsOfOneMail(t *testing.T) {
 	one, two := "127.0.72.3", "127.0.72.4"
 	port := freePort(t, one, two)
-	first, second := newPartner(t, one, port), newPartner(t, two, port)
+	first, second := partner(t, one, port), partner(t, two, port)
 	z := at(map[string]resolver.Answer[resolver.MX]{
 		"a.example": mx(false, "mx.a.example"), "b.example": mx(false, "mx.b.example"), "null.example": mx(false, ""), "gone.example": mx(false, "mx.gone.example"),
 	}, map[string]string{"mx.a.example": one, "mx.b.example": two})
 	z.failing = []string{"away.example"}
-	first.become(habit{})
-	second.become(habit{sender: "550 5.7.1 no"})
+	first.Become(hoptest.Habit{})
+	second.Become(hoptest.Habit{Sender: "550 5.7.1 no"})
 	d := plainDirect(z, port, policy.Way{Level: policy.May})
 	defer d.Close()
 	e := envelope(t, "1@a.example", "2@b.example", "3@a.example", "4@null.example", "5@away.example", "6@missing.example", "7@gone.example")
@@ -106,14 +107,12 @@ func TestDomainsOfOneMail(t *testing.T) {
 	if res := deliver(t, late, envelope(t, "1@a.example")); res.Replies[0].Code != 451 {
 		t.Errorf("too late: got %+v", res)
 	}
-	clear, _, mails := first.heard()
+	clear, _, mails := first.Heard()
 	if mails != 2 || strings.Count(clear, "RCPT TO:<1@a.example>") != 2 || strings.Count(clear, "MAIL FROM") != 2 {
 		t.Errorf("got %d mails, %q", mails, clear)
 	}
-	first.mutex.Lock()
-	defer first.mutex.Unlock()
-	if first.conns != 1 {
-		t.Errorf("got %d connections, want 1", first.conns)
+	if n := first.Sessions(); n != 1 {
+		t.Errorf("got %d connections, want 1", n)
 	}
 }
 
@@ -122,29 +121,34 @@ func TestDomainsOfOneMail(t *testing.T) {
 func TestRequireTLS(t *testing.T) {
 	ip := "127.0.72.5"
 	port := freePort(t, ip)
-	ca := newAuthority(t)
-	server := newPartner(t, ip, port)
+	ca := certtest.New(t, certtest.CA("Test Authority"))
+	server := partner(t, ip, port)
 	z := at(map[string]resolver.Answer[resolver.MX]{"to.example": mx(true, "mx.to.example"), "forged.example": mx(false, "mx.to.example")}, map[string]string{"mx.to.example": ip})
+	promising := func(by *certtest.Authority) hoptest.Habit {
+		h := hoptest.Showing(by.Issue(t, certtest.Host("mx.to.example")))
+		h.More = []string{"REQUIRETLS"}
+		return h
+	}
 	for _, c := range []struct {
 		domain string
-		h      habit
+		h      hoptest.Habit
 		mails  int
 	}{
-		{"to.example", habit{config: &tls.Config{Certificates: []tls.Certificate{ca.issue(t, time.Hour, "mx.to.example")}}, extra: []string{"REQUIRETLS"}}, 1},
-		{"to.example", habit{config: &tls.Config{Certificates: []tls.Certificate{ca.issue(t, time.Hour, "mx.to.example")}}}, 0},
-		{"to.example", habit{config: &tls.Config{Certificates: []tls.Certificate{newAuthority(t).issue(t, time.Hour, "mx.to.example")}}, extra: []string{"REQUIRETLS"}}, 0},
-		{"forged.example", habit{config: &tls.Config{Certificates: []tls.Certificate{ca.issue(t, time.Hour, "mx.to.example")}}, extra: []string{"REQUIRETLS"}}, 0},
+		{"to.example", promising(ca), 1},
+		{"to.example", hoptest.Showing(ca.Issue(t, certtest.Host("mx.to.example"))), 0},
+		{"to.example", promising(certtest.New(t, certtest.CA("Stranger"))), 0},
+		{"forged.example", promising(ca), 0},
 	} {
-		server.become(c.h)
+		server.Become(c.h)
 		d := plainDirect(z, port, policy.Way{Level: policy.May})
-		d.RootCAs = ca.pool()
+		d.RootCAs = ca.Pool()
 		e := envelope(t, "b@"+c.domain)
 		e.RequireTLS = true
 		res := deliver(t, d, e)
 		d.Close()
-		clear, safe, mails := server.heard()
+		clear, safe, mails := server.Heard()
 		if mails != c.mails || c.mails == 0 && res.Replies[0].Code/100 == 2 || strings.Contains(clear, "MAIL") || c.mails == 0 && strings.Contains(safe, "MAIL") {
-			t.Errorf("%s, extensions %v: got %d mails, %+v, clear %q, TLS %q, want %d", c.domain, c.h.extra, mails, res, clear, safe, c.mails)
+			t.Errorf("%s, extensions %v: got %d mails, %+v, clear %q, TLS %q, want %d", c.domain, c.h.More, mails, res, clear, safe, c.mails)
 		}
 	}
 }

@@ -17,6 +17,8 @@ import (
 	"postern/filter/resolver"
 	"postern/filter/resolver/resolvertest"
 	"postern/filter/transport"
+	"postern/filter/transport/hoptest"
+	"postern/hsm/certtest"
 )
 
 const mail = "Subject: x\r\n\r\nbody\r\n"
@@ -57,10 +59,10 @@ func deliver(t testing.TB, d *Direct, e *transport.Envelope) transport.Result {
 }
 
 // direct delivers to loopback, which only a test does.
-func direct(w *resolvertest.World, port int, way policy.Way, sts Policies, roots authority) *Direct {
+func direct(w *resolvertest.World, port int, way policy.Way, sts Policies, roots *certtest.Authority) *Direct {
 	return &Direct{
 		Router: &Router{Names: w.Client(), STS: sts, Port: uint16(port), Way: func(string) (policy.Way, string) { return way, "rule" }},
-		Name:   "gw.example", RootCAs: roots.pool(), Word: word, Own: func(netip.Addr) bool { return false },
+		Name:   "gw.example", RootCAs: roots.Pool(), Word: word, Own: func(netip.Addr) bool { return false },
 	}
 }
 
@@ -70,14 +72,16 @@ func direct(w *resolvertest.World, port int, way policy.Way, sts Policies, roots
 func TestEveryLevelByItsRefusals(t *testing.T) {
 	const ip = "127.0.71.1"
 	port := freePort(t, ip)
-	ca, stranger := newAuthority(t), newAuthority(t)
+	ca, stranger := certtest.New(t, certtest.CA("Test Authority")), certtest.New(t, certtest.CA("Test Authority"))
 	domains := []string{"signed.example", "anchor.example", "digest.example", "forged.example", "unsigned.example", "useless.example", "sts.example"}
 	var names []string
 	for _, d := range domains {
 		names = append(names, "mx."+d)
 	}
-	good, other := ca.issue(t, time.Hour, names...), ca.issue(t, time.Hour, "elsewhere.example")
-	strange, old := stranger.issue(t, time.Hour, names...), ca.issue(t, -time.Hour, names...)
+	good, other := ca.Issue(t, certtest.Host(names...)), ca.Issue(t, certtest.Host("elsewhere.example"))
+	ended := certtest.Host(names...)
+	ended.NotBefore, ended.NotAfter = time.Now().Add(-2*time.Hour), time.Now().Add(-time.Hour)
+	strange, old := stranger.Issue(t, certtest.Host(names...)), ca.Issue(t, ended)
 	of := func(config *tls.Config, c tls.Certificate) *tls.Config {
 		config.Certificates = []tls.Certificate{c}
 		return config
@@ -96,22 +100,22 @@ func TestEveryLevelByItsRefusals(t *testing.T) {
 	sts := zone("sts.example")
 	sts.Unsigned = true
 	w := resolvertest.Start(t, zone("signed.example", record(3, 1, 1, key), record(3, 1, 1, association(old.Leaf, 1, 1))),
-		zone("anchor.example", record(2, 0, 1, association(ca.cert, 0, 1))), zone("digest.example", record(3, 1, 1, strings.Repeat("00", 32))),
+		zone("anchor.example", record(2, 0, 1, association(ca.Cert, 0, 1))), zone("digest.example", record(3, 1, 1, strings.Repeat("00", 32))),
 		forged, unsigned, zone("useless.example", record(0, 0, 1, key)), sts)
-	server := newPartner(t, ip, port)
+	server := partner(t, ip, port)
 
 	cbc := &tls.Config{MaxVersion: tls.VersionTLS12, CipherSuites: []uint16{tls.TLS_ECDHE_ECDSA_WITH_AES_128_CBC_SHA}}
-	habits := map[string]habit{
-		"good":              {config: of(&tls.Config{}, good)},
+	habits := map[string]hoptest.Habit{
+		"good":              {TLS: of(&tls.Config{}, good)},
 		"no STARTTLS":       {},
-		"stripped STARTTLS": {config: of(&tls.Config{}, good), strip: true},
-		"refused STARTTLS":  {config: of(&tls.Config{}, good), refuse: true},
-		"wrong name":        {config: of(&tls.Config{}, other)},
-		"untrusted":         {config: of(&tls.Config{}, strange)},
-		"expired":           {config: of(&tls.Config{}, old)},
-		"old TLS":           {config: of(&tls.Config{MinVersion: tls.VersionTLS10, MaxVersion: tls.VersionTLS11}, good)},
-		"weak cipher":       {config: of(cbc, good)},
-		"TLS 1.2":           {config: of(&tls.Config{MaxVersion: tls.VersionTLS12}, good)},
+		"stripped STARTTLS": {TLS: of(&tls.Config{}, good), Strip: true},
+		"refused STARTTLS":  {TLS: of(&tls.Config{}, good), Refuse: true},
+		"wrong name":        {TLS: of(&tls.Config{}, other)},
+		"untrusted":         {TLS: of(&tls.Config{}, strange)},
+		"expired":           {TLS: of(&tls.Config{}, old)},
+		"old TLS":           {TLS: of(&tls.Config{MinVersion: tls.VersionTLS10, MaxVersion: tls.VersionTLS11}, good)},
+		"weak cipher":       {TLS: of(cbc, good)},
+		"TLS 1.2":           {TLS: of(&tls.Config{MaxVersion: tls.VersionTLS12}, good)},
 	}
 	pin := sha256.Sum256(good.Leaf.RawSubjectPublicKeyInfo)
 	enforced := published{"sts.example": mtasts.Policy{Mode: mtasts.Enforce, MX: []string{"mx.sts.example"}}}
@@ -173,13 +177,13 @@ func TestEveryLevelByItsRefusals(t *testing.T) {
 			if !ok {
 				t.Fatalf("no habit %q", name)
 			}
-			server.become(h)
+			server.Become(h)
 			d := direct(w, port, c.way, c.sts, ca)
 			e := envelope(t, "b@"+c.domain)
 			e.Floor = string(c.floor)
 			res := deliver(t, d, e)
 			d.Close()
-			inClear, inTLS, mails := server.heard()
+			inClear, inTLS, mails := server.Heard()
 			got := refused
 			switch {
 			case mails == 1 && strings.Contains(inTLS, "MAIL FROM"):
@@ -209,17 +213,17 @@ func TestEveryLevelByItsRefusals(t *testing.T) {
 func TestKindsOfTLSA(t *testing.T) {
 	const ip = "127.0.71.2"
 	port := freePort(t, ip)
-	ca := newAuthority(t)
-	good := ca.issue(t, time.Hour, "mx.kind.example")
-	another := newAuthority(t).issue(t, time.Hour, "mx.kind.example")
-	server := newPartner(t, ip, port)
+	ca := certtest.New(t, certtest.CA("Test Authority"))
+	good := ca.Issue(t, certtest.Host("mx.kind.example"))
+	another := certtest.New(t, certtest.CA("Test Authority")).Issue(t, certtest.Host("mx.kind.example"))
+	server := partner(t, ip, port)
 	w := resolvertest.Start(t, resolvertest.Zone{Name: "kind.example"})
 	for _, usage := range []int{2, 3} {
 		for _, selector := range []int{0, 1} {
 			for _, matching := range []int{0, 1, 2} {
 				c := good.Leaf
 				if usage == 2 {
-					c = ca.cert
+					c = ca.Cert
 				}
 				records := []string{"@ MX 10 mx", "mx A " + ip, fmt.Sprintf("_%d._tcp.mx TLSA %d %d %d %s", port, usage, selector, matching, association(c, selector, matching))}
 				if matching == 2 { // one with the weaker hash that would fit counts no more
@@ -227,7 +231,7 @@ func TestKindsOfTLSA(t *testing.T) {
 				}
 				w.Set(t, resolvertest.Zone{Name: "kind.example", Records: records})
 				for _, cert := range []tls.Certificate{good, another} {
-					server.become(habit{config: &tls.Config{Certificates: []tls.Certificate{cert}}})
+					server.Become(hoptest.Showing(cert))
 					d := direct(w, port, policy.Way{Level: policy.DANEOnly}, nil, ca)
 					res := deliver(t, d, envelope(t, "b@kind.example"))
 					d.Close()
@@ -248,9 +252,9 @@ func TestKindsOfTLSA(t *testing.T) {
 func TestNamesAway(t *testing.T) {
 	const ip = "127.0.71.3"
 	port := freePort(t, ip)
-	ca := newAuthority(t)
-	server := newPartner(t, ip, port)
-	server.become(habit{})
+	ca := certtest.New(t, certtest.CA("Test Authority"))
+	server := partner(t, ip, port)
+	server.Become(hoptest.Habit{})
 	w := resolvertest.Start(t, resolvertest.Zone{Name: "to.example", Records: []string{"@ MX 10 mx", "mx A " + ip}})
 	d := direct(w, port, policy.Way{Level: policy.May}, nil, ca)
 	defer d.Close()

@@ -16,6 +16,8 @@ import (
 	"postern/filter/policy"
 	"postern/filter/resolver/resolvertest"
 	"postern/filter/transport"
+	"postern/filter/transport/hoptest"
+	"postern/hsm/certtest"
 )
 
 // A policy in the mode testing, fetched over HTTPS from its place: all mail
@@ -24,14 +26,14 @@ import (
 func TestMTASTSTesting(t *testing.T) {
 	const ip = "127.0.71.5"
 	port := freePort(t, ip)
-	ca, stranger := newAuthority(t), newAuthority(t)
+	ca, stranger := certtest.New(t, certtest.CA("Test Authority")), certtest.New(t, certtest.CA("Test Authority"))
 	var text atomic.Value
 	place := &http.Server{
 		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			w.Header().Set("Content-Type", "text/plain")
 			fmt.Fprint(w, text.Load())
 		}),
-		TLSConfig: &tls.Config{Certificates: []tls.Certificate{ca.issue(t, time.Hour, "mta-sts.trial.example")}},
+		TLSConfig: &tls.Config{Certificates: []tls.Certificate{ca.Issue(t, certtest.Host("mta-sts.trial.example"))}},
 	}
 	l, err := net.Listen("tcp", ip+":443") // the port is not ours to choose
 	if err != nil {
@@ -43,32 +45,31 @@ func TestMTASTSTesting(t *testing.T) {
 		"@ MX 10 mx", "mx A " + ip, "mta-sts A " + ip, `_mta-sts TXT "v=STSv1; id=1"`,
 	}}
 	w := resolvertest.Start(t, zone)
-	server := newPartner(t, ip, port)
-	good, other, strange := ca.issue(t, time.Hour, "mx.trial.example"), ca.issue(t, time.Hour, "elsewhere.example"), stranger.issue(t, time.Hour, "mx.trial.example")
-	with := func(c tls.Certificate) habit { return habit{config: &tls.Config{Certificates: []tls.Certificate{c}}} }
+	server := partner(t, ip, port)
+	good, other, strange := ca.Issue(t, certtest.Host("mx.trial.example")), ca.Issue(t, certtest.Host("elsewhere.example")), stranger.Issue(t, certtest.Host("mx.trial.example"))
 	for _, c := range []struct {
 		name string
 		mx   string
-		how  habit
+		how  hoptest.Habit
 		way  policy.Level
 		says string // of the warning; "": none
 	}{
-		{"good", "mx.trial.example", with(good), policy.May, ""},
-		{"good, by a wildcard", "*.trial.example", with(good), policy.Encrypt, ""},
-		{"another server", "mx.other.example", with(good), policy.May, "does not name it"},
-		{"no STARTTLS", "mx.trial.example", habit{}, policy.May, "no STARTTLS"},
-		{"wrong name", "mx.trial.example", with(other), policy.May, "not trusted for the name"},
-		{"untrusted", "mx.trial.example", with(strange), policy.Encrypt, "not trusted for the name"},
+		{"good", "mx.trial.example", hoptest.Showing(good), policy.May, ""},
+		{"good, by a wildcard", "*.trial.example", hoptest.Showing(good), policy.Encrypt, ""},
+		{"another server", "mx.other.example", hoptest.Showing(good), policy.May, "does not name it"},
+		{"no STARTTLS", "mx.trial.example", hoptest.Habit{}, policy.May, "no STARTTLS"},
+		{"wrong name", "mx.trial.example", hoptest.Showing(other), policy.May, "not trusted for the name"},
+		{"untrusted", "mx.trial.example", hoptest.Showing(strange), policy.Encrypt, "not trusted for the name"},
 	} {
 		for _, mode := range []mtasts.Mode{mtasts.Testing, mtasts.Enforce} {
 			text.Store(fmt.Sprintf("version: STSv1\nmode: %s\nmx: %s\nmax_age: 86400\n", mode, c.mx))
-			server.become(c.how)
+			server.Become(c.how)
 			var log bytes.Buffer
-			d := direct(w, port, policy.Way{Level: c.way}, mtasts.New(mtasts.Config{Names: w.Client(), Private: true, Roots: ca.pool(), Budget: time.Minute}), ca)
+			d := direct(w, port, policy.Way{Level: c.way}, mtasts.New(mtasts.Config{Names: w.Client(), Private: true, Roots: ca.Pool(), Budget: time.Minute}), ca)
 			d.Log = slog.New(slog.NewTextHandler(&log, nil))
 			res := deliver(t, d, envelope(t, "b@trial.example"))
 			d.Close()
-			_, _, mails := server.heard()
+			_, _, mails := server.Heard()
 			at := fmt.Sprintf("%s, %s", c.name, mode)
 			went := mode == mtasts.Testing || c.says == ""
 			if got := mails == 1 && res.Replies[0].Code == 250; got != went || went && res.Carriage.Result != transport.LevelMet {

@@ -5,60 +5,26 @@ import (
 	"crypto/sha512"
 	"crypto/tls"
 	"crypto/x509"
-	"encoding/pem"
 	"fmt"
 	"net"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
+
+	"postern/filter/transport/hoptest"
+	"postern/hsm/certtest"
 )
 
-const mainCF = `compatibility_level = 3.6
-queue_directory = %[1]s/queue
-data_directory = %[1]s/data
-command_directory = /usr/sbin
-daemon_directory = /usr/lib/postfix/sbin
-maillog_file = %[1]s/log
-maillog_file_prefixes = %[1]s
-mail_owner = postfix
+const mainCF = `mail_owner = postfix
 setgid_group = postdrop
 myhostname = postfix.example
-mydestination =
-local_recipient_maps =
-alias_maps =
 relay_domains = to.example
-relayhost = [127.0.0.1]:%[2]s
-disable_dns_lookups = yes
-inet_interfaces = 127.0.0.1
-inet_protocols = ipv4
-mynetworks = 127.0.0.0/8
-smtpd_forbid_bare_newline = yes
-smtpd_forbid_bare_newline_exclusions =
+relayhost = [127.0.0.1]:%s
 smtpd_tls_security_level = may
-smtpd_tls_chain_files = %[1]s/chain.pem
+smtpd_tls_chain_files = %s
 smtpd_recipient_restrictions = check_recipient_access inline:{no@to.example=REJECT}, permit_mynetworks, reject
-`
-
-const masterCF = `%s inet n - n - - smtpd
-cleanup unix n - n - 0 cleanup
-qmgr unix n - n 300 1 qmgr
-tlsmgr unix - - n 1000? 1 tlsmgr
-rewrite unix - - n - - trivial-rewrite
-bounce unix - - n - 0 bounce
-defer unix - - n - 0 bounce
-trace unix - - n - 0 bounce
-flush unix n - n 1000? 0 flush
-proxymap unix - - n - - proxymap
-smtp unix - - n - - smtp
-relay unix - - n - - smtp
-error unix - - n - - error
-retry unix - - n - - error
-anvil unix - - n - 1 anvil
-scache unix - - n - 1 scache
-postlog unix-dgram n - n - 1 postlogd
 `
 
 // postfix runs a private Postfix that relays to next, and gives its address and
@@ -68,11 +34,6 @@ func postfix(t *testing.T, next string) (addr string, shown *x509.Certificate, r
 	if os.Geteuid() != 0 {
 		t.Skip("Postfix starts as root only")
 	}
-	dir, err := os.MkdirTemp("", "postfix")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -81,53 +42,12 @@ func postfix(t *testing.T, next string) (addr string, shown *x509.Certificate, r
 	l.Close()
 	_, nextPort, _ := net.SplitHostPort(next)
 	cert, roots := certificate(t, "postfix.example", time.Now().Add(-time.Hour), time.Now().Add(time.Hour))
-	key, err := x509.MarshalPKCS8PrivateKey(cert.PrivateKey)
-	if err != nil {
+	chain := filepath.Join(t.TempDir(), "chain.pem")
+	if err := os.WriteFile(chain, certtest.Bundle(t, cert), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	chain := append(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: key}), pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert.Certificate[0]})...)
-	for name, content := range map[string]string{
-		"main.cf": fmt.Sprintf(mainCF, dir, nextPort), "master.cf": fmt.Sprintf(masterCF, addr), "chain.pem": string(chain),
-	} {
-		if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	run := func(name string, args ...string) {
-		t.Helper()
-		if out, err := exec.Command(name, args...).CombinedOutput(); err != nil {
-			log, _ := os.ReadFile(filepath.Join(dir, "log"))
-			t.Fatalf("%s %v: %v\n%s%s", name, args, err, out, log)
-		}
-	}
-	for _, sub := range []string{"queue", "data"} {
-		if err := os.Mkdir(filepath.Join(dir, sub), 0o755); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if err := os.Chmod(dir, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	run("chown", "postfix", filepath.Join(dir, "data"))
-	run("postfix", "-c", dir, "start")
-	t.Cleanup(func() {
-		exec.Command("postfix", "-c", dir, "abort").Run()
-		if t.Failed() {
-			log, _ := os.ReadFile(filepath.Join(dir, "log"))
-			t.Logf("log of Postfix:\n%s", log)
-		}
-	})
-	eventually(t, "Postfix listens", func() bool {
-		c, err := net.Dial("tcp", addr)
-		if err == nil {
-			c.Close()
-		}
-		return err == nil
-	})
-	if shown, err = x509.ParseCertificate(cert.Certificate[0]); err != nil {
-		t.Fatal(err)
-	}
-	return addr, shown, roots
+	hoptest.Postfix(t, hoptest.Here, fmt.Sprintf(mainCF, nextPort, chain), addr+" inet n - n - - smtpd\n", addr)
+	return addr, cert.Leaf, roots
 }
 
 func eventually(t *testing.T, what string, is func() bool) {

@@ -250,7 +250,7 @@ func (c *company) startPostfix(t testing.TB) {
 	}
 	c.postern(t, nil, "postfix", "render")
 	p := have.Postfix
-	c.post = postfixtest.Place{Command: c.Command, Dial: c.Dial}.Take(t, postfix.Config{Dir: p.Config, Queue: p.Queue, Data: p.Data, Log: p.Log, Listen: p.Submission})
+	c.post = postfixtest.Take(t, c.Place, postfix.Config{Dir: p.Config, Queue: p.Queue, Data: p.Data, Log: p.Log, Listen: p.Submission})
 }
 
 // pin is the name of a key of the company's server, as pins have it.

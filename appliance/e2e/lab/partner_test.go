@@ -14,6 +14,7 @@ import (
 	"postern/appliance/e2e/housetest"
 	"postern/appliance/e2e/placetest"
 	"postern/filter/resolver/resolvertest"
+	"postern/filter/transport/hoptest"
 	"postern/hsm/certtest"
 )
 
@@ -59,7 +60,7 @@ func (p *partner) named(t testing.TB, records ...string) {
 // serve starts his Postfix, with further lines of main.cf; over ends it.
 func (p *partner) serve(t testing.TB, main string) (over func()) {
 	t.Helper()
-	return housetest.Site{Command: p.Command, Dial: p.Dial}.Postfix(t, fmt.Sprintf(stock, "mx."+p.domain, p.domain, lmtpAt)+main, p.address+":25 inet n - n - - smtpd\n", p.address+":25")
+	return hoptest.Postfix(t, p.Place, fmt.Sprintf(stock, "mx."+p.domain, p.domain, lmtpAt)+main, p.address+":25 inet n - n - - smtpd\n", p.address+":25")
 }
 
 // keypair is a key of a server in a file, with what certifies it.

@@ -13,6 +13,7 @@ import (
 	"postern/appliance/postfix/postfixtest"
 	"postern/appliance/trial"
 	"postern/filter/transport"
+	"postern/filter/transport/hoptest"
 )
 
 // A site's own Postfix hands all mail through the gateway, and takes it back at
@@ -47,7 +48,7 @@ func port(t *testing.T, address string) string {
 // site runs that Postfix. front takes mail, back takes it again.
 func site(t *testing.T, front, back, filter, next string) {
 	t.Helper()
-	housetest.Postfix(t, fmt.Sprintf(mainCF, port(t, next), port(t, filter)), fmt.Sprintf(masterCF, front, back), front, back)
+	hoptest.Postfix(t, hoptest.Here, fmt.Sprintf(mainCF, port(t, next), port(t, filter)), fmt.Sprintf(masterCF, front, back), front, back)
 }
 
 // Behind a real Postfix, over LMTP, each recipient of one mail gets what is his:

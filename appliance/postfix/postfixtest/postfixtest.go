@@ -7,7 +7,6 @@ import (
 	"errors"
 	"net"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -16,23 +15,16 @@ import (
 	"time"
 
 	"postern/appliance/postfix"
+	"postern/filter/transport/hoptest"
 )
 
 // patience is how long a Postfix may take for anything.
 const patience = 2 * time.Minute
 
-// Place is where it runs: by default, where the test does. In a network
-// namespace of its own, Command gives a program with its arguments that runs
-// there, and Dial reaches there.
-type Place struct {
-	Command func(ctx context.Context, name string, args ...string) *exec.Cmd
-	Dial    func(network, address string) (net.Conn, error)
-}
-
 // Postfix is one that runs.
 type Postfix struct {
 	postfix.Config
-	Place
+	hoptest.Place
 	t testing.TB
 }
 
@@ -67,10 +59,7 @@ func Free(t testing.TB) string {
 
 // Start renders c and runs it until the test ends. It wants root, and folders
 // below one that everybody may enter.
-func Start(t testing.TB, c postfix.Config) *Postfix { t.Helper(); return Place{}.Start(t, c) }
-
-// Start renders c and runs it in the place.
-func (at Place) Start(t testing.TB, c postfix.Config) *Postfix {
+func Start(t testing.TB, c postfix.Config) *Postfix {
 	t.Helper()
 	have, err := postfix.Probe(t.Context())
 	if err != nil {
@@ -87,18 +76,12 @@ func (at Place) Start(t testing.TB, c postfix.Config) *Postfix {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return at.Take(t, c)
+	return Take(t, hoptest.Here, c)
 }
 
 // Take runs what is rendered already: of c count its folders, Log and Listen.
-func (at Place) Take(t testing.TB, c postfix.Config) *Postfix {
+func Take(t testing.TB, at hoptest.Place, c postfix.Config) *Postfix {
 	t.Helper()
-	if at.Command == nil {
-		at.Command = exec.CommandContext
-	}
-	if at.Dial == nil {
-		at.Dial = net.Dial
-	}
 	p := &Postfix{c, at, t}
 	for _, dir := range []string{filepath.Dir(c.Dir), c.Queue, c.Data} {
 		if err := os.MkdirAll(dir, 0o755); err != nil {
