@@ -51,6 +51,16 @@ func (c *call) agent() (Agent, error) {
 	return a, err
 }
 
+// changes are what it would write, and the agent.
+func (c *call) changes(ctx context.Context) (Agent, []AgentChange, error) {
+	a, err := c.agent()
+	if err != nil {
+		return nil, nil, err
+	}
+	list, err := a.Changes(ctx)
+	return a, list, err
+}
+
 // rendered is the result of postfix render.
 type rendered struct {
 	did
@@ -75,11 +85,7 @@ func showDiff(w io.Writer, diff string) {
 }
 
 func renderAgent(ctx context.Context, c *call) (any, error) {
-	a, err := c.agent()
-	if err != nil {
-		return nil, err
-	}
-	list, err := a.Changes(ctx)
+	a, list, err := c.changes(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -124,11 +130,7 @@ func (a agreed) text(w io.Writer) {
 }
 
 func checkAgent(ctx context.Context, c *call) (any, error) {
-	a, err := c.agent()
-	if err != nil {
-		return nil, err
-	}
-	list, err := a.Changes(ctx)
+	a, list, err := c.changes(ctx)
 	if err != nil {
 		return nil, err
 	}

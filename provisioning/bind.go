@@ -16,13 +16,9 @@ import (
 // addSMIME binds the X.509 certificates in a file to keys of the token, and
 // keeps the authorities that came with them, to be sent along.
 func addSMIME(ctx context.Context, c *call, o owner, path string, certs []keyring.Cert) (any, error) {
-	k, err := c.keeper(ctx)
+	_, keys, err := c.keys(ctx)
 	if err != nil {
 		return nil, err
-	}
-	keys, err := k.Keys(ctx)
-	if err != nil {
-		return nil, fmt.Errorf("list keys: %w", err)
 	}
 	b, err := c.bindings(o, path, certs, keys)
 	if err != nil {

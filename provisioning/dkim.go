@@ -106,13 +106,9 @@ func (c *call) asciiDomain() (string, error) {
 }
 
 func (c *call) selectors(ctx context.Context) (hsm.Keeper, []dkim.Selector, error) {
-	k, err := c.keeper(ctx)
+	k, keys, err := c.keys(ctx)
 	if err != nil {
 		return nil, nil, err
-	}
-	keys, err := k.Keys(ctx)
-	if err != nil {
-		return nil, nil, fmt.Errorf("list keys: %w", err)
 	}
 	return k, dkim.Selectors(keys), nil
 }

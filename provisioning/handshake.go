@@ -219,13 +219,9 @@ func (c *call) listenerKey(ctx context.Context, o owner, algorithm hsm.Algorithm
 	if err != nil {
 		return key, nil, err
 	}
-	k, err := c.keeper(ctx)
+	k, keys, err := c.keys(ctx)
 	if err != nil {
 		return key, nil, err
-	}
-	keys, err := k.Keys(ctx)
-	if err != nil {
-		return key, nil, fmt.Errorf("list keys: %w", err)
 	}
 	if found, ok := newest(keys, base); ok && !c.on["successor"] {
 		if a := hsm.AlgorithmOf(found.Public); c.get("algorithm") != "" && a != algorithm {

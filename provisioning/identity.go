@@ -282,13 +282,9 @@ func identityAdd(ctx context.Context, c *call) (any, error) {
 		return nil, err
 	}
 	if chain, err := credential.Parse(path, data); err == nil {
-		k, err := c.keeper(ctx)
+		_, keys, err := c.keys(ctx)
 		if err != nil {
 			return nil, err
-		}
-		keys, err := k.Keys(ctx)
-		if err != nil {
-			return nil, fmt.Errorf("list keys: %w", err)
 		}
 		if forTLS(keys, chain) {
 			return addTLS(c, o, path, data, chain, keys)
@@ -301,13 +297,9 @@ func identityAdd(ctx context.Context, c *call) (any, error) {
 		return nil, no("export the one certificate alone", "add identity: %s holds %d certificates", path, len(certs))
 	}
 	cert := certs[0]
-	k, err := c.keeper(ctx)
+	_, keys, err := c.keys(ctx)
 	if err != nil {
 		return nil, err
-	}
-	keys, err := k.Keys(ctx)
-	if err != nil {
-		return nil, fmt.Errorf("list keys: %w", err)
 	}
 	if key := holding(keys, cert); key != nil {
 		if err := forMail(*key); err != nil {
@@ -398,11 +390,7 @@ func (e exported) text(w io.Writer) {
 }
 
 func identityExport(ctx context.Context, c *call) (any, error) {
-	store, err := c.ring(false)
-	if err != nil {
-		return nil, err
-	}
-	list, err := c.named(ctx, store, c.args[0])
+	store, list, err := c.ours(ctx, false)
 	if err != nil {
 		return nil, err
 	}
@@ -459,11 +447,7 @@ func writeFile(path string, mode os.FileMode, fill func(io.Writer) error) (err e
 }
 
 func identityRemove(ctx context.Context, c *call) (any, error) {
-	store, err := c.ring(true)
-	if err != nil {
-		return nil, err
-	}
-	list, err := c.named(ctx, store, c.args[0])
+	store, list, err := c.ours(ctx, true)
 	if err != nil {
 		return nil, err
 	}

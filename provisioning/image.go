@@ -203,13 +203,9 @@ func packagesOf(path, debs string) ([]image.Package, error) {
 
 // releaseKey is the key of the token for a use, as a signer, and its owner.
 func (c *call) releaseKey(ctx context.Context, use string) (crypto.Signer, string, error) {
-	k, err := c.keeper(ctx)
+	k, keys, err := c.keys(ctx)
 	if err != nil {
 		return nil, "", err
-	}
-	keys, err := k.Keys(ctx)
-	if err != nil {
-		return nil, "", fmt.Errorf("list keys: %w", err)
 	}
 	var found []hsm.Key
 	for _, key := range keys {

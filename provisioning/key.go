@@ -196,13 +196,9 @@ func keyGenerate(ctx context.Context, c *call) (any, error) {
 		}
 		specs = append(specs, s)
 	}
-	k, err := c.keeper(ctx)
+	k, have, err := c.keys(ctx)
 	if err != nil {
 		return nil, err
-	}
-	have, err := k.Keys(ctx)
-	if err != nil {
-		return nil, fmt.Errorf("list keys: %w", err)
 	}
 	for i := range specs { // look at all before any is made
 		if specs[i].Label, err = free(have, specs[i].Label, false); err != nil {
@@ -272,13 +268,9 @@ func free(have []hsm.Key, base string, successor bool) (string, error) {
 }
 
 func listKeys(ctx context.Context, c *call) (any, error) {
-	k, err := c.keeper(ctx)
+	_, keys, err := c.keys(ctx)
 	if err != nil {
 		return nil, err
-	}
-	keys, err := k.Keys(ctx)
-	if err != nil {
-		return nil, fmt.Errorf("list keys: %w", err)
 	}
 	result := keyList{Keys: []keyLine{}}
 	for _, key := range keys {
@@ -374,13 +366,9 @@ func findKey(keys []hsm.Key, name string) (hsm.Key, error) {
 }
 
 func (c *call) namedKey(ctx context.Context) (hsm.Keeper, hsm.Key, error) {
-	k, err := c.keeper(ctx)
+	k, keys, err := c.keys(ctx)
 	if err != nil {
 		return nil, hsm.Key{}, err
-	}
-	keys, err := k.Keys(ctx)
-	if err != nil {
-		return nil, hsm.Key{}, fmt.Errorf("list keys: %w", err)
 	}
 	key, err := findKey(keys, c.args[0])
 	return k, key, err

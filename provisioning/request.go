@@ -150,12 +150,9 @@ func (c *call) ownKeys(ctx context.Context, use string, o owner) (k hsm.Keeper, 
 		}
 		want[u] = s
 	}
-	if k, err = c.keeper(ctx); err != nil {
-		return nil, nil, nil, err
-	}
-	keys, err := k.Keys(ctx)
+	k, keys, err := c.keys(ctx)
 	if err != nil {
-		return nil, nil, nil, fmt.Errorf("list keys: %w", err)
+		return nil, nil, nil, err
 	}
 	made = map[hsm.Usage]hsm.Key{}
 	for _, u := range uses[use] {

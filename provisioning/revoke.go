@@ -101,11 +101,7 @@ func identityRevoke(ctx context.Context, c *call) (any, error) {
 			return nil, misuse("reasons: "+reasonWords, "no reason %.40q", why)
 		}
 	}
-	store, err := c.ring(true)
-	if err != nil {
-		return nil, err
-	}
-	list, err := c.named(ctx, store, c.args[0])
+	store, list, err := c.ours(ctx, true)
 	if err != nil {
 		return nil, err
 	}

@@ -67,6 +67,30 @@ func (c *call) keeper(ctx context.Context) (hsm.Keeper, error) {
 	return k, nil
 }
 
+// keys are those of the token, and who keeps them.
+func (c *call) keys(ctx context.Context) (hsm.Keeper, []hsm.Key, error) {
+	k, err := c.keeper(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	keys, err := k.Keys(ctx)
+	if err != nil {
+		return nil, nil, fmt.Errorf("list keys: %w", err)
+	}
+	return k, keys, nil
+}
+
+// ours opens the keyring, for changes where write says so, and finds the
+// identities that the command's argument names.
+func (c *call) ours(ctx context.Context, write bool) (*keyring.Store, []keyring.Identity, error) {
+	store, err := c.ring(write)
+	if err != nil {
+		return nil, nil, err
+	}
+	list, err := c.named(ctx, store, c.args[0])
+	return store, list, err
+}
+
 // ring opens the keyring, which lives as long as the call. A command that
 // only looks gets it read-only.
 func (c *call) ring(write bool) (*keyring.Store, error) {

@@ -50,14 +50,23 @@ func counted(keys, wrapped int) string {
 	return fmt.Sprintf("%d, of which %d are wrapped", keys, wrapped)
 }
 
-func tokenStatus(ctx context.Context, c *call) (any, error) {
+// token is what the key daemon says of it, and the daemon.
+func (c *call) token(ctx context.Context) (hsm.Keeper, hsm.Status, error) {
 	k, err := c.keeper(ctx)
 	if err != nil {
-		return nil, err
+		return nil, hsm.Status{}, err
 	}
 	s, err := k.Status(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("ask for status: %w", err)
+		return nil, hsm.Status{}, fmt.Errorf("ask for status: %w", err)
+	}
+	return k, s, nil
+}
+
+func tokenStatus(ctx context.Context, c *call) (any, error) {
+	_, s, err := c.token(ctx)
+	if err != nil {
+		return nil, err
 	}
 	if s.State != hsm.Ready {
 		return stateOf(s), &failure{err: errSaid, status: ExitNo}
@@ -66,13 +75,9 @@ func tokenStatus(ctx context.Context, c *call) (any, error) {
 }
 
 func tokenInit(ctx context.Context, c *call) (any, error) {
-	k, err := c.keeper(ctx)
+	k, s, err := c.token(ctx)
 	if err != nil {
 		return nil, err
-	}
-	s, err := k.Status(ctx)
-	if err != nil {
-		return nil, fmt.Errorf("ask for status: %w", err)
 	}
 	if s.State != hsm.Unprovisioned {
 		return nil, no("to start over, remove that token with the tool of its maker", "initialise token: there is one already: %q, serial %q, %s", s.Token, s.Serial, s.State)
@@ -94,13 +99,9 @@ func tokenInit(ctx context.Context, c *call) (any, error) {
 }
 
 func tokenUnlock(ctx context.Context, c *call) (any, error) {
-	k, err := c.keeper(ctx)
+	k, s, err := c.token(ctx)
 	if err != nil {
 		return nil, err
-	}
-	s, err := k.Status(ctx)
-	if err != nil {
-		return nil, fmt.Errorf("ask for status: %w", err)
 	}
 	switch s.State {
 	case hsm.Ready:

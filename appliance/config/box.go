@@ -91,13 +91,7 @@ func (u Update) Authorities() *x509.CertPool {
 }
 
 // LoadBox reads box.toml, as LoadFilterd does its file.
-func LoadBox(path string) (*Box, error) {
-	data, err := read(path)
-	if err != nil {
-		return nil, err
-	}
-	return ParseBox(path, data)
-}
+func LoadBox(path string) (*Box, error) { return loadFile(path, ParseBox) }
 
 // ParseBox reads a box.toml that is in memory; errors call it by name.
 func ParseBox(name string, data []byte) (*Box, error) {
@@ -105,16 +99,10 @@ func ParseBox(name string, data []byte) (*Box, error) {
 		return nil, &Error{File: name, Line: 1, What: fmt.Sprintf("more than %d bytes", maxFile)}
 	}
 	c := new(Box)
-	r, err := decode(name, data, c)
-	if err != nil {
-		return nil, err
-	}
-	c.Filterd.check(r)
-	c.checkBox(r)
-	if err := r.first(); err != nil {
-		return nil, err
-	}
-	return c, nil
+	return parse(name, data, c, func(r *reading) {
+		c.Filterd.check(r)
+		c.checkBox(r)
+	})
 }
 
 // clockMark is where postern-clock.service notes that the clock is set.

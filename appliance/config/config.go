@@ -39,44 +39,42 @@ type Log struct {
 
 // LoadFilterd reads filterd.toml. Defaults are filled in. The error is an
 // *Error: one line, with the file and the line in it.
-func LoadFilterd(path string) (*Filterd, error) {
-	data, err := read(path)
-	if err != nil {
-		return nil, err
-	}
-	return parseFilterd(path, data)
-}
+func LoadFilterd(path string) (*Filterd, error) { return loadFile(path, parseFilterd) }
 
-func parseFilterd(path string, data []byte) (*Filterd, error) {
+func parseFilterd(name string, data []byte) (*Filterd, error) {
 	c := new(Filterd)
-	r, err := decode(path, data, c)
-	if err != nil {
-		return nil, err
-	}
-	c.check(r)
-	if err := r.first(); err != nil {
-		return nil, err
-	}
-	return c, nil
+	return parse(name, data, c, c.check)
 }
 
 // LoadKeyd reads keyd.toml, as LoadFilterd does its file. The default of
 // pin-file comes from $CREDENTIALS_DIRECTORY.
 func LoadKeyd(path string) (*Keyd, error) {
+	return loadFile(path, func(name string, data []byte) (*Keyd, error) {
+		return parseKeyd(name, data, os.Getenv("CREDENTIALS_DIRECTORY"))
+	})
+}
+
+func parseKeyd(name string, data []byte, credentials string) (*Keyd, error) {
+	c := new(Keyd)
+	return parse(name, data, c, func(r *reading) { c.check(r, credentials) })
+}
+
+// loadFile parses the file at path.
+func loadFile[T any](path string, parse func(name string, data []byte) (*T, error)) (*T, error) {
 	data, err := read(path)
 	if err != nil {
 		return nil, err
 	}
-	return parseKeyd(path, data, os.Getenv("CREDENTIALS_DIRECTORY"))
+	return parse(path, data)
 }
 
-func parseKeyd(path string, data []byte, credentials string) (*Keyd, error) {
-	c := new(Keyd)
-	r, err := decode(path, data, c)
+// parse fills c from data. The rules of the tags come first, then check.
+func parse[T any](name string, data []byte, c *T, check func(*reading)) (*T, error) {
+	r, err := decode(name, data, c)
 	if err != nil {
 		return nil, err
 	}
-	c.check(r, credentials)
+	check(r)
 	if err := r.first(); err != nil {
 		return nil, err
 	}

@@ -87,25 +87,11 @@ type Host struct {
 }
 
 // LoadPlan reads a plan, as LoadFilterd does its file.
-func LoadPlan(path string) (*Plan, error) {
-	data, err := read(path)
-	if err != nil {
-		return nil, err
-	}
-	return parsePlan(path, data)
-}
+func LoadPlan(path string) (*Plan, error) { return loadFile(path, parsePlan) }
 
-func parsePlan(path string, data []byte) (*Plan, error) {
+func parsePlan(name string, data []byte) (*Plan, error) {
 	c := new(Plan)
-	r, err := decode(path, data, c)
-	if err != nil {
-		return nil, err
-	}
-	c.check(r)
-	if err := r.first(); err != nil {
-		return nil, err
-	}
-	return c, nil
+	return parse(name, data, c, c.check)
 }
 
 // check finds what does not fit together.
