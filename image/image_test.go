@@ -17,6 +17,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"postern/hsm/certtest"
 )
 
 // house is who releases: two keys, a folder of those to trust, a log.
@@ -433,10 +435,7 @@ func TestKeys(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p256, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
+	p256 := certtest.Key(t)
 	if _, err := ReleaseKeyFile(p256.Public()); err == nil {
 		t.Error("p-256: got no error for a release key")
 	}

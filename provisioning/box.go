@@ -309,16 +309,7 @@ func boxBackup(ctx context.Context, c *call, dir string) (any, error) {
 	if c.dry() {
 		return c.did("write %s", out), nil
 	}
-	f, err := os.CreateTemp(filepath.Dir(out), ".backup-*")
-	if err != nil {
-		return nil, err
-	}
-	defer os.Remove(f.Name())
-	err = c.Box.Backup(ctx, dir, f)
-	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
-		return nil, err
-	}
-	if err := os.Rename(f.Name(), out); err != nil {
+	if err := writeFile(out, 0o600, func(w io.Writer) error { return c.Box.Backup(ctx, dir, w) }); err != nil {
 		return nil, err
 	}
 	return c.did("write %s", out), nil

@@ -1,8 +1,6 @@
 package trial
 
 import (
-	"crypto/ecdsa"
-	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/rsa"
 	"crypto/x509"
@@ -10,6 +8,8 @@ import (
 	"os"
 	"testing"
 	"time"
+
+	"postern/hsm/certtest"
 )
 
 // A box is certified once, and again where something is missing, does not
@@ -62,10 +62,7 @@ func TestSettled(t *testing.T) {
 }
 
 func TestRequest(t *testing.T) {
-	ec, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
+	ec := certtest.Key(t)
 	rs, err := rsa.GenerateKey(rand.Reader, 2048)
 	if err != nil {
 		t.Fatal(err)

@@ -2,10 +2,6 @@ package main
 
 import (
 	"bytes"
-	"crypto"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"net"
@@ -19,6 +15,7 @@ import (
 	"time"
 
 	"postern/hsm"
+	"postern/hsm/certtest"
 	"postern/hsm/client"
 	"postern/hsm/hsmtest"
 	"postern/hsm/keyd"
@@ -502,19 +499,10 @@ func TestStopSlowToken(t *testing.T) {
 func importBadKeys(t *testing.T, f *hsmtest.Fixture) {
 	t.Helper()
 	const ckaID, ckaExtractable = 0x102, 0x162
-	f.Import("extractable", hsm.Sign, newKey(t), hsmtest.Attr{Type: ckaExtractable, Value: true})
+	f.Import("extractable", hsm.Sign, certtest.Key(t), hsmtest.Attr{Type: ckaExtractable, Value: true})
 	for _, label := range []string{"twin-1", "twin-2"} {
-		f.Import(label, hsm.Sign, newKey(t), hsmtest.Attr{Type: ckaID, Value: []byte("one id")})
+		f.Import(label, hsm.Sign, certtest.Key(t), hsmtest.Attr{Type: ckaID, Value: []byte("one id")})
 	}
-}
-
-func newKey(t *testing.T) crypto.PrivateKey {
-	t.Helper()
-	k, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return k
 }
 
 // libc is a library that is loaded already, and no module.

@@ -1,23 +1,20 @@
 package chain
 
 import (
-	"crypto/ecdsa"
-	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"math/big"
 	"testing"
 	"time"
+
+	"postern/hsm/certtest"
 )
 
 // FuzzList reads lists beside crypto/x509, which decodes them whole: what that
 // reads and is not refused here says the same of each serial number.
 func FuzzList(f *testing.F) {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		f.Fatal(err)
-	}
+	key := certtest.Key(f)
 	now := time.Date(2026, 11, 25, 0, 0, 0, 0, time.UTC)
 	issuer := &x509.Certificate{Subject: pkix.Name{CommonName: "ca"}, SubjectKeyId: []byte{1}, KeyUsage: x509.KeyUsageCRLSign}
 	for _, l := range []x509.RevocationList{

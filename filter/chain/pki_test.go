@@ -3,8 +3,6 @@ package chain_test
 import (
 	"bytes"
 	"crypto"
-	"crypto/ecdsa"
-	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/sha256"
 	"crypto/x509"
@@ -19,6 +17,8 @@ import (
 
 	"golang.org/x/crypto/cryptobyte"
 	der "golang.org/x/crypto/cryptobyte/asn1"
+
+	"postern/hsm/certtest"
 )
 
 // now is the time of judgement of these tests.
@@ -34,21 +34,12 @@ type entity struct {
 	by   *entity // nil: itself
 }
 
-func newKey(t testing.TB) crypto.Signer {
-	t.Helper()
-	k, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return k
-}
-
 // issue makes a certificate with a new key, or with that of the entity where
 // one is given.
 func issue(t testing.TB, by *entity, key crypto.Signer, c *x509.Certificate) *entity {
 	t.Helper()
 	if key == nil {
-		key = newKey(t)
+		key = certtest.Key(t)
 	}
 	if c.SerialNumber == nil {
 		c.SerialNumber = big.NewInt(serial.Add(1))
@@ -164,7 +155,7 @@ func resigned(t testing.TB, by *entity, c *x509.Certificate, old, new string) *e
 
 // tryIssue makes a certificate that crypto/x509 may refuse to read.
 func tryIssue(by *entity, c *x509.Certificate) (*entity, bool) {
-	key := newKey(by.t)
+	key := certtest.Key(by.t)
 	c.SerialNumber, c.NotBefore, c.NotAfter = big.NewInt(serial.Add(1)), now.AddDate(-1, 0, 0), now.AddDate(1, 0, 0)
 	raw, err := x509.CreateCertificate(rand.Reader, c, by.cert, key.Public(), by.key)
 	if err != nil {

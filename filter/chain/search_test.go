@@ -2,13 +2,14 @@ package chain
 
 import (
 	"crypto/ecdsa"
-	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"math/big"
 	"testing"
 	"time"
+
+	"postern/hsm/certtest"
 )
 
 // TestSearchIsCounted holds R15: what a set of certificates costs has a bound,
@@ -20,10 +21,7 @@ func TestSearchIsCounted(t *testing.T) {
 		t.Helper()
 		for _, k := range []string{key, issuerKey} {
 			if keys[k] == nil {
-				made, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-				if err != nil {
-					t.Fatal(err)
-				}
+				made := certtest.Key(t)
 				keys[k] = made
 			}
 		}

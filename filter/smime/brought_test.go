@@ -1,15 +1,13 @@
 package smime
 
 import (
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"testing"
 
 	"postern/filter/keyring"
 	"postern/filter/protect"
+	"postern/hsm/certtest"
 )
 
 // TestBroughtWay: the authorities between the signer and an anchor come along,
@@ -17,10 +15,7 @@ import (
 // not on the way.
 func TestBroughtWay(t *testing.T) {
 	w := newWorld(t, ecPair)
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
+	key := certtest.Key(t)
 	sub := &authority{key: key, cert: w.ca.issue(t, &x509.Certificate{
 		Subject: pkix.Name{CommonName: "Issuing"}, NotBefore: now.AddDate(-1, 0, 0), NotAfter: now.AddDate(2, 0, 0),
 		KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageCRLSign, BasicConstraintsValid: true, IsCA: true,

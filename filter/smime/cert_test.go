@@ -23,6 +23,7 @@ import (
 	"postern/filter/message"
 	"postern/filter/protect"
 	"postern/hsm"
+	"postern/hsm/certtest"
 	"postern/hsm/hsmtest"
 )
 
@@ -57,10 +58,7 @@ func TestRead(t *testing.T) {
 	key := generate(t, token, hsm.P256, hsm.Sign)
 	x := ca.issue(t, user(alice, x509.KeyUsageDigitalSignature), key.Public)
 	other := ca.issue(t, user(alice, x509.KeyUsageKeyAgreement), generate(t, token, hsm.X25519, hsm.Unwrap).Public)
-	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
+	private := certtest.Key(t)
 	secret, err := x509.MarshalPKCS8PrivateKey(private)
 	if err != nil {
 		t.Fatal(err)

@@ -193,28 +193,3 @@ func Write(t testing.TB, c tls.Certificate, cert, key string) {
 		}
 	}
 }
-
-// Asked reads a request in PEM, which must have signed itself; where there is
-// a public key instead, of one that signs nothing, the rest of it is empty.
-func Asked(t testing.TB, text []byte) *x509.CertificateRequest {
-	t.Helper()
-	block, _ := pem.Decode(text)
-	if block == nil {
-		t.Fatalf("no PEM in %.200q", text)
-	}
-	if block.Type == "PUBLIC KEY" {
-		pub, err := x509.ParsePKIXPublicKey(block.Bytes)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return &x509.CertificateRequest{PublicKey: pub}
-	}
-	r, err := x509.ParseCertificateRequest(block.Bytes)
-	if err == nil {
-		err = r.CheckSignature()
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	return r
-}

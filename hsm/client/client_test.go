@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"bytes"
 	"context"
-	"crypto"
 	"crypto/rand"
 	"crypto/sha256"
 	"crypto/x509"
@@ -23,6 +22,7 @@ import (
 	"time"
 
 	"postern/hsm"
+	"postern/hsm/certtest"
 	"postern/hsm/client"
 	"postern/hsm/hsmtest"
 	"postern/hsm/wire"
@@ -118,24 +118,8 @@ func TestOperations(t *testing.T) {
 
 func second[T any](_ T, err error) error { return err }
 
-// requester lets Go write a request, checks it, and asks prove for the signature.
-type requester struct {
-	pub   crypto.PublicKey
-	prove func(info []byte) ([]byte, error)
-}
-
-func (r requester) Public() crypto.PublicKey { return r.pub }
-
-func (r requester) Sign(io.Reader, []byte, crypto.SignerOpts) ([]byte, error) {
-	return nil, errors.New("asked to sign a digest")
-}
-
-func (r requester) SignMessage(_ io.Reader, info []byte, _ crypto.SignerOpts) ([]byte, error) {
-	return r.prove(info)
-}
-
 func request(key hsm.Key, prove func(info []byte) ([]byte, error)) ([]byte, error) {
-	return x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{SignatureAlgorithm: x509.SHA256WithRSA}, requester{key.Public, prove})
+	return x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{SignatureAlgorithm: x509.SHA256WithRSA}, certtest.Requester{Key: key.Public, Prove: prove})
 }
 
 // TestList brings more keys than one frame holds.

@@ -10,7 +10,6 @@ import (
 	"crypto/x509/pkix"
 	"encoding/asn1"
 	"errors"
-	"io"
 	"math/big"
 	"os"
 	"os/exec"
@@ -23,26 +22,11 @@ import (
 	cbasn1 "golang.org/x/crypto/cryptobyte/asn1"
 
 	"postern/hsm"
+	"postern/hsm/certtest"
 	"postern/hsm/client"
 	"postern/hsm/hsmtest"
 	"postern/hsm/keyd"
 )
-
-// requester lets Go write a request, and asks prove for the signature.
-type requester struct {
-	pub   crypto.PublicKey
-	prove func(info []byte) ([]byte, error)
-}
-
-func (r requester) Public() crypto.PublicKey { return r.pub }
-
-func (r requester) Sign(io.Reader, []byte, crypto.SignerOpts) ([]byte, error) {
-	return nil, errors.New("asked to sign a digest")
-}
-
-func (r requester) SignMessage(_ io.Reader, info []byte, _ crypto.SignerOpts) ([]byte, error) {
-	return r.prove(info)
-}
 
 // request writes a PKCS#10 request as people make them.
 func request(pub crypto.PublicKey, prove func(info []byte) ([]byte, error)) ([]byte, error) {
@@ -50,7 +34,7 @@ func request(pub crypto.PublicKey, prove func(info []byte) ([]byte, error)) ([]b
 		Subject:            pkix.Name{CommonName: "Alice", Organization: []string{"Company 1"}},
 		EmailAddresses:     []string{"alice@company1.example"},
 		SignatureAlgorithm: x509.SHA256WithRSA,
-	}, requester{pub, prove})
+	}, certtest.Requester{Key: pub, Prove: prove})
 }
 
 // infoOf is what such a request has signed.

@@ -3,8 +3,6 @@ package est_test
 import (
 	"bytes"
 	"crypto"
-	"crypto/ecdsa"
-	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
@@ -23,18 +21,10 @@ import (
 	"unicode"
 	"unicode/utf8"
 
+	"postern/hsm/certtest"
 	"postern/provisioning/est"
 	"postern/provisioning/est/esttest"
 )
-
-func key(t testing.TB) *ecdsa.PrivateKey {
-	t.Helper()
-	k, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return k
-}
 
 func request(t testing.TB, k crypto.Signer) []byte {
 	t.Helper()
@@ -64,14 +54,14 @@ func TestServer(t *testing.T) {
 	if err != nil || len(authorities) != 2 || !authorities[0].IsCA {
 		t.Fatalf("authorities: got %d, %v, want 2", len(authorities), err)
 	}
-	k := key(t)
+	k := certtest.Key(t)
 	made, err := s.Enrol(t.Context(), request(t, k))
 	if err != nil || !k.PublicKey.Equal(made[0].PublicKey) {
 		t.Fatalf("enrol: got %v, want a certificate for the key", err)
 	}
 	verify(t, peer, made[0], authorities)
 
-	again := key(t)
+	again := certtest.Key(t)
 	next, err := s.Reenrol(t.Context(), request(t, again), tls.Certificate{Certificate: [][]byte{made[0].Raw, authorities[0].Raw}, PrivateKey: k})
 	if err != nil || !again.PublicKey.Equal(next[0].PublicKey) || next[0].Subject.String() != made[0].Subject.String() {
 		t.Fatalf("reenrol: got %v, want a certificate for the new key", err)
@@ -83,7 +73,7 @@ func TestServer(t *testing.T) {
 	other := config
 	other.Label, other.User, other.Password = "", "", ""
 	other.Client = &tls.Certificate{Certificate: [][]byte{next[0].Raw, authorities[0].Raw}, PrivateKey: again}
-	if _, err := open(t, other).Enrol(t.Context(), request(t, key(t))); err != nil {
+	if _, err := open(t, other).Enrol(t.Context(), request(t, certtest.Key(t))); err != nil {
 		t.Errorf("with a client certificate: got %v, want none", err)
 	}
 	for end := time.Now().Add(time.Minute); len(peer.Issued()) < 3; time.Sleep(time.Millisecond) { // it says so after its answer
@@ -108,7 +98,7 @@ func TestServer(t *testing.T) {
 			other := config
 			c.change(&other)
 			before := len(peer.Issued())
-			_, err := open(t, other).Enrol(t.Context(), request(t, key(t)))
+			_, err := open(t, other).Enrol(t.Context(), request(t, certtest.Key(t)))
 			if !errors.Is(err, c.want) {
 				t.Errorf("got %v, want %v", err, c.want)
 			}
@@ -189,7 +179,7 @@ func TestHostileServer(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			answer = c.answer
-			_, err := open(t, est.Config{URL: s.URL, Roots: roots}).Enrol(t.Context(), request(t, key(t)))
+			_, err := open(t, est.Config{URL: s.URL, Roots: roots}).Enrol(t.Context(), request(t, certtest.Key(t)))
 			if !errors.Is(err, c.want) {
 				t.Errorf("got %v, want %v", err, c.want)
 			}

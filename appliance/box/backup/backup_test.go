@@ -4,8 +4,6 @@ import (
 	"archive/tar"
 	"bytes"
 	"crypto"
-	"crypto/ecdsa"
-	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/sha256"
 	"crypto/x509"
@@ -22,6 +20,8 @@ import (
 	"time"
 
 	"filippo.io/age"
+
+	"postern/hsm/certtest"
 )
 
 var content = fstest.MapFS{
@@ -34,10 +34,7 @@ var content = fstest.MapFS{
 // key is a box's, with its pin.
 func key(t testing.TB) (crypto.Signer, string) {
 	t.Helper()
-	k, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
+	k := certtest.Key(t)
 	der, err := x509.MarshalPKIXPublicKey(k.Public())
 	if err != nil {
 		t.Fatal(err)

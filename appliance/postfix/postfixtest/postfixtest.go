@@ -57,9 +57,8 @@ func Free(t testing.TB) string {
 	return l.Addr().String()
 }
 
-// Start renders c and runs it until the test ends. It wants root, and folders
-// below one that everybody may enter.
-func Start(t testing.TB, c postfix.Config) *Postfix {
+// Render writes the files of c.
+func Render(t testing.TB, c postfix.Config) {
 	t.Helper()
 	have, err := postfix.Probe(t.Context())
 	if err != nil {
@@ -76,6 +75,13 @@ func Start(t testing.TB, c postfix.Config) *Postfix {
 	if err != nil {
 		t.Fatal(err)
 	}
+}
+
+// Start renders c and runs it until the test ends. It wants root, and folders
+// below one that everybody may enter.
+func Start(t testing.TB, c postfix.Config) *Postfix {
+	t.Helper()
+	Render(t, c)
 	return Take(t, hoptest.Here, c)
 }
 
