@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
-	"crypto/x509"
 	"database/sql"
 	"encoding/json"
 	"errors"
@@ -22,7 +21,6 @@ import (
 	"time"
 
 	"postern/filter/autoconfig"
-	"postern/filter/chain"
 	"postern/filter/keyring"
 	"postern/filter/message"
 	"postern/filter/policy"
@@ -340,40 +338,6 @@ func (s *script) version1() error {
 	return errors.Join(err, db.Close())
 }
 
-// court judges by the anchors of the keyring, and asks nobody.
-type court struct{ ring *keyring.Store }
-
-func (c court) Path(ctx context.Context, one keyring.Cert, use chain.Use, at time.Time) (chain.Path, error) {
-	list, err := c.ring.Authorities(ctx)
-	if err != nil && !errors.Is(err, keyring.ErrNoStore) {
-		return chain.Path{}, err
-	}
-	config := chain.Config{Mode: chain.Off}
-	for _, a := range list {
-		x, err := x509.ParseCertificate(a.Raw)
-		switch {
-		case err != nil:
-			return chain.Path{}, err
-		case a.Trust == keyring.Distrusted:
-		case a.Role == keyring.Anchor:
-			config.Anchors = append(config.Anchors, chain.Anchor{Cert: x, Own: true})
-		default:
-			config.Intermediates = append(config.Intermediates, x)
-		}
-	}
-	x, err := x509.ParseCertificate(one.Raw)
-	if err != nil {
-		return chain.Path{}, err
-	}
-	j, err := chain.New(config)
-	if err != nil {
-		return chain.Path{}, err
-	}
-	return j.Judge(ctx, chain.Request{Cert: x, At: at, Use: use})
-}
-
-func (c court) Close() error { return c.ring.Close() }
-
 // world is all that a command could change: the files and the keys. The
 // write-ahead log's index is the reader's own.
 func (s *script) world() string {
@@ -519,64 +483,6 @@ func (s *script) config(path string) (Site, error) {
 		return Site{}, fmt.Errorf("%s:1: %w", path, err)
 	}
 	return site, nil
-}
-
-// keeper is the token of a script in another state.
-type keeper struct {
-	hsm.Keeper
-	state string
-}
-
-func (k keeper) refusal() error {
-	return map[string]error{"locked": hsm.ErrLocked, "empty": hsm.ErrEmpty, "failed": hsm.ErrAway, "busy": hsm.ErrBusy}[k.state]
-}
-
-func (k keeper) Status(ctx context.Context) (hsm.Status, error) {
-	s, err := k.Keeper.Status(ctx)
-	switch k.state {
-	case "locked":
-		s.State, s.Reason = hsm.Locked, "no PIN was given"
-	case "empty":
-		s.State, s.Reason = hsm.Unprovisioned, "no token has our label"
-	case "failed":
-		s.State, s.Reason = hsm.Failed, "the token went away"
-	case "busy":
-		return s, hsm.ErrBusy
-	}
-	return s, err
-}
-
-func (k keeper) Keys(ctx context.Context) ([]hsm.Key, error) {
-	if err := k.refusal(); err != nil {
-		return nil, err
-	}
-	return k.Keeper.Keys(ctx)
-}
-
-func (k keeper) Probe(ctx context.Context) ([]hsm.Probe, error) {
-	if err := k.refusal(); err != nil {
-		return nil, err
-	}
-	return k.Keeper.Probe(ctx)
-}
-
-func (k keeper) Audit(ctx context.Context) ([]hsm.Finding, error) {
-	if err := k.refusal(); err != nil {
-		return nil, err
-	}
-	return k.Keeper.Audit(ctx)
-}
-
-func (k keeper) Init(_ context.Context, so, pin string) error { return k.try(pin) }
-
-func (k keeper) Unlock(_ context.Context, pin string) error { return k.try(pin) }
-
-// try takes "" (the credential) and "1234".
-func (k keeper) try(pin string) error {
-	if pin != "" && pin != "1234" {
-		return hsm.ErrPIN
-	}
-	return nil
 }
 
 // mailPath decides by the recipient's name.
