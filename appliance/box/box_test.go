@@ -120,7 +120,7 @@ func TestUnlockByShares(t *testing.T) {
 			t.Fatalf("one share: got %+v, %v, want it locked and one of two", st, err)
 		}
 	}
-	r.at.pass(shareLife + time.Second)
+	r.at.Pass(shareLife + time.Second)
 	if st, err := give(texts[1]); err != nil || st.Token != "locked" || len(st.Have) != 1 || st.Have[0] != 2 {
 		t.Errorf("the second much later: got %+v, %v, want it alone", st, err)
 	}

@@ -79,7 +79,7 @@ func TestCodes(t *testing.T) {
 		t.Errorf("the first code after %d wrong ones: got %v, want 403", tries, err)
 	}
 	second, _, _ := r.code.show()
-	r.at.pass(codeLife)
+	r.at.Pass(codeLife)
 	if _, err := c.Claim(t.Context(), second, claim); says(err) != 403 {
 		t.Errorf("a code after its hour: got %v, want 403", err)
 	}
@@ -103,7 +103,7 @@ func TestCodes(t *testing.T) {
 	if got, err = c.Claim(t.Context(), code, claim); err != nil {
 		t.Fatal(err)
 	}
-	r.at.pass(pendingLife)
+	r.at.Pass(pendingLife)
 	if _, err := c.Confirm(t.Context(), got.Recovery); says(err) != 409 {
 		t.Errorf("after half an hour: got %v, want 409", err)
 	}
@@ -184,7 +184,7 @@ func TestConfirmedAtTheLastMoment(t *testing.T) {
 	h := &house{token: token{state: hsm.Unprovisioned}}
 	r := start(t, t.TempDir(), h)
 	h.during = func() {
-		r.at.pass(settleLife)
+		r.at.Pass(settleLife)
 		r.asks()
 	}
 	c, _ := r.operator("owner")
@@ -193,7 +193,7 @@ func TestConfirmedAtTheLastMoment(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r.at.pass(pendingLife - time.Second)
+	r.at.Pass(pendingLife - time.Second)
 	if st, err := c.Confirm(t.Context(), got.Recovery); err != nil || !st.Claimed || h.pin != secretPIN {
 		t.Errorf("got %+v, %v, PIN %q, want claimed with %q", st, err, h.pin, secretPIN)
 	}

@@ -16,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"postern/appliance/clock/clocktest"
 	"postern/hsm"
 )
 
@@ -164,24 +165,7 @@ type running struct {
 	log    *bytes.Buffer
 	listen net.Listener
 	done   chan error
-	at     *clock
-}
-
-type clock struct {
-	mu  sync.Mutex
-	now time.Time
-}
-
-func (c *clock) Now() time.Time {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.now
-}
-
-func (c *clock) pass(d time.Duration) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.now = c.now.Add(d)
+	at     *clocktest.Clock
 }
 
 // locked is a buffer that several write to.
@@ -206,7 +190,7 @@ func start(t *testing.T, dir string, h *house) *running {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := &running{house: h, t: t, log: new(bytes.Buffer), listen: l, done: make(chan error, 1), at: &clock{now: time.Date(2026, 11, 25, 12, 0, 0, 0, time.UTC)}}
+	r := &running{house: h, t: t, log: new(bytes.Buffer), listen: l, done: make(chan error, 1), at: clocktest.At(time.Date(2026, 11, 25, 12, 0, 0, 0, time.UTC))}
 	r.Server, err = NewServer(ServerConfig{Dir: dir, Identity: id, Listener: l, House: h, Log: slog.New(slog.NewTextHandler(&locked{b: r.log}, nil)), Version: "1", Now: r.at.Now})
 	if err != nil {
 		t.Fatal(err)

@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"postern/appliance/clock/clocktest"
 	"postern/filter/resolver"
 )
 
@@ -82,32 +83,15 @@ const domain = "example.com"
 
 const enforced = "version: STSv1\nmode: enforce\nmx: mx.example.com\nmax_age: 604800\n"
 
-type clock struct {
-	mutex sync.Mutex
-	at    time.Time
-}
-
-func (c *clock) now() time.Time {
-	c.mutex.Lock()
-	defer c.mutex.Unlock()
-	return c.at
-}
-
-func (c *clock) pass(d time.Duration) {
-	c.mutex.Lock()
-	defer c.mutex.Unlock()
-	c.at = c.at.Add(d)
-}
-
-func newPlace(t *testing.T, change func(*Config)) (*place, *Cache, *clock) {
+func newPlace(t *testing.T, change func(*Config)) (*place, *Cache, *clocktest.Clock) {
 	t.Helper()
 	p := &place{text: enforced, kind: "text/plain; charset=utf-8", status: 200, record: "1", addr: netip.MustParseAddr("192.0.2.1")}
 	server := httptest.NewTLSServer(p)
 	t.Cleanup(server.Close)
-	at := &clock{at: time.Date(2026, 11, 25, 12, 0, 0, 0, time.UTC)}
+	at := clocktest.At(time.Date(2026, 11, 25, 12, 0, 0, 0, time.UTC))
 	roots := x509.NewCertPool()
 	roots.AddCert(server.Certificate())
-	c := Config{Names: p, Roots: roots, Budget: time.Minute, Now: at.now, dial: func(ctx context.Context, network, _ string) (net.Conn, error) {
+	c := Config{Names: p, Roots: roots, Budget: time.Minute, Now: at.Now, dial: func(ctx context.Context, network, _ string) (net.Conn, error) {
 		return new(net.Dialer).DialContext(ctx, network, server.Listener.Addr().String())
 	}}
 	if change != nil {
@@ -140,42 +124,42 @@ func TestLifeOfAPolicy(t *testing.T) {
 	}
 	policy(Enforce, 1)
 	policy(Enforce, 1) // known
-	at.pass(2 * recheck)
+	at.Pass(2 * recheck)
 	policy(Enforce, 1) // the record is the same
 	p.set(func(p *place) { p.text, p.record = strings.Replace(enforced, "enforce", "testing", 1), "2" })
 	policy(Enforce, 1) // not looked at yet
-	at.pass(2 * recheck)
+	at.Pass(2 * recheck)
 	policy(Testing, 2)
 	p.set(func(p *place) { p.text, p.record = enforced, "3" })
-	at.pass(2 * recheck)
+	at.Pass(2 * recheck)
 	policy(Enforce, 3)
 
 	// Its place fails, its record goes, the resolver is away, the process
 	// begins again: what is known holds.
 	p.set(func(p *place) { p.status, p.record = 500, "4" })
-	at.pass(2 * recheck)
+	at.Pass(2 * recheck)
 	policy(Enforce, 4)
 	policy(Enforce, 4) // not asked again at once
 	p.set(func(p *place) { p.record = "" })
-	at.pass(2 * again)
+	at.Pass(2 * again)
 	policy(Enforce, 4)
 	p.set(func(p *place) { p.away = true })
-	at.pass(2 * again)
+	at.Pass(2 * again)
 	c = New(c.Config)
 	policy(Enforce, 4)
-	at.pass(6 * 24 * time.Hour)
+	at.Pass(6 * 24 * time.Hour)
 	policy(Enforce, 4)
-	at.pass(24 * time.Hour)
+	at.Pass(24 * time.Hour)
 	policy("", 4) // a week is over
 
 	// And comes back.
 	p.set(func(p *place) { p.away, p.record, p.status = false, "4", 200 })
-	at.pass(2 * again)
+	at.Pass(2 * again)
 	policy(Enforce, 5)
-	at.pass(refresh)
+	at.Pass(refresh)
 	policy(Enforce, 6) // long ago
 	p.set(func(p *place) { p.text, p.record = "version: STSv1\nmode: none\nmax_age: 86400\n", "5" })
-	at.pass(2 * recheck)
+	at.Pass(2 * recheck)
 	policy("", 7)
 
 	foreign, err := OpenForeign(path)

@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"postern/appliance/clock/clocktest"
 	"postern/filter/message"
 	"postern/filter/transport"
 )
@@ -36,8 +37,8 @@ func standing(t *testing.T, r *Record, n Name) (words []string) {
 }
 
 func TestParts(t *testing.T) {
-	ctx, path, c := t.Context(), filepath.Join(t.TempDir(), "record.db"), &clock{at: time.Unix(1_700_000_000, 0)}
-	r := open(t, path, Options{Now: c.now})
+	ctx, path, c := t.Context(), filepath.Join(t.TempDir(), "record.db"), clocktest.At(time.Unix(1_700_000_000, 0))
+	r := open(t, path, Options{Now: c.Now})
 	one, two := Name{1}, Name{2}
 	if r.Parted() {
 		t.Error("a new record says that a mail is remembered")
@@ -47,7 +48,7 @@ func TestParts(t *testing.T) {
 	must(t, r.Refuse(ctx, two, gone))
 	must(t, r.Close())
 
-	r = open(t, path, Options{Now: c.now})
+	r = open(t, path, Options{Now: c.Now})
 	if got, want := standing(t, r, one), []string{"delivered", gone.String(), "open"}; !r.Parted() || !reflect.DeepEqual(got, want) {
 		t.Errorf("after a restart: got %q, want %q", got, want)
 	}
@@ -72,7 +73,7 @@ func TestParts(t *testing.T) {
 		t.Errorf("refusal, again: got %v, %v, want none", ok, err)
 	}
 	must(t, r.Refuse(ctx, two, gone))
-	c.pass(partFor)
+	c.Pass(partFor)
 	if _, ok, err := r.Refusal(ctx, two); ok || err != nil {
 		t.Errorf("refusal, after its time: got %v, %v, want none", ok, err)
 	}
@@ -80,14 +81,14 @@ func TestParts(t *testing.T) {
 		t.Errorf("after its time: got %q, want %q", got, want)
 	}
 	must(t, r.Close())
-	r = open(t, path, Options{Now: c.now}) // it cleans up when it starts
+	r = open(t, path, Options{Now: c.Now}) // it cleans up when it starts
 	eventually(t, "what is too old is still in the file", func() bool { return !r.Parted() })
 }
 
 // Senders choose how many mails part: the oldest go, and the latest never.
 func TestPartsAreBounded(t *testing.T) {
-	ctx, c := t.Context(), &clock{at: time.Unix(1_700_000_000, 0)}
-	r := open(t, filepath.Join(t.TempDir(), "record.db"), Options{Now: c.now})
+	ctx, c := t.Context(), clocktest.At(time.Unix(1_700_000_000, 0))
+	r := open(t, filepath.Join(t.TempDir(), "record.db"), Options{Now: c.Now})
 	must(t, r.Ready(ctx)) // the writer runs
 	r.part.most, r.refusal.most, r.opened.most, r.protected.most = 2500, 1500, 1500, 2
 	name := func(i int) Name { return Name{byte(i), byte(i >> 8), 1} }
@@ -96,7 +97,7 @@ func TestPartsAreBounded(t *testing.T) {
 		shares = append(shares, Share{To: message.Address{Local: fmt.Sprint(i), Domain: "other.example"}})
 	}
 	for i := range 400 {
-		c.pass(time.Second)
+		c.Pass(time.Second)
 		must(t, r.Part(ctx, name(i), append(shares, Share{To: alice})))
 		for range 5 {
 			must(t, r.Refuse(ctx, Name{byte(i), byte(i >> 8), 2}, gone))
@@ -116,9 +117,9 @@ func TestPartsAreBounded(t *testing.T) {
 	if rows != 400 { // written five times each: no more than they are
 		t.Errorf("got %d refusals, want 400", rows)
 	}
-	must(t, r.Protect(ctx, alice, c.now()))
-	must(t, r.Protect(ctx, bob, c.now()))
-	if err := r.Protect(ctx, carol, c.now()); !errors.Is(err, ErrFull) || !errors.Is(err, ErrAway) {
+	must(t, r.Protect(ctx, alice, c.Now()))
+	must(t, r.Protect(ctx, bob, c.Now()))
+	if err := r.Protect(ctx, carol, c.Now()); !errors.Is(err, ErrFull) || !errors.Is(err, ErrAway) {
 		t.Errorf("one address too many: got %v, want ErrFull", err)
 	}
 	if _, ok, err := r.Protected(ctx, alice); !ok || err != nil {

@@ -5,10 +5,10 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
-	"sync"
 	"testing"
 	"time"
 
+	"postern/appliance/clock/clocktest"
 	"postern/filter/message"
 )
 
@@ -17,24 +17,6 @@ var (
 	bob   = message.Address{Local: "bob", Domain: "partner.example"}
 	carol = message.Address{Local: "carol", Domain: "other.example"}
 )
-
-// clock is a time that tests move.
-type clock struct {
-	mu sync.Mutex
-	at time.Time
-}
-
-func (c *clock) now() time.Time {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.at
-}
-
-func (c *clock) pass(d time.Duration) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.at = c.at.Add(d)
-}
 
 func open(t *testing.T, path string, o Options) *Record {
 	t.Helper()
@@ -103,8 +85,8 @@ func TestProtected(t *testing.T) {
 }
 
 func TestOpened(t *testing.T) {
-	ctx, c := t.Context(), &clock{at: time.Unix(1_700_000_000, 0)}
-	r := open(t, filepath.Join(t.TempDir(), "record.db"), Options{Now: c.now})
+	ctx, c := t.Context(), clocktest.At(time.Unix(1_700_000_000, 0))
+	r := open(t, filepath.Join(t.TempDir(), "record.db"), Options{Now: c.Now})
 	must(t, r.RememberOpened(ctx, "<a@b.example>", "a@b.example", "<c@b.example>"))
 	must(t, r.RememberOpened(ctx, " "))
 	for _, e := range []struct {
@@ -115,7 +97,7 @@ func TestOpened(t *testing.T) {
 			t.Errorf("%q: got %v, %v, want %v", e.id, got, err, e.want)
 		}
 	}
-	c.pass(openedFor)
+	c.Pass(openedFor)
 	if got, err := r.Opened(ctx, "a@b.example"); got || err != nil {
 		t.Errorf("a year later: got %v, %v", got, err)
 	}

@@ -8,19 +8,21 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"postern/appliance/clock/clocktest"
 )
 
 func TestTraces(t *testing.T) {
-	ctx, path, c := t.Context(), filepath.Join(t.TempDir(), "record.db"), &clock{at: time.Unix(1_700_000_000, 0)}
-	r := open(t, path, Options{Keep: time.Hour, Now: c.now})
+	ctx, path, c := t.Context(), filepath.Join(t.TempDir(), "record.db"), clocktest.At(time.Unix(1_700_000_000, 0))
+	r := open(t, path, Options{Keep: time.Hour, Now: c.Now})
 	var many []Recipient
 	for i := range maxNamed + 5 {
 		many = append(many, Recipient{To: fmt.Sprint(i) + "@other.example"})
 	}
-	r.Tell(Mail{Trace: "ONE", At: c.now(), MessageID: " <same@id.example>", Recipients: many, Reply: "250 \x1b[2Jok\r\n250 smuggled \u202e" + strings.Repeat("x", 1000)})
-	c.pass(time.Minute)
-	r.Tell(Mail{Trace: "TWO", At: c.now(), MessageID: "<same@id.example>"})
-	r.Tell(Mail{Trace: "THREE", At: c.now()})
+	r.Tell(Mail{Trace: "ONE", At: c.Now(), MessageID: " <same@id.example>", Recipients: many, Reply: "250 \x1b[2Jok\r\n250 smuggled \u202e" + strings.Repeat("x", 1000)})
+	c.Pass(time.Minute)
+	r.Tell(Mail{Trace: "TWO", At: c.Now(), MessageID: "<same@id.example>"})
+	r.Tell(Mail{Trace: "THREE", At: c.Now()})
 	must(t, r.Close())
 
 	f, err := OpenForeign(path)
@@ -39,16 +41,16 @@ func TestTraces(t *testing.T) {
 	}
 	must(t, f.Close())
 
-	c.pass(time.Hour - 30*time.Second)
-	r = open(t, path, Options{Keep: time.Hour, Now: c.now}) // it cleans up when it starts
+	c.Pass(time.Hour - 30*time.Second)
+	r = open(t, path, Options{Keep: time.Hour, Now: c.Now}) // it cleans up when it starts
 	eventually(t, "an hour after the first: not the second alone", func() bool {
 		got, err := r.Find(ctx, "same@id.example")
 		must(t, err)
 		return len(got) == 1 && got[0].Trace == "TWO"
 	})
 	must(t, r.Close())
-	r = open(t, path, Options{Now: c.now}) // nothing is kept from now on
-	r.Tell(Mail{Trace: "FOUR", At: c.now()})
+	r = open(t, path, Options{Now: c.Now}) // nothing is kept from now on
+	r.Tell(Mail{Trace: "FOUR", At: c.Now()})
 	eventually(t, "where nothing is kept: there are traces", func() bool { return r.mail.rows.Load() == 0 })
 	must(t, r.Close())
 	f, err = OpenForeign(path)

@@ -9,39 +9,21 @@ import (
 	"net/http/httptest"
 	"net/netip"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
+	"postern/appliance/clock/clocktest"
 	"postern/filter/chain"
 	"postern/filter/chain/fetch"
 )
 
 var _ chain.Fetcher = (*fetch.Client)(nil)
 
-// clock is a time that a test turns.
-type clock struct {
-	mu  sync.Mutex
-	now time.Time
-}
-
-func (c *clock) get() time.Time {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.now
-}
-
-func (c *clock) turn(d time.Duration) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.now = c.now.Add(d)
-}
-
-func newClient(t *testing.T, c fetch.Config) (*fetch.Client, *clock) {
+func newClient(t *testing.T, c fetch.Config) (*fetch.Client, *clocktest.Clock) {
 	t.Helper()
-	clock := &clock{now: time.Date(2026, 11, 25, 0, 0, 0, 0, time.UTC)}
-	c.Now = clock.get
+	clock := clocktest.At(time.Date(2026, 11, 25, 0, 0, 0, 0, time.UTC))
+	c.Now = clock.Now
 	f, err := fetch.New(c)
 	if err != nil {
 		t.Fatal(err)
@@ -180,7 +162,7 @@ func TestKeep(t *testing.T) {
 	})
 	f, clock := newClient(t, fetch.Config{Private: true, Keep: time.Hour, Again: time.Minute, MaxKept: 3, MaxBytes: 1000})
 	in := func(d time.Duration) func([]byte) time.Time {
-		return func([]byte) time.Time { return clock.get().Add(d) }
+		return func([]byte) time.Time { return clock.Now().Add(d) }
 	}
 	step := func(what, path string, until func([]byte) time.Time, want int64) {
 		t.Helper()
@@ -192,26 +174,26 @@ func TestKeep(t *testing.T) {
 	}
 	step("first", "/a", in(10*time.Minute), 1)
 	step("kept", "/a", in(10*time.Minute), 0)
-	clock.turn(9 * time.Minute)
+	clock.Pass(9 * time.Minute)
 	step("still", "/a", in(10*time.Minute), 0)
-	clock.turn(2 * time.Minute)
+	clock.Pass(2 * time.Minute)
 	step("over", "/a", in(10*time.Minute), 1)
 	step("never", "/b", never, 1)
 	step("never, again", "/b", never, 0)
-	clock.turn(61 * time.Second)
+	clock.Pass(61 * time.Second)
 	step("never, later", "/b", never, 1)
 	step("in the past", "/c", in(-time.Minute), 1)
 	step("in the past, again", "/c", in(-time.Minute), 1)
 	step("far off", "/d", in(1000*time.Hour), 1)
-	clock.turn(59 * time.Minute)
+	clock.Pass(59 * time.Minute)
 	step("far off, within an hour", "/d", in(1000*time.Hour), 0)
-	clock.turn(2 * time.Minute)
+	clock.Pass(2 * time.Minute)
 	step("far off, after it", "/d", in(1000*time.Hour), 1)
 	step("failed", "/missing", forever, 1)
 	step("failed, again", "/missing", forever, 0)
-	clock.turn(61 * time.Second)
+	clock.Pass(61 * time.Second)
 	step("failed, later", "/missing", forever, 1)
-	clock.turn(2 * time.Hour)
+	clock.Pass(2 * time.Hour)
 	step("1 of 3", "/1", in(10*time.Minute), 1)
 	step("2 of 3", "/2", in(20*time.Minute), 1)
 	step("3 of 3", "/3", in(30*time.Minute), 1)
