@@ -13,6 +13,7 @@ import (
 	"postern/filter/chain"
 	"postern/filter/keyring"
 	"postern/filter/message"
+	"postern/filter/message/messagetest"
 	"postern/filter/protect"
 	"postern/filter/smime"
 	"postern/hsm"
@@ -94,23 +95,11 @@ func (h *house) reader(w way) *x509.Certificate {
 	return c
 }
 
-func (h *house) spool() *message.Spool {
-	s := (&message.Spools{Memory: 1 << 20, Max: 16 << 20, Dir: h.t.TempDir()}).New()
-	h.t.Cleanup(func() { _ = s.Close() })
-	return s
-}
-
-func (h *house) parse(mail []byte) (*message.Message, error) {
-	s := h.spool()
-	if _, err := s.Write(mail); err != nil {
-		return nil, err
-	}
-	return message.Parse(s, message.Limits{})
-}
+func (h *house) spool() *message.Spool { return messagetest.Spools(h.t)() }
 
 // receive opens and verifies a mail of the partner's.
 func (h *house) receive(w way, mail []byte) error {
-	m, err := h.parse(mail)
+	m, err := messagetest.Read(h.spool, string(mail))
 	if err != nil {
 		return err
 	}
@@ -152,7 +141,7 @@ var errNotSent = errors.New("not sent")
 
 // send seals a mail to the partner, in the style that the way asks for.
 func (h *house) send(w way) ([]byte, error) {
-	m, err := h.parse([]byte(header(alice, h.them.address) + offer))
+	m, err := messagetest.Read(h.spool, header(alice, h.them.address)+offer)
 	if err != nil {
 		return nil, err
 	}

@@ -13,6 +13,7 @@ import (
 	"testing"
 
 	"postern/filter/dkim"
+	"postern/filter/message/messagetest"
 	"postern/hsm/hsmtest"
 )
 
@@ -32,7 +33,7 @@ func TestCorpus(t *testing.T) {
 		for name, c := range tests(scenario) {
 			ran++
 			t.Run(name, func(t *testing.T) {
-				m := crlf(c["message"])
+				m := messagetest.CRLF(c["message"])
 				came, err := Verify(t.Context(), text(m), names, now)
 				if err != nil {
 					t.Fatal(err)
@@ -47,7 +48,7 @@ func TestCorpus(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				theirs := crlf("ARC-Seal: "+fold(c["AS"])+"ARC-Message-Signature: "+fold(c["AMS"])+"ARC-Authentication-Results: "+fold(c["AAR"])) + m
+				theirs := messagetest.CRLF("ARC-Seal: "+fold(c["AS"])+"ARC-Message-Signature: "+fold(c["AMS"])+"ARC-Authentication-Results: "+fold(c["AAR"])) + m
 				want, reason := dkim.Pass, dkim.ReasonGood
 				if strings.Contains(c["AS"], "cv=fail") {
 					want, reason = dkim.Fail, ReasonSaid
@@ -74,8 +75,6 @@ func TestCorpus(t *testing.T) {
 		t.Errorf("got %d tests, want 17", ran)
 	}
 }
-
-func crlf(s string) string { return strings.ReplaceAll(s, "\n", "\r\n") }
 
 // fold indents all lines but the first, and puts base64 on one line, where it
 // stood when it was sealed.

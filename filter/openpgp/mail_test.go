@@ -9,14 +9,21 @@ import (
 
 	"postern/filter/keyring"
 	"postern/filter/message"
+	"postern/filter/message/messagetest"
 	"postern/filter/protect"
 	"postern/filter/protect/headers"
 	"postern/hsm"
 	"postern/hsm/hsmtest"
 )
 
-// crlf is text as mail.
-func crlf(s string) string { return strings.ReplaceAll(s, "\n", "\r\n") }
+// What reads and shows mails.
+var (
+	crlf   = messagetest.CRLF
+	spools = messagetest.Spools
+	mail   = messagetest.Parse
+	parse  = messagetest.Read
+	print  = messagetest.Text
+)
 
 // plainMail is a mail from Alice to Bob that has a bit of everything that signing minds.
 var plainMail = crlf(`Received: by a.example
@@ -41,44 +48,6 @@ Content-Transfer-Encoding: base64
 AAECAwQFBgc=
 --b1--
 `)
-
-// spools makes the spools of a test.
-func spools(t testing.TB) func() *message.Spool {
-	s := &message.Spools{Memory: 1 << 20, Max: 64 << 20, Dir: t.TempDir()}
-	return func() *message.Spool {
-		spool := s.New()
-		t.Cleanup(func() { _ = spool.Close() })
-		return spool
-	}
-}
-
-// mail parses text.
-func mail(t testing.TB, text string) *message.Message {
-	t.Helper()
-	m, err := parse(spools(t), text)
-	if err != nil {
-		t.Fatalf("parse: %v\n%.2000s", err, text)
-	}
-	return m
-}
-
-func parse(spool func() *message.Spool, text string) (*message.Message, error) {
-	s := spool()
-	if _, err := s.Write([]byte(text)); err != nil {
-		return nil, err
-	}
-	return message.Parse(s, message.Limits{})
-}
-
-// print is a message as it would be relayed.
-func print(t testing.TB, m *message.Message) string {
-	t.Helper()
-	var b bytes.Buffer
-	if _, err := m.WriteTo(&b); err != nil {
-		t.Fatal(err)
-	}
-	return b.String()
-}
 
 // canonical is the MIME entity of a mail in its canonical form, without the mark
 // of RFC 9788 §2.1.

@@ -20,6 +20,7 @@ import (
 	"postern/filter/chain"
 	"postern/filter/keyring"
 	"postern/filter/message"
+	"postern/filter/message/messagetest"
 	"postern/filter/protect"
 	"postern/hsm"
 	"postern/hsm/certtest"
@@ -186,39 +187,13 @@ func address(t testing.TB, s string) message.Address {
 
 func soft(t testing.TB) hsm.Keeper { return hsmtest.Memory(t) }
 
-func crlf(s string) string { return strings.ReplaceAll(s, "\n", "\r\n") }
-
-// spools makes spools that go with the test.
-func spools(t testing.TB) func() *message.Spool {
-	made := &message.Spools{Memory: 1 << 20, Max: 64 << 20, Dir: t.TempDir()}
-	return func() *message.Spool {
-		s := made.New()
-		t.Cleanup(func() { _ = s.Close() })
-		return s
-	}
-}
-
-func mail(t testing.TB, text string) *message.Message {
-	t.Helper()
-	s := spools(t)()
-	if _, err := s.Write([]byte(text)); err != nil {
-		t.Fatal(err)
-	}
-	m, err := message.Parse(s, message.Limits{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return m
-}
-
-func printed(t testing.TB, m *message.Message) string {
-	t.Helper()
-	var b bytes.Buffer
-	if _, err := m.WriteTo(&b); err != nil {
-		t.Fatal(err)
-	}
-	return b.String()
-}
+// What reads and shows mails.
+var (
+	crlf    = messagetest.CRLF
+	spools  = messagetest.Spools
+	mail    = messagetest.Parse
+	printed = messagetest.Text
+)
 
 const letter = "From: Alice <alice@company1.example>\r\nTo: bob@partner.example\r\nSubject: codes\r\nDate: Tue, 24 Nov 2026 11:00:00 +0000\r\nMIME-Version: 1.0\r\nContent-Type: text/plain\r\n\r\nthe launch code is 0000\r\n"
 

@@ -10,20 +10,15 @@ import (
 	"unicode/utf8"
 
 	"postern/filter/message"
+	"postern/filter/message/messagetest"
 )
 
-// crlf is text as mail.
-func crlf(s string) string { return strings.ReplaceAll(s, "\n", "\r\n") }
-
-// mail reads a mail that a test wrote.
-func mail(t testing.TB, text string) *message.Message {
-	t.Helper()
-	m, err := message.Parse(bytes.NewReader([]byte(text)), message.Limits{})
-	if err != nil {
-		t.Fatalf("parse: %v\n%.2000s", err, text)
-	}
-	return m
-}
+// What reads and shows mails.
+var (
+	crlf    = messagetest.CRLF
+	mail    = messagetest.Parse
+	printed = messagetest.Text
+)
 
 // out is what a mail becomes: the header outside, and the payload.
 func out(t testing.TB, text string, p Policy, sealed bool) (outer, payload string) {

@@ -1,7 +1,6 @@
 package headers
 
 import (
-	"bytes"
 	"reflect"
 	"slices"
 	"strings"
@@ -48,15 +47,12 @@ func shown(t testing.TB, outer, entity string, signers ...string) string {
 	if err != nil {
 		t.Fatalf("show: %v", err)
 	}
-	var b bytes.Buffer
-	if _, err := got.WriteTo(&b); err != nil {
-		t.Fatal(err)
-	}
-	again := mail(t, b.String())
+	text := printed(t, got)
+	again := mail(t, text)
 	if !reflect.DeepEqual(again.Root, got.Root) {
-		t.Errorf("the mail reads otherwise when it is written: got %+v, want %+v of\n%s", got.Root, again.Root, b.String())
+		t.Errorf("the mail reads otherwise when it is written: got %+v, want %+v of\n%s", got.Root, again.Root, text)
 	}
-	return b.String()
+	return text
 }
 
 // outside is what everybody on the way has read.

@@ -13,6 +13,7 @@ import (
 
 	"postern/filter/keyring"
 	"postern/filter/message"
+	"postern/filter/message/messagetest"
 	"postern/filter/protect"
 	"postern/hsm"
 	"postern/hsm/hsmtest"
@@ -90,20 +91,10 @@ func Run(t *testing.T, f Format) {
 	}
 }
 
-// spool makes a spool that goes with the test.
-func spool(t testing.TB) func() *message.Spool {
-	made := &message.Spools{Memory: 16 << 20, Max: 16 << 20}
-	return func() *message.Spool {
-		s := made.New()
-		t.Cleanup(func() { _ = s.Close() })
-		return s
-	}
-}
-
 // parse reads text as a mail; nil where its structure is hopeless.
 func parse(t testing.TB, text string) *message.Message {
 	t.Helper()
-	s := spool(t)()
+	s := messagetest.Spools(t)()
 	if _, err := s.Write([]byte(text)); err != nil {
 		t.Fatal(err)
 	}
@@ -114,15 +105,6 @@ func parse(t testing.TB, text string) *message.Message {
 	return m
 }
 
-func text(t testing.TB, m *message.Message) string {
-	t.Helper()
-	var b bytes.Buffer
-	if _, err := m.WriteTo(&b); err != nil {
-		t.Fatal(err)
-	}
-	return b.String()
-}
-
 // plain is a mail from Alice to Bob.
 func plain(t testing.TB) *message.Message {
 	return parse(t, strings.ReplaceAll("From: Alice <alice@company1.example>\nTo: bob@company1.example\nSubject: codes\nX-Folded: a\n b\nMIME-Version: 1.0\n"+
@@ -131,15 +113,15 @@ func plain(t testing.TB) *message.Message {
 
 func (s *suite) seal(t testing.TB, m *message.Message, by *keyring.Identity, to ...keyring.Cert) *message.Message {
 	t.Helper()
-	sealed, err := s.Seal(t.Context(), protect.SealRequest{Message: m, Signer: by, Recipients: to, At: at, NewSpool: spool(t)})
+	sealed, err := s.Seal(t.Context(), protect.SealRequest{Message: m, Signer: by, Recipients: to, At: at, NewSpool: messagetest.Spools(t)})
 	if err != nil {
 		t.Fatalf("seal: %v", err)
 	}
-	return parse(t, text(t, sealed))
+	return parse(t, messagetest.Text(t, sealed))
 }
 
 func (s *suite) request(t testing.TB, m *message.Message, by ...keyring.Identity) protect.OpenRequest {
-	return protect.OpenRequest{Message: m, Identities: by, Certs: []keyring.Cert{s.alice.Cert}, At: at, NewSpool: spool(t)}
+	return protect.OpenRequest{Message: m, Identities: by, Certs: []keyring.Cert{s.alice.Cert}, At: at, NewSpool: messagetest.Spools(t)}
 }
 
 // canonical is the entity of a mail in the form that is signed, without the
@@ -164,8 +146,8 @@ func (s *suite) roundTrip(t *testing.T) {
 		if got := s.counted.Signs() - signs; signed && got != 1 || !signed && got != 0 {
 			t.Errorf("signed %v: %d signatures", signed, got)
 		}
-		if strings.Contains(text(t, sealed), secret) {
-			t.Fatalf("plaintext in\n%s", text(t, sealed))
+		if strings.Contains(messagetest.Text(t, sealed), secret) {
+			t.Fatalf("plaintext in\n%s", messagetest.Text(t, sealed))
 		}
 		if got := s.Detect(sealed); got != protect.Sealed {
 			t.Fatalf("detect: got %d, want %d", got, protect.Sealed)
@@ -188,7 +170,7 @@ func (s *suite) roundTrip(t *testing.T) {
 			if got, want := canonical(t, m), canonical(t, plain(t)); got != want {
 				t.Errorf("got\n%s\nwant\n%s", got, want)
 			}
-			head, _, _ := strings.Cut(text(t, m), "\r\n\r\n")
+			head, _, _ := strings.Cut(messagetest.Text(t, m), "\r\n\r\n")
 			for _, line := range []string{"From: Alice <alice@company1.example>\r\n", "To: bob@company1.example\r\n", "Subject: codes\r\n", "X-Folded: a\r\n b\r\n"} {
 				if name, _, _ := strings.Cut(line, ":"); strings.Count(head, line) != 1 || m.Count(name) != 1 {
 					t.Errorf("%q is not there once in\n%s", line, head)
@@ -203,7 +185,7 @@ func (s *suite) signedOnly(t *testing.T) {
 	if got := s.Detect(signed); got != protect.Signed {
 		t.Fatalf("detect: got %d, want %d", got, protect.Signed)
 	}
-	if !strings.Contains(text(t, signed), secret) {
+	if !strings.Contains(messagetest.Text(t, signed), secret) {
 		t.Error("signed text can't be read")
 	}
 	m, f, err := s.Open(t.Context(), s.request(t, signed))
@@ -223,7 +205,7 @@ func (s *suite) header(t *testing.T) {
 		if name == "sealed" {
 			subject = "Subject: [...]\r\n"
 		}
-		head, _, _ := strings.Cut(text(t, m), "\r\n\r\n")
+		head, _, _ := strings.Cut(messagetest.Text(t, m), "\r\n\r\n")
 		for _, line := range []string{"From: Alice <alice@company1.example>\r\n", subject, "X-Folded: a\r\n b\r\n"} {
 			if strings.Count(head, line) != 1 {
 				t.Errorf("%s: %q is not there once in\n%s", name, line, head)
@@ -237,7 +219,7 @@ func (s *suite) header(t *testing.T) {
 				t.Errorf("%s: %d times %s", name, n, field)
 			}
 		}
-		for line := range strings.SplitSeq(text(t, m), "\r\n") {
+		for line := range strings.SplitSeq(messagetest.Text(t, m), "\r\n") {
 			if len(line) > 998 || strings.ContainsAny(line, "\r\n\x00") || strings.ContainsFunc(line, func(r rune) bool { return r > 127 }) {
 				t.Errorf("%s: line can't travel: %q", name, line)
 			}
@@ -268,7 +250,7 @@ func (s *suite) wrongRecipient(t *testing.T) {
 // does not open, or opens to the very same: never to anything else.
 func (s *suite) tampered(t *testing.T) {
 	sealed := s.seal(t, plain(t), &s.alice, s.bob.Cert)
-	whole := text(t, sealed)
+	whole := messagetest.Text(t, sealed)
 	want, _, err := s.Open(t.Context(), s.request(t, sealed, s.bob))
 	if err != nil {
 		t.Fatal(err)
@@ -295,14 +277,14 @@ func (s *suite) tampered(t *testing.T) {
 }
 
 func (s *suite) truncated(t *testing.T) {
-	whole := text(t, s.seal(t, plain(t), &s.alice, s.bob.Cert))
+	whole := messagetest.Text(t, s.seal(t, plain(t), &s.alice, s.bob.Cert))
 	for n := len(whole) - 1; n > 0; n -= 37 {
 		m := parse(t, whole[:n])
 		if m == nil || s.Detect(m) != protect.Sealed {
 			continue
 		}
 		opened, f, err := s.Open(t.Context(), s.request(t, m, s.bob))
-		if err == nil && !strings.Contains(text(t, opened), secret) || err != nil && (err != protect.ErrCannotOpen || opened != nil || f.Opened) {
+		if err == nil && !strings.Contains(messagetest.Text(t, opened), secret) || err != nil && (err != protect.ErrCannotOpen || opened != nil || f.Opened) {
 			t.Errorf("cut at %d of %d: got %v, %+v, %v", n, len(whole), opened, f, err)
 		}
 	}
@@ -315,7 +297,7 @@ func (s *suite) foreign(t *testing.T) {
 		"signed": s.seal(t, plain(t), &s.alice),
 		"sealed": s.seal(t, plain(t), &s.alice, s.bob.Cert),
 	} {
-		whole := text(t, protected)
+		whole := messagetest.Text(t, protected)
 		from := strings.Index(whole, "Content-Type:")
 		mixed := parse(t, "From: Alice <alice@company1.example>\r\nMIME-Version: 1.0\r\nContent-Type: multipart/mixed; boundary=outer\r\n\r\n--outer\r\nContent-Type: text/plain\r\n\r\npay me\r\n--outer\r\n"+whole[from:]+"\r\n--outer--\r\n")
 		if got := s.Detect(mixed); got != protect.None {
@@ -333,7 +315,7 @@ func (s *suite) nested(t *testing.T) {
 	twice := s.seal(t, once, nil, s.bob.Cert)
 	unwraps := s.counted.Unwraps()
 	m, f, err := s.Open(t.Context(), s.request(t, twice, s.bob))
-	if err != nil || !f.Opened || f.Good || strings.Contains(text(t, m), secret) {
+	if err != nil || !f.Opened || f.Good || strings.Contains(messagetest.Text(t, m), secret) {
 		t.Errorf("got %+v, %v", f, err)
 	}
 	if got := s.counted.Unwraps() - unwraps; got != 1 {
@@ -350,7 +332,7 @@ func (s *suite) nested(t *testing.T) {
 }
 
 func (s *suite) changed(t *testing.T) {
-	whole := text(t, s.seal(t, plain(t), &s.alice))
+	whole := messagetest.Text(t, s.seal(t, plain(t), &s.alice))
 	m := parse(t, strings.Replace(whole, secret, strings.ToUpper(secret), 1))
 	_, f, err := s.Open(t.Context(), s.request(t, m))
 	if err != nil || f.Good || f.Reason != protect.ReasonBad || !f.Signed {
@@ -404,7 +386,7 @@ func (s *suite) away(t *testing.T) {
 			t.Errorf("open: got %v, %v, want %v", m, err, want)
 		}
 		for _, to := range [][]keyring.Cert{nil, {s.bob.Cert}} {
-			m, err := p.Seal(t.Context(), protect.SealRequest{Message: plain(t), Signer: &s.alice, Recipients: to, At: at, NewSpool: spool(t)})
+			m, err := p.Seal(t.Context(), protect.SealRequest{Message: plain(t), Signer: &s.alice, Recipients: to, At: at, NewSpool: messagetest.Spools(t)})
 			if !errors.Is(err, want) || m != nil {
 				t.Errorf("seal: got %v, %v, want %v", m, err, want)
 			}
@@ -426,7 +408,7 @@ func (s *suite) impossible(t *testing.T) {
 		{"one of two", protect.SealRequest{Signer: &s.alice, Recipients: []keyring.Cert{s.bob.Cert, cut}, At: at}},
 		{"expired", protect.SealRequest{Recipients: []keyring.Cert{s.bob.Cert}, At: late}},
 	} {
-		c.r.Message, c.r.NewSpool = plain(t), spool(t)
+		c.r.Message, c.r.NewSpool = plain(t), messagetest.Spools(t)
 		if m, err := s.Seal(t.Context(), c.r); err == nil || m != nil {
 			t.Errorf("%s: got %v, %v", c.name, m, err)
 		}
@@ -447,7 +429,7 @@ func (s *suite) atOnce(t *testing.T) {
 	var wg sync.WaitGroup
 	for range 8 {
 		wg.Go(func() {
-			sealed, err := s.Seal(t.Context(), protect.SealRequest{Message: plain(t), Signer: &s.alice, Recipients: []keyring.Cert{s.bob.Cert}, At: at, NewSpool: spool(t)})
+			sealed, err := s.Seal(t.Context(), protect.SealRequest{Message: plain(t), Signer: &s.alice, Recipients: []keyring.Cert{s.bob.Cert}, At: at, NewSpool: messagetest.Spools(t)})
 			if err != nil {
 				t.Errorf("seal: %v", err)
 				return
