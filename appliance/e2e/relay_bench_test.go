@@ -17,6 +17,7 @@ import (
 	"text/template"
 	"time"
 
+	"postern/appliance/postfix/postfixtest"
 	"postern/appliance/trial"
 )
 
@@ -85,7 +86,7 @@ type smtpSink struct {
 
 func openSMTPSink(b *testing.B) *smtpSink {
 	b.Helper()
-	s := &smtpSink{address: freeAddress(b), more: make(chan struct{}, 1)}
+	s := &smtpSink{address: postfixtest.Free(b), more: make(chan struct{}, 1)}
 	cmd := exec.Command("smtp-sink", "-u", "nobody", "-c", s.address, "1024")
 	cmd.Stderr = os.Stderr
 	out, err := cmd.StdoutPipe()
@@ -157,8 +158,8 @@ type relayPostfix struct {
 
 func openPostfix(b *testing.B, next string) *relayPostfix {
 	b.Helper()
-	p := &relayPostfix{Dir: folder(b), plain: freeAddress(b), proxy: freeAddress(b)}
-	back := freeAddress(b)
+	p := &relayPostfix{Dir: folder(b), plain: postfixtest.Free(b), proxy: postfixtest.Free(b)}
+	back := postfixtest.Free(b)
 	p.Next, p.Plain, p.Proxy, p.Back = portOf(b, next), p.plain, p.proxy, back
 	p.Filter = openProxyFilter(b, back)
 	for _, name := range []string{"main.cf", "master.cf"} {
@@ -308,16 +309,6 @@ func proxyFilter(c, next net.Conn) error {
 			return err
 		}
 	}
-}
-
-func freeAddress(t testing.TB) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
 }
 
 func portOf(t testing.TB, address string) string {

@@ -17,7 +17,6 @@ import (
 	"postern/filter/protect"
 	"postern/filter/smime"
 	"postern/hsm"
-	"postern/hsm/client"
 	"postern/hsm/hsmtest"
 	"postern/hsm/module"
 )
@@ -39,11 +38,7 @@ func newHouse(t testing.TB, f *hsmtest.Fixture, imported bool, ca *authority, th
 	if err != nil {
 		t.Fatal(err)
 	}
-	d := hsmtest.NewDaemon(t, device, f.PIN)
-	d.Start()
-	d.Reach(hsm.Ready)
-	keep, use := client.Dial(d.Keep), client.Dial(d.Use)
-	t.Cleanup(func() { _, _ = keep.Close(), use.Close() })
+	keep, use := hsmtest.NewDaemon(t, device, f.PIN).Open()
 	judge, err := chain.New(chain.Config{Anchors: []chain.Anchor{{Cert: ca.cert, Own: true}}, Mode: chain.Off})
 	if err != nil {
 		t.Fatal(err)

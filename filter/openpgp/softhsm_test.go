@@ -9,7 +9,6 @@ import (
 	"postern/filter/keyring"
 	"postern/filter/protect"
 	"postern/hsm"
-	"postern/hsm/client"
 	"postern/hsm/hsmtest"
 	"postern/hsm/module"
 )
@@ -37,11 +36,7 @@ func softHSM(t testing.TB) hsm.Keeper {
 	if err != nil {
 		t.Fatal(err)
 	}
-	d := hsmtest.NewDaemon(t, device, f.PIN)
-	d.Start()
-	d.Reach(hsm.Ready)
-	keep, use := client.Dial(d.Keep), client.Dial(d.Use)
-	t.Cleanup(func() { _, _ = keep.Close(), use.Close() })
+	keep, use := hsmtest.NewDaemon(t, device, f.PIN).Open()
 	return daemon{keep, use}
 }
 

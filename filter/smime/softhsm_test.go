@@ -7,7 +7,6 @@ import (
 
 	"postern/filter/protect"
 	"postern/hsm"
-	"postern/hsm/client"
 	"postern/hsm/hsmtest"
 	"postern/hsm/module"
 )
@@ -19,11 +18,7 @@ func TestSoftHSM(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	d := hsmtest.NewDaemon(t, device, f.PIN)
-	d.Start()
-	d.Reach(hsm.Ready)
-	keep, use := client.Dial(d.Keep), client.Dial(d.Use)
-	t.Cleanup(func() { _, _ = keep.Close(), use.Close() })
+	keep, use := hsmtest.NewDaemon(t, device, f.PIN).Open()
 	for _, p := range []pair{{hsm.RSA3072, hsm.RSA3072}, ecPair, {hsm.P384, hsm.P384}, {hsm.Ed25519, hsm.X25519}} {
 		for _, style := range []protect.Style{{}, {Cipher: "aes-256-gcm", OAEP: true, PSS: true}} {
 			w := &world{TB: t, token: keep, counted: hsmtest.Count(use), ca: newAuthority(t, "Test CA")}

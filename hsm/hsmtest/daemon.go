@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"postern/hsm"
+	"postern/hsm/client"
 	"postern/hsm/keyd"
 )
 
@@ -126,6 +127,17 @@ func (d *Daemon) Ended() error {
 		d.t.Fatal("the daemon did not end by itself")
 		return nil
 	}
+}
+
+// Open starts it, waits until it serves, and gives a client of each socket,
+// which go with the test.
+func (d *Daemon) Open() (keep, use *client.Client) {
+	d.t.Helper()
+	d.Start()
+	d.Reach(hsm.Ready)
+	keep, use = client.Dial(d.Keep), client.Dial(d.Use)
+	d.t.Cleanup(func() { _, _ = keep.Close(), use.Close() })
+	return keep, use
 }
 
 // Reach waits until the daemon is in a state.
