@@ -1,18 +1,11 @@
 package imagetest_test
 
 import (
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
-	"crypto/x509"
-	"crypto/x509/pkix"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
-	"math/big"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -25,6 +18,7 @@ import (
 
 	"postern/appliance/e2e/housetest"
 	"postern/appliance/trial"
+	"postern/hsm/certtest"
 	release "postern/image"
 )
 
@@ -101,20 +95,10 @@ func (p *publisher) publish(t *testing.T, version string) {
 // who were told.
 func (p *publisher) listen(t *testing.T) {
 	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	now := time.Now()
-	template := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "releases.example"}, NotBefore: now.Add(-time.Hour), NotAfter: now.Add(48 * time.Hour),
-		IPAddresses: []net.IP{net.IPv4(10, 0, 2, 2)}, IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageDigitalSignature}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	p.authority = string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}))
+	shown := certtest.SelfSigned(t, certtest.Host("10.0.2.2", "releases.example"))
+	p.authority = string(certtest.PEM(shown.Leaf))
 	p.server = httptest.NewUnstartedServer(http.HandlerFunc(p.answer))
-	p.server.TLS = &tls.Config{Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}}}
+	p.server.TLS = &tls.Config{Certificates: []tls.Certificate{shown}}
 	p.server.StartTLS()
 	t.Cleanup(p.server.Close)
 }
