@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"cmp"
 	"context"
+	"crypto/rand"
 	"crypto/sha256"
 	"errors"
 	"fmt"
@@ -127,7 +128,9 @@ func (g *Gateway) returned(ctx context.Context, m *message.Message) (bool, error
 	return false, nil
 }
 
-// archiveSuffix is how the Message-ID of each archive's copy ends.
+// archiveSuffix is how the Message-ID of each archive's copy ends. What stands
+// before it is chance: the trace id, which the sender hears, would let him pass
+// his mails for such copies.
 func (g *Gateway) archiveSuffix() string { return ".archive@" + g.Name }
 
 // text is one form in which a mail is kept, and for whom it is that.
@@ -227,12 +230,11 @@ func (g *Gateway) texts(p *passage, plan policy.Plan) (list []text, err error) {
 // has as many Received fields as what it keeps, and one: whatever brings such
 // copies back, they end as any other mail that goes in circles.
 func (g *Gateway) report(p *passage, plan policy.Plan, texts []text) (*message.Message, error) {
-	from, _ := keeper(plan.Archive).ASCII()
+	from, _ := p.archivist(plan).ASCII()
 	to, ok := plan.Recipients[0].ASCII()
 	if !ok {
 		to = plan.Recipients[0].String()
 	}
-	n := slices.IndexFunc(p.decision.Plans, func(one policy.Plan) bool { return one.Archive == plan.Archive })
 	date := p.at.UTC().Format("Mon, 2 Jan 2006 15:04:05 -0700")
 	spool := g.vast(p)
 	w := bufio.NewWriter(spool) // its errors stick until Flush
@@ -241,7 +243,7 @@ func (g *Gateway) report(p *passage, plan policy.Plan, texts []text) (*message.M
 	}
 	for _, f := range []struct{ name, value string }{
 		{"Date", date}, {"From", "<" + from + ">"}, {"To", "<" + to + ">"}, {"Subject", "Archive copy " + p.env.Trace},
-		{"Message-ID", fmt.Sprintf("<%s.%d%s>", p.env.Trace, n, g.archiveSuffix())}, {"Auto-Submitted", "auto-generated"}, {"MIME-Version", "1.0"},
+		{"Message-ID", "<" + strings.ToLower(rand.Text()) + g.archiveSuffix() + ">"}, {"Auto-Submitted", "auto-generated"}, {"MIME-Version", "1.0"},
 	} {
 		w.Write(message.FoldField(f.name, f.value))
 	}
@@ -258,6 +260,20 @@ func (g *Gateway) report(p *passage, plan policy.Plan, texts []text) (*message.M
 		return nil, err
 	}
 	return message.Parse(spool, message.Limits{Depth: 1 << 20, Parts: 1 << 30, Fields: 1 << 20, HeaderBytes: 1 << 40}) // what is inside was bounded when it was read
+}
+
+// archivist is in whose name a copy is signed: an address at the domain that the
+// signer's certificate names, so that programs find it the right one, or
+// postmaster's.
+func (p *passage) archivist(plan policy.Plan) message.Address {
+	if s := p.keepers[plan.Archive].signers[plan.Format]; s != nil {
+		for _, a := range s.Addresses {
+			if _, ok := a.ASCII(); ok && strings.EqualFold(a.Domain, plan.Archive) {
+				return a
+			}
+		}
+	}
+	return keeper(plan.Archive)
 }
 
 // attach writes a text as a message (RFC 2046 §5.2.1) where its bytes stay as

@@ -396,7 +396,8 @@ func TestArchiveDoesNotLoop(t *testing.T) {
 	id := parsed(t, []byte(back)).Get("Message-ID")
 	for name, mail := range map[string]string{
 		"opens":       strings.Replace(w.sealed(in, bob, alice), "<2@partner.example>", id, 1),
-		"unknown id":  strings.Replace(w.sealed(in, bob, "mallory@evil.example"), "<2@partner.example>", "<GUESSED.1.archive@"+gatewayName+">", 1),
+		"trace id":    strings.Replace(w.sealed(in, bob, "mallory@evil.example"), "<2@partner.example>", "<"+traceID+".archive@"+gatewayName+">", 1),
+		"unknown id":  strings.Replace(w.sealed(in, bob, "mallory@evil.example"), "<2@partner.example>", "<guessed.archive@"+gatewayName+">", 1),
 		"a mail's id": w.sealed(in, bob, "mallory@evil.example"),
 	} {
 		h.got = nil

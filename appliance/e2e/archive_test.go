@@ -30,6 +30,7 @@ type store struct {
 	format      string
 	cert        []byte // as it is imported
 	fingerprint string
+	from        string                   // whom our signature names
 	create      func(c *company)         // what we need to sign for it, beside what we have
 	open        func(mail []byte) []byte // the entity, where our signature is good
 }
@@ -44,7 +45,7 @@ func gpgStore(t *testing.T) *store {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &store{format: "openpgp"}
+	s := &store{format: "openpgp", from: "postmaster@company1.example"}
 	if s.cert, err = p.Cert(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -74,7 +75,7 @@ func opensslStore(t *testing.T) *store {
 	key := newKey(t, hsm.RSA3072, 0)
 	cert := ca.issue(public(key), "Archive", vault, hsm.Unwrap)
 	sum := sha256.Sum256(cert.Raw)
-	s := &store{format: "smime", fingerprint: hex.EncodeToString(sum[:])}
+	s := &store{format: "smime", fingerprint: hex.EncodeToString(sum[:]), from: "domain-confidentiality-authority@company1.example"}
 	write := func(name, kind string, der []byte) string {
 		path := filepath.Join(dir, name)
 		if err := os.WriteFile(path, pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der}), 0o600); err != nil {
@@ -197,7 +198,7 @@ func TestArchive(t *testing.T) {
 			holding(t, "in the end", c.Kept, 4)
 
 			for i, mail := range copies {
-				if head := string(mail); !strings.HasPrefix(head, "Return-Path: <>\r\nDelivered-To: "+vault+"\r\n") || strings.Contains(head, secret) || strings.Contains(head, "bob@") || strings.Contains(head, "alice@") {
+				if head := string(mail); !strings.HasPrefix(head, "Return-Path: <>\r\nDelivered-To: "+vault+"\r\n") || strings.Contains(head, secret) || strings.Contains(head, "bob@") || strings.Contains(head, "alice@") || field(head, "From") != "<"+s.from+">" {
 					t.Errorf("copy %d: got\n%s\nwant a mail from nobody to the archive, that says nothing in clear", i, mail)
 				}
 				text := string(extract(t, s.open(mail)))

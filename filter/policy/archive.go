@@ -32,6 +32,9 @@ type Kept struct {
 // is an archive's copy that came back, gets no other one. Nor does anybody who
 // is the archive himself.
 func (p *Policy) archive(f Facts, d Decision) Decision {
+	if len(p.Archives) == 0 {
+		return d
+	}
 	var copies []Plan
 	named := map[message.Address]bool{}
 	add := func(domain string, to message.Address) {
