@@ -3,8 +3,6 @@ package acme_test
 import (
 	"bytes"
 	"crypto"
-	"crypto/ecdsa"
-	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/rsa"
 	"crypto/x509"
@@ -32,20 +30,12 @@ import (
 	"postern/filter/challenge"
 	"postern/filter/message"
 	"postern/hsm"
+	"postern/hsm/certtest"
 	"postern/provisioning/acme"
 	"postern/provisioning/acme/acmetest"
 )
 
 const alice = "alice@company1.example"
-
-func key(t testing.TB) *ecdsa.PrivateKey {
-	t.Helper()
-	k, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return k
-}
 
 func request(t testing.TB, k crypto.Signer, address string) []byte {
 	t.Helper()
@@ -132,7 +122,7 @@ func newHouse(t testing.TB, c acmetest.Config) *house {
 	c.Texts = p.texts
 	h := &house{person: p, ca: acmetest.Open(t, c)}
 	h.ca.Deliver(at)
-	h.config = acme.Config{URL: h.ca.URL, Roots: h.ca.Pool(), Key: key(t), Join: challenge.Text}
+	h.config = acme.Config{URL: h.ca.URL, Roots: h.ca.Pool(), Key: certtest.Key(t), Join: challenge.Text}
 	return h
 }
 
@@ -202,7 +192,7 @@ func TestServer(t *testing.T) {
 		if state, err := s.Look(t.Context(), order); state != acme.Ready || err != nil {
 			t.Fatalf("got %s, %v, want it ready\n%q", state, err, h.ca.Said())
 		}
-		k := key(t)
+		k := certtest.Key(t)
 		certs, err := s.Finish(t.Context(), order, request(t, k, alice))
 		if err != nil || len(certs) != 2 || !k.PublicKey.Equal(certs[0].PublicKey) {
 			t.Fatalf("got %d certificates, %v, want that of the key and the one above\n%q", len(certs), err, h.ca.Said())
@@ -210,7 +200,7 @@ func TestServer(t *testing.T) {
 		if again, err := s.Finish(t.Context(), order, request(t, k, alice)); err != nil || !again[0].Equal(certs[0]) {
 			t.Errorf("again: got %v, want the same", err)
 		}
-		if _, err := s.Finish(t.Context(), order, request(t, key(t), alice)); !errors.Is(err, acme.ErrAnswer) {
+		if _, err := s.Finish(t.Context(), order, request(t, certtest.Key(t), alice)); !errors.Is(err, acme.ErrAnswer) {
 			t.Errorf("for another key: got %v, want %v", err, acme.ErrAnswer)
 		}
 		if n, _ := h.ca.Accounts(); n != 1 {
@@ -277,7 +267,7 @@ func TestWrongAnswers(t *testing.T) {
 			if said := strings.Join(h.ca.Said(), "\n"); !strings.Contains(said, c.said) {
 				t.Errorf("the server says %q, want %q", said, c.said)
 			}
-			if _, err := s.Finish(t.Context(), order, request(t, key(t), alice)); err == nil || len(h.ca.Issued()) > 0 {
+			if _, err := s.Finish(t.Context(), order, request(t, certtest.Key(t), alice)); err == nil || len(h.ca.Issued()) > 0 {
 				t.Errorf("finish: got %v and %q, want no certificate", err, h.ca.Issued())
 			}
 		})
@@ -327,10 +317,10 @@ func TestRefusals(t *testing.T) {
 		})
 	}
 	for name, bad := range map[string]acme.Config{
-		"no TLS":          {URL: "http://ca.example/", Key: key(t)},
-		"with a password": {URL: "https://u:p@ca.example/", Key: key(t)},
+		"no TLS":          {URL: "http://ca.example/", Key: certtest.Key(t)},
+		"with a password": {URL: "https://u:p@ca.example/", Key: certtest.Key(t)},
 		"no key":          {URL: "https://ca.example/"},
-		"a short MAC":     {URL: "https://ca.example/", Key: key(t), Binding: "k", MAC: "c2hvcnQ"},
+		"a short MAC":     {URL: "https://ca.example/", Key: certtest.Key(t), Binding: "k", MAC: "c2hvcnQ"},
 	} {
 		if _, err := acme.New(bad); !errors.Is(err, acme.ErrConfig) {
 			t.Errorf("%s: got %v, want %v", name, err, acme.ErrConfig)
@@ -415,7 +405,7 @@ func TestHostileServer(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			asked, answer = nil, c.answer
-			_, _, err := open(t, acme.Config{URL: s.URL + "/directory?" + string(rune('a'+i)), Roots: roots, Key: key(t)}).Order(t.Context(), alice)
+			_, _, err := open(t, acme.Config{URL: s.URL + "/directory?" + string(rune('a'+i)), Roots: roots, Key: certtest.Key(t)}).Order(t.Context(), alice)
 			if !errors.Is(err, c.want) {
 				t.Errorf("got %v, want %v", err, c.want)
 			}
@@ -437,7 +427,7 @@ func TestHostileServer(t *testing.T) {
 		site(map[string]string{"/directory": directory(s.URL + "/order"), "/order/1": `{"status":"valid","certificate":"` + s.URL + `/certificate"}`})(w, r)
 	}
 	asked = nil
-	if _, err := open(t, acme.Config{URL: s.URL + "/directory?links", Roots: roots, Key: key(t)}).Finish(t.Context(), s.URL+"/order/1", request(t, key(t), alice)); !errors.Is(err, acme.ErrAnswer) || len(asked) > 64 {
+	if _, err := open(t, acme.Config{URL: s.URL + "/directory?links", Roots: roots, Key: certtest.Key(t)}).Finish(t.Context(), s.URL+"/order/1", request(t, certtest.Key(t), alice)); !errors.Is(err, acme.ErrAnswer) || len(asked) > 64 {
 		t.Errorf("endless links: got %v after %d questions, want %v", err, len(asked), acme.ErrAnswer)
 	}
 }
