@@ -3,7 +3,6 @@
 package parted
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -31,6 +30,7 @@ const (
 	bob   = "bob@partner.example" // there is a certificate of his
 	carol = "carol@other.example"
 	dave  = "dave@other.example"
+	vault = "archive@vault.example"
 )
 
 func TestMain(m *testing.M) { housetest.Main(m) }
@@ -127,22 +127,34 @@ func (o *office) count(id string) map[string]int {
 func box(t *testing.T, c trial.Config) *trial.Box {
 	t.Helper()
 	b := housetest.Open(t, c)
-	e, err := pgp.NewEntity("Bob", "", bob, &packet.Config{Algorithm: packet.PubKeyAlgoEdDSA})
+	cert, _ := certificate(t, bob)
+	know(t, b, cert)
+	return b
+}
+
+// certificate is one of somebody outside, and its fingerprint.
+func certificate(t *testing.T, address string) (cert, fingerprint string) {
+	t.Helper()
+	e, err := pgp.NewEntity("Somebody", "", address, &packet.Config{Algorithm: packet.PubKeyAlgoEdDSA})
 	if err != nil {
 		t.Fatal(err)
 	}
-	var cert bytes.Buffer
-	w, err := armor.Encode(&cert, pgp.PublicKeyType, nil)
+	var armored strings.Builder
+	w, err := armor.Encode(&armored, pgp.PublicKeyType, nil)
 	if err == nil {
 		err = errors.Join(e.Serialize(w), w.Close())
 	}
-	if err == nil {
-		_, err = b.Postern(t.Context(), &cert, "cert", "import", "-")
-	}
 	if err != nil {
 		t.Fatal(err)
 	}
-	return b
+	return armored.String(), fmt.Sprintf("%x", e.PrimaryKey.Fingerprint)
+}
+
+func know(t *testing.T, b *trial.Box, cert string) {
+	t.Helper()
+	if _, err := b.Postern(t.Context(), strings.NewReader(cert), "cert", "import", "-"); err != nil {
+		t.Fatal(err)
+	}
 }
 
 func mail(id string) string {

@@ -63,6 +63,65 @@ func TestKillBetweenCopies(t *testing.T) {
 	}
 }
 
+// The same between an archive and the recipient: the archive has its copy first,
+// and none a second time; nobody has a mail that is in no archive.
+func TestKillBehindAnArchive(t *testing.T) {
+	reached, release := make(chan bool, 2), make(chan struct{})
+	var once sync.Once
+	o := &office{}
+	o.data = func(to []string) (refused *transport.Reply) {
+		if to[0] == bob {
+			once.Do(func() {
+				reached <- true
+				<-release
+				refused = &transport.Reply{Code: 451, Text: "nobody waits for it"}
+			})
+		}
+		return refused
+	}
+	cert, fingerprint := certificate(t, vault)
+	b := box(t, trial.Config{NextHop: o.open(t), DomainFields: fmt.Sprintf("archive = %q", vault),
+		FilterdTables: fmt.Sprintf("[archive.%q]\ncerts = [%q]\nwhen = [\"outbound\"]\n", vault, fingerprint)})
+	know(t, b, cert)
+	has := func() map[string]int {
+		n := map[string]int{}
+		for _, l := range o.got() {
+			n[l.to[0]]++
+			if l.to[0] == vault && l.from != "" || strings.Contains(l.text, "secret of") {
+				t.Errorf("%v got from %q\n%s\nwant a sealed copy, and the archive's from nobody", l.to, l.from, l.text)
+			}
+		}
+		return n
+	}
+	text := mail("archived@company1.example")
+	done := make(chan outcome, 1)
+	go func() { done <- send(b.Inside, []string{bob}, text) }()
+	select {
+	case <-reached:
+	case got := <-done:
+		t.Fatalf("got %+v before Bob's copy came", got)
+	case <-time.After(2 * housetest.Patience):
+		t.Fatal("Bob's copy does not come")
+	}
+	b.Filterd.Kill()
+	if got := <-done; got.code != 0 {
+		t.Errorf("got %+v, want a connection that breaks", got)
+	}
+	close(release)
+	if got, want := has(), map[string]int{vault: 1}; !maps.Equal(got, want) {
+		t.Fatalf("before the daemon is back: got %v, want %v", got, want)
+	}
+	if err := b.StartFilterd(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if got := eventually(t, b.Inside, []string{bob}, text); got.code != 250 {
+		t.Errorf("again: got %+v, want 250", got)
+	}
+	if got, want := has(), map[string]int{vault: 1, bob: 1}; !maps.Equal(got, want) {
+		t.Errorf("got %v, want %v", got, want)
+	}
+}
+
 // Where the next hop refuses one of two for good, the sender hears of exactly
 // that one when he comes back, over a crash of the daemon too.
 func TestRefusedOne(t *testing.T) {
