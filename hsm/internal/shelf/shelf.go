@@ -28,10 +28,13 @@ const Max = 10_000
 const suffix = ".wrapped"
 
 // Shelf is one folder. Put and Remove may be called by one goroutine at a time.
-type Shelf struct{ dir string }
+type Shelf struct {
+	dir string
+	max int // Max, less in a test
+}
 
 // New is the shelf in a folder, which the first Put makes.
-func New(dir string) *Shelf { return &Shelf{dir: dir} }
+func New(dir string) *Shelf { return &Shelf{dir: dir, max: Max} }
 
 // Book is one file of the shelf: a key, or what is wrong with the file.
 type Book struct {
@@ -60,8 +63,8 @@ func (s *Shelf) All() ([]Book, error) {
 			}
 			continue
 		}
-		if len(books) == Max {
-			return nil, fmt.Errorf("read wrapped keys: more than %d files in %s: %w", Max, s.dir, hsm.ErrInvalid)
+		if len(books) == s.max {
+			return nil, fmt.Errorf("read wrapped keys: more than %d files in %s: %w", s.max, s.dir, hsm.ErrInvalid)
 		}
 		books = append(books, s.book(e.Name()))
 	}
@@ -121,7 +124,7 @@ func (s *Shelf) Put(r Record) error {
 	if err != nil {
 		return fmt.Errorf("write wrapped key: %w", err)
 	}
-	if len(entries) >= Max {
+	if len(entries) >= s.max {
 		return fmt.Errorf("write wrapped key: %d are there: %w", len(entries), hsm.ErrRefused)
 	}
 	if slices.ContainsFunc(entries, func(e fs.DirEntry) bool { return e.Name() == r.ID.String()+suffix }) {
