@@ -481,6 +481,70 @@ func TestComesBack(t *testing.T) {
 	p.stop()
 }
 
+// A daemon that is killed while it makes a key outside the token, before it is
+// wrapped, after, and while its file is written, leaves no half of one: the next
+// serves what is whole, and makes the key anew under the same label.
+func TestKilledWhileMaking(t *testing.T) {
+	s := hsmtest.NewShim(t, hsmtest.SoftHSM(t))
+	b := newBox(t, s.Fixture, "allow-wrapped = true")
+	whole := 0
+	for i, function := range []string{"C_GenerateKey", "C_GenerateKeyPair", "C_WrapKey", "C_UnwrapKey", "C_Sign"} {
+		s.Set()
+		p := b.serve()
+		p.hears("READY=1\nSTATUS=ready", "")
+		keep := client.Dial(b.path("keep.sock"))
+		before := s.Calls(function)
+		s.Set(function + " delay 600000")
+		label := fmt.Sprintf("smime/user-%d@a.example/sign", i)
+		made := make(chan error, 1)
+		go func() {
+			_, err := keep.Generate(t.Context(), hsm.KeySpec{Algorithm: hsm.P256, Usage: hsm.Sign, Label: label, Wrapped: true})
+			made <- err
+		}()
+		for deadline := time.Now().Add(limit); s.Calls(function) == before; {
+			if time.Now().After(deadline) {
+				t.Fatalf("%s was not called:\n%s", function, p.log)
+			}
+			time.Sleep(time.Millisecond)
+		}
+		p.cmd.Process.Kill()
+		p.ends()
+		if err := <-made; !errors.Is(err, hsm.ErrAway) {
+			t.Errorf("%s: got %v want %v", function, err, hsm.ErrAway)
+		}
+		keep.Close()
+		// As a kill in the middle of a write would leave it.
+		half := filepath.Join(b.path("state"), "wrapped", "."+strings.Repeat("ab", 32)+".wrapped.new")
+		if err := os.MkdirAll(filepath.Dir(half), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(half, []byte("postern wrapped"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		s.Set()
+		p = b.serve()
+		p.hears("READY=1\nSTATUS=ready", "")
+		keep = client.Dial(b.path("keep.sock"))
+		findings, err := keep.Audit(t.Context())
+		if err != nil || len(findings) != whole {
+			t.Errorf("%s: got %+v, %v want %d whole keys", function, findings, err, whole)
+		}
+		key, err := keep.Generate(t.Context(), hsm.KeySpec{Algorithm: hsm.P256, Usage: hsm.Sign, Label: label, Wrapped: true})
+		if err != nil {
+			t.Fatalf("%s: made anew: %v", function, err)
+		}
+		whole++
+		if _, err := keep.Sign(t.Context(), key.ID, hsm.ECDSA, make([]byte, 32)); err != nil {
+			t.Errorf("%s: %v", function, err)
+		}
+		if _, err := os.Lstat(half); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("%s: half a file is left: %v", function, err)
+		}
+		keep.Close()
+		p.stop()
+	}
+}
+
 // A stop that comes while the token is slow is heeded.
 func TestStopSlowToken(t *testing.T) {
 	s := hsmtest.NewShim(t, hsmtest.SoftHSM(t))

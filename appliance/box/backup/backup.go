@@ -45,9 +45,9 @@ var (
 
 // Bounds of an archive.
 const (
-	MaxFiles    = 4096
+	MaxFiles    = 16_384 // of which 10,000 may be keys outside the token
 	MaxTotal    = 8 << 30 // bytes of all files
-	maxManifest = 2 << 20
+	maxManifest = 4 << 20
 	maxName     = 255
 	maxDepth    = 6
 	version     = 1

@@ -25,10 +25,16 @@ type piece struct {
 	path     string // on the box
 	database bool
 	folder   bool
+	keyd     bool // the key daemon reads it at its start
 }
 
-// retired is the key daemon's list of keys that sign no more.
-const retired = "retired"
+// What the key daemon has of its own: the list of keys that sign no more, and
+// the ciphertexts of keys that it keeps outside the token, which are no keys
+// without that.
+const (
+	retired = "retired"
+	wrapped = "wrapped"
+)
 
 // pieces are all that is backed up: never the token, nor the box's own folder.
 func pieces(c *config.Box) []piece {
@@ -36,7 +42,8 @@ func pieces(c *config.Box) []piece {
 		{name: "keyring.db", path: c.Keyring, database: true},
 		{name: "revocation", path: filepath.Join(filepath.Dir(c.Keyring), "revocation"), folder: true},
 		{name: "tls", path: gateway.TLSDir(&c.Filterd), folder: true},
-		{name: retired, path: c.KeydState() + "/" + retired},
+		{name: retired, path: c.KeydState() + "/" + retired, keyd: true},
+		{name: wrapped, path: c.KeydState() + "/" + wrapped, folder: true, keyd: true},
 	}
 	if c.Accounts.Source == "file" {
 		list = append(list, piece{name: "accounts", path: c.Accounts.File})
@@ -169,8 +176,8 @@ func (h *House) Restore(ctx context.Context, r io.Reader, from string) error {
 	}
 	for _, p := range pieces(c) {
 		bring := h.bring
-		if p.name == retired {
-			bring = func(stage string, p piece) error { return h.bringRetired(ctx, stage, p) }
+		if p.keyd {
+			bring = func(stage string, p piece) error { return h.bringKeyd(ctx, stage, p) }
 		}
 		if err := gone(bring(stage, p)); err != nil {
 			return fmt.Errorf("restore %s: %w", p.name, err)
@@ -179,16 +186,12 @@ func (h *House) Restore(ctx context.Context, r io.Reader, from string) error {
 	return put(h.Path, text)
 }
 
-// bringRetired stops the key daemon for a list that is another one: it reads its
-// own at the start, and would write that again. On a box that people unlock they
-// do so anew.
-func (h *House) bringRetired(ctx context.Context, stage string, p piece) error {
-	fresh, err := os.ReadFile(filepath.Join(stage, p.name))
-	if err != nil {
+// bringKeyd stops the key daemon for what is not as it has it: it reads that at
+// the start, and would write its own list again. On a box that people unlock they
+// do so anew. Keys outside the token that are not in the archive stay.
+func (h *House) bringKeyd(ctx context.Context, stage string, p piece) error {
+	if same, err := unchanged(filepath.Join(stage, p.name), p.path); err != nil || same {
 		return err
-	}
-	if have, err := os.ReadFile(p.path); err == nil && bytes.Equal(have, fresh) {
-		return nil
 	}
 	if h.Do != nil {
 		if _, err := h.Do(ctx, nil, "systemctl", "stop", "postern-keyd.service"); err != nil {
@@ -197,6 +200,25 @@ func (h *House) bringRetired(ctx context.Context, stage string, p piece) error {
 		defer h.Do(context.WithoutCancel(ctx), nil, "systemctl", "start", "postern-keyd.service")
 	}
 	return h.bring(stage, p)
+}
+
+// unchanged reports whether a file, or every file of a folder, is what stands at
+// its place.
+func unchanged(from, to string) (bool, error) {
+	same := true
+	err := filepath.WalkDir(from, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		fresh, err := os.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		have, err := os.ReadFile(to + strings.TrimPrefix(path, from))
+		same = same && err == nil && bytes.Equal(have, fresh)
+		return nil
+	})
+	return same, err
 }
 
 // bring moves a piece to its place.
@@ -224,20 +246,33 @@ func (h *House) bring(stage string, p piece) error {
 	return nil
 }
 
-// settle moves one file to its place, where it belongs to whom the folder does.
-func settle(from, to string, database bool) error {
-	dir := filepath.Dir(to)
-	if err := os.MkdirAll(dir, 0o750); err != nil {
-		return err
-	}
+// inherit gives path to whom dir belongs.
+func inherit(path, dir string) error {
 	info, err := os.Stat(dir)
 	if err != nil {
 		return err
 	}
 	if owner, ok := info.Sys().(*syscall.Stat_t); ok && os.Getuid() == 0 {
-		if err := os.Chown(from, int(owner.Uid), int(owner.Gid)); err != nil {
+		return os.Chown(path, int(owner.Uid), int(owner.Gid))
+	}
+	return nil
+}
+
+// settle moves one file to its place, where it belongs to whom the folder does.
+func settle(from, to string, database bool) error {
+	dir := filepath.Dir(to)
+	_, err := os.Stat(dir)
+	fresh := errors.Is(err, fs.ErrNotExist)
+	if err := os.MkdirAll(dir, 0o750); err != nil {
+		return err
+	}
+	if fresh {
+		if err := inherit(dir, filepath.Dir(dir)); err != nil {
 			return err
 		}
+	}
+	if err := inherit(from, dir); err != nil {
+		return err
 	}
 	if err := os.Chmod(from, 0o640); err != nil {
 		return err

@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 
 	"filippo.io/age"
@@ -35,7 +36,7 @@ func filled(t *testing.T, lines ...string) (*House, *recorded, string) {
 	t.Cleanup(func() { store.Close() }) // it is in use while it is copied
 	for name, text := range map[string]string{
 		"state/tls/mx.company1.example-ecdsa.pem": "-----BEGIN CERTIFICATE-----\n", "state/tls/.new": "half", "state/box/identity.key": "-----BEGIN PRIVATE KEY-----\n",
-		"state/box/pin.cred": "sealed", "state/spool/x": "mail", "state-keyd/retired": "aa\n", "state-keyd/counters": "1\n", "state-keyd/token/object": "token object\n",
+		"state/box/pin.cred": "sealed", "state/spool/x": "mail", "state-keyd/retired": "aa\n", "state-keyd/counters": "1\n", "state-keyd/wrapped/aa.wrapped": "ciphertext\n", "state-keyd/wrapped/.bb.wrapped.new": "half", "state-keyd/token/object": "token object\n",
 	} {
 		path := filepath.Join(filepath.Dir(state), name)
 		if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
@@ -95,7 +96,7 @@ func TestBackupAndRestore(t *testing.T) {
 	for _, f := range m.Files {
 		names = append(names, f.Name)
 	}
-	if want := []string{"audit.json", "box.toml", "keyring.db", "retired", "tls/mx.company1.example-ecdsa.pem"}; !slices.Equal(names, want) {
+	if want := []string{"audit.json", "box.toml", "keyring.db", "retired", "tls/mx.company1.example-ecdsa.pem", "wrapped/aa.wrapped"}; !slices.Equal(names, want) {
 		t.Errorf("got %q in the backup, want %q", names, want)
 	}
 
@@ -124,6 +125,43 @@ func TestBackupAndRestore(t *testing.T) {
 	}
 	if got := r.take(); !slices.Contains(got, "systemctl stop postern-keyd.service") || !slices.Contains(got, "systemctl start postern-keyd.service") {
 		t.Errorf("got %q, want the key daemon stopped and started", got)
+	}
+	// A key outside the token that was lost comes back, to whom the folder of the
+	// key daemon belongs; one that was made since stays.
+	wrappedDir := filepath.Join(filepath.Dir(retiredPath), "wrapped")
+	if err := os.RemoveAll(wrappedDir); err != nil {
+		t.Fatal(err)
+	}
+	if os.Getuid() == 0 {
+		if err := os.Chown(filepath.Dir(retiredPath), 12345, 12345); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for range 2 {
+		if err := other.Restore(t.Context(), open(), pin); err != nil {
+			t.Fatal(err)
+		}
+		if got := must(t, filepath.Join(wrappedDir, "aa.wrapped")); got != "ciphertext\n" {
+			t.Errorf("got %q, want the ciphertext", got)
+		}
+		for _, path := range []string{wrappedDir, filepath.Join(wrappedDir, "aa.wrapped")} {
+			info, err := os.Stat(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if owner := info.Sys().(*syscall.Stat_t).Uid; os.Getuid() == 0 && owner != 12345 {
+				t.Errorf("%s belongs to %d, want it with the key daemon", path, owner)
+			}
+		}
+		if err := os.WriteFile(filepath.Join(wrappedDir, "cc.wrapped"), []byte("newer"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := must(t, filepath.Join(wrappedDir, "cc.wrapped")); got != "newer" {
+		t.Errorf("got %q, want the newer key", got)
+	}
+	if got := r.take(); len(got) != 6 { // the filter twice, the key daemon for the first
+		t.Errorf("got %q, want the key daemon stopped and started once", got)
 	}
 	// Of another box, or cut: nothing is touched.
 	before := must(t, retiredPath)

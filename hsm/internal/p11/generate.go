@@ -306,6 +306,7 @@ func (t *Token) Destroy(id hsm.KeyID) error {
 			return fmt.Errorf("destroy key: %w", err)
 		}
 		m.vault.drop(id)
+		t.forgive(id)
 	default:
 		if err := m.discard(k.cka); err != nil {
 			return fault("destroy key", err)

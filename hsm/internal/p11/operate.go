@@ -22,7 +22,7 @@ func (m *module) key(id hsm.KeyID, u hsm.Usage) (*key, error) {
 	k := m.keys[id]
 	m.mu.RUnlock()
 	if k == nil {
-		return nil, hsm.ErrNoKey
+		return nil, m.vault.t.missing(id)
 	}
 	if k.Usage != u {
 		return nil, hsm.ErrRefused

@@ -120,6 +120,25 @@ func (t *Token) complain(id hsm.KeyID, digest [32]byte, u unfit) error {
 	return u
 }
 
+// missing is what is said of a key that is not served: hsm.ErrNoKey, or for one
+// that was until it did not open, hsm.ErrBroken. Who asked before that was seen
+// must not take the token for another one.
+func (t *Token) missing(id hsm.KeyID) error {
+	t.noting.Lock()
+	defer t.noting.Unlock()
+	if n, ok := t.notes[id]; ok {
+		return unfit{n.why}
+	}
+	return hsm.ErrNoKey
+}
+
+// forgive drops what was noted of a key that is gone.
+func (t *Token) forgive(id hsm.KeyID) {
+	t.noting.Lock()
+	defer t.noting.Unlock()
+	delete(t.notes, id)
+}
+
 // keyOf is a key on the shelf as operations see it.
 func keyOf(r shelf.Record) *key {
 	return &key{Key: hsm.Key{ID: r.ID, Public: r.Public, Usage: r.Usage, Label: r.Label, Class: hsm.OutsideWrapped}, size: size(r.Public)}

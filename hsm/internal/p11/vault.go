@@ -266,7 +266,7 @@ func (t *Token) Try(id hsm.KeyID) error {
 	m.mu.RUnlock()
 	switch {
 	case k == nil:
-		return fmt.Errorf("try key: %w", hsm.ErrNoKey)
+		return fmt.Errorf("try key: %w", t.missing(id))
 	case k.Class != hsm.OutsideWrapped:
 		return nil
 	}
