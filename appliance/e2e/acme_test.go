@@ -176,6 +176,7 @@ func TestACMERefused(t *testing.T) {
 		}
 	})
 	enrolled("wait = \"0s\"", 75, "has not come")
+	ca.Remind(user) // as those before came before its sender was known
 	logged("none of ca.example", "not from whom the authority named", "not of this time")
 	enrolled("wait = \"0s\"", 75, "has not come")
 	if n := ca.Orders(); n != 1 {
