@@ -250,6 +250,22 @@ func TestSockets(t *testing.T) {
 	}
 }
 
+// What makes documents is one process for each mail, which has nothing but its
+// connection.
+func TestDocumentsAreMadeAlone(t *testing.T) {
+	for unit, all := range map[string]map[string]string{
+		"postern-pdf.socket": {"Accept": "yes", "ListenStream": "/run/postern/pdf.sock", "SocketUser": "root", "SocketGroup": "postern-filter", "SocketMode": "0660"},
+		"postern-pdf@.service": {"StandardInput": "socket", "StandardOutput": "socket", "StandardError": "journal", "DynamicUser": "yes", "PrivateNetwork": "yes", "RestrictAddressFamilies": "none",
+			"TemporaryFileSystem": "/var /etc /run /opt /srv /mnt /media /home /root", "LimitCORE": "0", "MemorySwapMax": "0", "ProtectProc": "invisible", "NoExecPaths": "/", "ExecPaths": "/usr/bin/postern"},
+	} {
+		for directive, want := range all {
+			if got := values(t, unit, directive); !slices.Equal(got, []string{want}) {
+				t.Errorf("%s: got %s=%v, want %s", unit, directive, got, want)
+			}
+		}
+	}
+}
+
 // Every user and group that a unit or a folder names is made, in a tree where
 // nobody is yet.
 func TestUsersAreMade(t *testing.T) {
