@@ -92,10 +92,10 @@ func Read(m *message.Message) (c Mail, err error) {
 	inner, ok := strings.CutPrefix(c.MessageID, "<")
 	if inner, ok2 := strings.CutSuffix(inner, ">"); !ok || !ok2 || len(c.MessageID) > maxID || !strings.Contains(inner, "@") ||
 		strings.ContainsFunc(inner, func(r rune) bool { return r <= ' ' || r > '~' || r == '<' || r == '>' }) {
-		return c, fmt.Errorf("Message-ID: %w", ErrForm)
+		return c, fmt.Errorf("field Message-ID: %w", ErrForm)
 	}
 	if c.Date, err = mail.ParseDate(m.Get("Date")); err != nil {
-		return c, fmt.Errorf("Date: %w", ErrForm)
+		return c, fmt.Errorf("field Date: %w", ErrForm)
 	}
 	return c, nil
 }

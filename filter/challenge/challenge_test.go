@@ -88,7 +88,7 @@ func TestRead(t *testing.T) {
 	}
 }
 
-// TestGenuine: only a signature of exactly the sender's domain, over all that it
+// TestGenuine (R16): only a signature of exactly the sender's domain, over all that it
 // has to be over, is a proof.
 func TestGenuine(t *testing.T) {
 	c, err := Read(parse(t, letter))

@@ -10,7 +10,7 @@ import (
 	"postern/appliance/clock/clocktest"
 )
 
-// TestProofs: a mail is a proof once, the latest of the right sender counts, and
+// TestProofs (R16): a mail is a proof once, the latest of the right sender counts, and
 // nobody drives out what another sender wrote.
 func TestProofs(t *testing.T) {
 	ctx, path, c := t.Context(), filepath.Join(t.TempDir(), "record.db"), clocktest.At(time.Unix(1_700_000_000, 0))

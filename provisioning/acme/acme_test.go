@@ -340,8 +340,7 @@ func TestHostileServer(t *testing.T) {
 	var answer http.HandlerFunc
 	elsewhere := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { asked = append(asked, "elsewhere") }))
 	defer elsewhere.Close()
-	var s *httptest.Server
-	s = httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	s := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		asked = append(asked, r.URL.Path)
 		w.Header().Set("Replay-Nonce", "n")
 		answer(w, r)
