@@ -86,6 +86,9 @@ func TestACME(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	if out, err := b.Postern(t.Context(), nil, "enrol", "-n", plan, "--json"); err != nil || !strings.Contains(string(out), `"wanted": 4`) || ca.Orders() > 0 || keysOf(t, b, "acme/") > 0 {
+		t.Errorf("-n: got %v and %d orders, want nothing done\n%s", err, ca.Orders(), out)
+	}
 	if r := enrol(t, b, plan, nil); r.Count["done"] != 4 {
 		t.Fatalf("got %+v, want four done\nthe authority says %q\n%s", r, ca.Said(), contents(t, b.Path("filterd.log")))
 	}
