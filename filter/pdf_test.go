@@ -285,6 +285,21 @@ func TestProcessTellsNobody(t *testing.T) {
 	}
 }
 
+// Where rules are only tried nobody gets a document, and nobody is told: the log
+// says what would be.
+func TestDocumentsInShadow(t *testing.T) {
+	w := newWorld(t)
+	_, inside := w.prints()
+	w.gate.Policy.Shadow = true
+	w.want("shadow", w.send(policy.Outbound, out, "alice@company1.example", "carol@other.example"), "250 2.0.0")
+	if len(inside.got) > 0 || len(w.hop.got) != 1 || !bytes.Contains(w.hop.got[0].mail, []byte("Marker-Text-7f3a")) {
+		t.Errorf("told %q, sent %q, want the mail as it came", inside.recipients(), w.hop.recipients())
+	}
+	if log := w.log.String(); !strings.Contains(log, "shadow-reason=pdf") {
+		t.Errorf("got log %s", log)
+	}
+}
+
 // What is too much to remember is forgotten, the oldest first.
 func TestCodewordsForget(t *testing.T) {
 	c := newCodewords()
