@@ -45,7 +45,7 @@ func fileName(src message.Source, p *message.Part) string {
 		if len(end) > 12 {
 			end = ""
 		}
-		name = strings.ToValidUTF8(name[:maxName-len(end)], "") + end
+		name = strings.Trim(strings.ToValidUTF8(name[:maxName-len(end)], ""), " .") + strings.TrimRight(end, " .")
 	}
 	return name
 }
