@@ -45,7 +45,7 @@ var (
 
 // Bounds of an archive.
 const (
-	MaxFiles    = 16_384 // of which 10,000 may be keys outside the token
+	MaxFiles    = 16_384  // of which 10,000 may be keys outside the token
 	MaxTotal    = 8 << 30 // bytes of all files
 	maxManifest = 4 << 20
 	maxName     = 255
