@@ -226,7 +226,7 @@ func TestMax(t *testing.T) {
 	}
 }
 
-// FuzzParse: what is read is written again as the same bytes, and is within its
+// FuzzParse (R30): what is read is written again as the same bytes, and is within its
 // bounds.
 func FuzzParse(f *testing.F) {
 	b := marshal(f, record(f, "smime/alice@company1.example/sign"))
