@@ -59,6 +59,9 @@ type Config struct {
 	Autocrypt Autocrypt
 	// Awaits has orders that mails of authorities belong to. nil: there are none.
 	Awaits Awaiter
+	// Joiners says of our domains whose addresses are noted that have no
+	// certificate of their own.
+	Joiners map[string]Joiners
 	// Record remembers what outlives a mail. nil: nothing is remembered.
 	Record   *record.Record
 	Triggers []Trigger  // what senders can ask for
@@ -88,6 +91,7 @@ type Gateway struct {
 	slots     chan struct{}
 	lessons   lessons
 	codewords *codewords
+	noted     [2]quota // of joiners who got a mail, and of those who sent one
 }
 
 // New gives a gateway for c.

@@ -40,6 +40,15 @@ type lesson struct {
 	cert    keyring.Cert
 	trace   string
 	keydata []byte // of a header field: what cert is to be read from
+	joiner  *joiner
+}
+
+// about names a lesson in the log.
+func (l lesson) about() slog.Attr {
+	if l.joiner != nil {
+		return slog.String("joiner", l.joiner.Address.Key())
+	}
+	return slog.String("fingerprint", l.cert.Fingerprint)
 }
 
 // learn takes what a mail that is through has brought: certificates that came
@@ -72,7 +81,7 @@ func (l *lessons) put(g *Gateway, one lesson) {
 	l.mutex.Lock()
 	defer l.mutex.Unlock()
 	if len(l.queue) >= maxLessons {
-		g.Log.Warn("learn certificate", "trace", one.trace, "fingerprint", one.cert.Fingerprint, "error", "too many wait")
+		g.Log.Warn("learn", "trace", one.trace, one.about(), "error", "too many wait")
 		return
 	}
 	l.queue = append(l.queue, one)
@@ -98,8 +107,7 @@ func (l *lessons) run(g *Gateway) {
 		l.queue = l.queue[1:]
 		l.mutex.Unlock()
 		if err := g.keep(one); err != nil {
-			g.Log.LogAttrs(context.Background(), slog.LevelError, "learn certificate", slog.String("trace", one.trace),
-				slog.String("fingerprint", one.cert.Fingerprint), slog.String("error", err.Error()))
+			g.Log.LogAttrs(context.Background(), slog.LevelError, "learn", slog.String("trace", one.trace), one.about(), slog.String("error", err.Error()))
 		}
 	}
 }
@@ -112,6 +120,11 @@ func (g *Gateway) keep(one lesson) (err error) {
 			g.Log.Error("panic", "stage", "learn", "stack", string(debug.Stack()))
 		}
 	}()
+	ctx, cancel := context.WithTimeout(context.Background(), lessonTakes)
+	defer cancel()
+	if one.joiner != nil {
+		return g.join(ctx, one)
+	}
 	c := one.cert
 	if one.keydata != nil {
 		var ok bool
@@ -119,8 +132,6 @@ func (g *Gateway) keep(one lesson) (err error) {
 			return nil
 		}
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), lessonTakes)
-	defer cancel()
 	return g.Learn.Learn(ctx, c)
 }
 

@@ -35,6 +35,8 @@ type scanner struct {
 
 func (s *scanner) Name() string { return s.name }
 
+func (s *scanner) Alive(context.Context) error { return s.err }
+
 func (s *scanner) Scan(_ context.Context, m scan.Mail) (scan.Answer, error) {
 	var b bytes.Buffer
 	if n, err := m.Body.WriteTo(&b); err != nil || n != m.Size {

@@ -216,6 +216,7 @@ func (g *Gateway) settle(ctx context.Context, p *passage, n record.Name) error {
 	if has {
 		g.learn(p)
 		g.hear(p)
+		g.joiners(p)
 	}
 	switch {
 	case waits != nil && (has || refused != nil), waits == nil && has && again && !p.env.LMTP && g.Record != nil:

@@ -40,6 +40,7 @@ type enrolLine struct {
 	Steps       []string `json:"steps,omitempty"` // what was done, or with -n would be
 	Fingerprint string   `json:"fingerprint,omitempty"`
 	Expires     string   `json:"expires,omitempty"`
+	Joined      string   `json:"joined,omitempty"` // day of the first mail of a joiner whom this run has taken
 	Reason      string   `json:"reason,omitempty"` // why it failed, or what it waits for
 
 	err error
@@ -138,6 +139,9 @@ func enrol(ctx context.Context, c *call) (any, error) {
 			return nil, err
 		}
 	}
+	if list, err = e.join(ctx, p, list); err != nil {
+		return nil, err
+	}
 	e.desk, err = e.desks(ctx, p, list)
 	defer func() {
 		for _, d := range e.desk {
@@ -185,6 +189,9 @@ func (e *enrolment) run(ctx context.Context, list []wanted) (any, error) {
 			e.finish()
 			return e.result, err
 		}
+		if w.joined != "" {
+			line.Steps = slices.Insert(line.Steps, 0, "noted at his first mail, "+w.joined)
+		}
 		e.result.Lines = append(e.result.Lines, line)
 		e.result.Count[line.State]++
 		progress.tell(i + 1)
@@ -206,7 +213,7 @@ func (e *enrolment) run(ctx context.Context, list []wanted) (any, error) {
 
 // attempt brings one certificate as far as it goes now. The error ends the run.
 func (e *enrolment) attempt(ctx context.Context, w wanted) (enrolLine, error) {
-	line := enrolLine{Owner: w.owner.String(), Use: w.use, Part: w.part, State: enrolDone}
+	line := enrolLine{Owner: w.owner.String(), Use: w.use, Part: w.part, State: enrolDone, Joined: w.joined}
 	err := e.one(ctx, w, &line)
 	switch {
 	case err == nil:

@@ -3,7 +3,9 @@ package provisioning
 import (
 	"bytes"
 	"cmp"
+	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
 	"slices"
 	"strings"
@@ -39,8 +41,10 @@ type Group struct {
 	Domain    string
 	Host      string
 	Addresses []string
-	File      string // with more addresses
-	Wrapped   bool   // new keys of users are kept outside the token
+	File      string   // with more addresses
+	Joiners   []string // domains of ours, as addresses have them
+	AtOnce    int      // joiners of one run
+	Wrapped   bool     // new keys of users are kept outside the token
 
 	OpenPGP *EnrolOpenPGP
 	SMIME   *EnrolSMIME
@@ -126,10 +130,11 @@ func isName(s string) bool {
 
 // wanted is one certificate, or one key where there is no certificate to it.
 type wanted struct {
-	owner owner
-	name  string // for the certificate
-	use   string // openpgp, smime, dkim, tls
-	part  string // of smime: sign or unwrap; of tls: the kind of key; of dkim: the algorithm
+	owner  owner
+	name   string // for the certificate
+	use    string // openpgp, smime, dkim, tls
+	joined string // day of the first mail, of a joiner
+	part   string // of smime: sign or unwrap; of tls: the kind of key; of dkim: the algorithm
 
 	wrapped bool // its keys are of that class
 
@@ -218,6 +223,9 @@ func (c *call) people(g Group) (list []person, err error) {
 		return list, nil
 	}
 	data, err := c.read(g.File, maxUserFile)
+	if errors.Is(err, fs.ErrNotExist) && len(g.Joiners) > 0 { // nobody has joined yet
+		return list, nil
+	}
 	if err != nil {
 		return nil, fmt.Errorf("read users: %w", err)
 	}

@@ -245,6 +245,8 @@ func (s *script) step(words []string) error {
 		return s.shelve(words[1], words[2:])
 	case "told":
 		return s.told()
+	case "joins":
+		return s.joins(words[1:])
 	case "version1":
 		return s.version1()
 	case "keyd":

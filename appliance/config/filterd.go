@@ -96,6 +96,7 @@ type Domain struct {
 	MTASTSMaxAge Duration `toml:"mta-sts-max-age" default:"7d" min:"1d" max:"365d" doc:"How long others keep the policy."`
 	Autocrypt    bool     `toml:"autocrypt" doc:"Whether mail of the domain that is signed with OpenPGP has the certificate in its header (Autocrypt), so that whoever reads it can answer encrypted. Where the sender's program has put such a field there, that one stays alone."`
 	Archive      string   `toml:"archive" form:"address" doc:"Address of the [archive] of the domain. Default: none."`
+	Joiners      string   `toml:"joiners" default:"off" enum:"off|senders|all" doc:"Who of the domain is noted, where he has no certificate of his own, for the next run of postern enrol to give him one, if its plan takes joiners. senders: whoever sends mail. all: whoever gets mail, too, which is for a mail server that refuses addresses that are not there. Until then the domain's own certificate counts for him."`
 	// Escrow is checked against our domains.
 	Escrow []string `toml:"escrow" form:"escrow" doc:"Identities of ours, by address or fingerprint, that can read every mail that is sealed for an author of the domain. For each format and kind of key that mail is sealed with, one of them must have a certificate, or the mail is deferred."`
 }

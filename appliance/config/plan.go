@@ -51,6 +51,8 @@ type Enrolled struct {
 type Users struct {
 	Addresses []string      `toml:"addresses" form:"address" doc:"Their addresses."`
 	File      string        `toml:"file" form:"path" doc:"A file with more of them, one on each line, and behind it the name for the certificate if there is one."`
+	Joiners   []string      `toml:"joiners" form:"ours" doc:"Domains of ours whose joiners are of this group: those whom filterd has noted at their first mail (joiners in [domain]). They are written into file, which is made where there is none: whoever is to have no certificate any more is taken out of it."`
+	AtOnce    int           `toml:"joiners-at-once" default:"20" min:"1" max:"1000" doc:"How many joiners one run takes at most."`
 	OpenPGP   *EnrolOpenPGP `toml:"openpgp" doc:"An OpenPGP certificate for each."`
 	SMIME     *EnrolSMIME   `toml:"smime" doc:"Two certificates of S/MIME for each."`
 	Wrapped   bool          `toml:"wrapped" doc:"Whether their new keys are kept outside the token, as ciphertext that it alone opens, so that they take no room in a small one. keyd needs allow-wrapped."`
@@ -110,7 +112,7 @@ func (c *Plan) check(r *reading) {
 		}
 		c.certified(r, d.SMIME, "domain", name, "smime")
 	}
-	had := map[string]string{}
+	had, joined := map[string]string{}, map[string]string{}
 	for _, name := range slices.Sorted(maps.Keys(c.Users)) {
 		u := c.Users[name]
 		at := r.line("users", name)
@@ -128,6 +130,16 @@ func (c *Plan) check(r *reading) {
 				r.wrong(r.line("users", name, "addresses"), fmt.Sprintf("users.%s.addresses: %s stands in users.%s already", name, quote(a), other), "")
 			}
 			had[strings.ToLower(a)] = name
+		}
+		if len(u.Joiners) > 0 && u.File == "" {
+			r.wrong(at, fmt.Sprintf("users.%s: joiners need file", name), "who was taken once stands there, and gets successors of his certificates")
+		}
+		for i, d := range u.Joiners {
+			u.Joiners[i] = strings.ToLower(d)
+			if other, ok := joined[strings.ToLower(d)]; ok {
+				r.wrong(r.line("users", name, "joiners"), fmt.Sprintf("users.%s.joiners: %s stands in users.%s already", name, quote(d), other), "")
+			}
+			joined[strings.ToLower(d)] = name
 		}
 		c.certified(r, u.SMIME, "users", name, "smime")
 	}

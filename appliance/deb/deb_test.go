@@ -127,7 +127,7 @@ func TestPackage(t *testing.T) {
 				t.Errorf("%s: %v, want the one in appliance/units", e.Name(), err)
 			}
 		}
-		want := []string{"postern-access.service", "postern-clock.service", "postern-filterd-inside.socket", "postern-filterd-outside.socket", "postern-filterd-policy.socket", "postern-filterd.service",
+		want := []string{"postern-access.service", "postern-clock.service", "postern-enrol.service", "postern-enrol.timer", "postern-filterd-inside.socket", "postern-filterd-outside.socket", "postern-filterd-policy.socket", "postern-filterd.service",
 			"postern-keyd-keep.socket", "postern-keyd-use.socket", "postern-keyd.service", "postern-pdf.socket", "postern-pdf@.service", "postern-postfix.service", "postern-unbound.service"}
 		if !slices.Equal(names, want) {
 			t.Errorf("got %v, want %v", names, want)

@@ -90,6 +90,32 @@ func (j *judges) opendkim(mail string) error {
 	return err
 }
 
+// opendkimSigns is a mail with the signature field that opendkim itself puts on
+// it, with SHA-256; its judge by hand, opendkim-testmsg, can only SHA-1.
+func (j *judges) opendkimSigns(mail, key, domain, selector string) string {
+	j.t.Helper()
+	dir := folder(j.t)
+	conf, file := filepath.Join(dir, "opendkim.conf"), filepath.Join(dir, "mail")
+	for path, text := range map[string]string{
+		file: strings.ReplaceAll(mail, "\r\n", "\n"),
+		conf: fmt.Sprintf("Mode s\nDomain %s\nSelector %s\nKeyFile %s\nSignatureAlgorithm rsa-sha256\nCanonicalization relaxed/simple\nRequireSafeKeys false\nInternalHosts 0.0.0.0/0\n", domain, selector, key),
+	} {
+		if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+			j.t.Fatal(err)
+		}
+	}
+	out, err := j.run("", "/usr/sbin/opendkim", "-x", conf, "-t", file, "-vv")
+	if err != nil {
+		j.t.Fatal(err)
+	}
+	_, value, _ := strings.Cut(out, "hname='DKIM-Signature' hvalue='")
+	value, _, found := strings.Cut(value, "'")
+	if !found {
+		j.t.Fatalf("opendkim made no signature:\n%s", out)
+	}
+	return "DKIM-Signature: " + strings.ReplaceAll(strings.ReplaceAll(value, "\r\n", "\n"), "\n", "\r\n") + "\r\n" + mail
+}
+
 // zoneLines are the records of what dns print wrote.
 func zoneLines(printed []byte) (lines []string) {
 	for _, l := range strings.Split(string(printed), "\n") {
@@ -244,6 +270,7 @@ arc = "opened"
 	rsaSigned := j.dkimpy(mail, "sign", "rsa-sha256", peer.rsa, "partner.example", "r") + mail
 	edSigned := j.dkimpy(mail, "sign", "ed25519-sha256", peer.ed, "partner.example", "e") + mail
 	short := j.dkimpy(mail, "sign", "rsa-sha256", peer.rsa, "partner.example", "r", "l") + mail
+	byOpenDKIM := j.opendkimSigns(mail, peer.rsa, "partner.example", "r")
 	opendkim, err := j.run(strings.ReplaceAll(mail, "\r\n", "\n"), "/usr/sbin/opendkim-testmsg", "-d", "partner.example", "-s", "r", "-k", peer.rsa)
 	if err != nil {
 		t.Fatal(err)
@@ -251,6 +278,9 @@ arc = "opened"
 	for _, c := range []struct{ name, mail, want string }{
 		{"dkimpy, RSA", rsaSigned, "dkim=pass header.d=partner.example header.s=r header.a=rsa-sha256"},
 		{"dkimpy, Ed25519", edSigned, "dkim=pass header.d=partner.example header.s=e header.a=ed25519-sha256"},
+		{"opendkim", byOpenDKIM, "dkim=pass header.d=partner.example header.s=r header.a=rsa-sha256"},
+		{"opendkim, body changed", strings.Replace(byOpenDKIM, "Good", "Bad", 1), `dkim=fail reason="body-changed"`},
+		{"opendkim, header changed", strings.Replace(byOpenDKIM, "Subject: news", "Subject: spam", 1), `dkim=fail reason="header-changed"`},
 		// opendkim-testmsg signs with SHA-1, which nobody may believe (RFC 8301 §3.1).
 		{"opendkim's SHA-1", strings.ReplaceAll(strings.ReplaceAll(opendkim, "\r\n", "\n"), "\n", "\r\n"), `dkim=permerror reason="weak" header.d=partner.example`},
 		{"body changed", strings.Replace(rsaSigned, "Good", "Bad", 1), `dkim=fail reason="body-changed"`},

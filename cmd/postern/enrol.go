@@ -30,7 +30,7 @@ func plan(path string) (provisioning.Plan, error) {
 	}
 	for _, name := range slices.Sorted(maps.Keys(c.Users)) {
 		u := c.Users[name]
-		p.Groups = append(p.Groups, provisioning.Group{Addresses: u.Addresses, File: u.File, Wrapped: u.Wrapped, OpenPGP: openPGP(u.OpenPGP), SMIME: sMIME(u.SMIME)})
+		p.Groups = append(p.Groups, provisioning.Group{Addresses: u.Addresses, File: u.File, Joiners: u.Joiners, AtOnce: u.AtOnce, Wrapped: u.Wrapped, OpenPGP: openPGP(u.OpenPGP), SMIME: sMIME(u.SMIME)})
 	}
 	for _, name := range slices.Sorted(maps.Keys(c.Hosts)) {
 		h := c.Hosts[name]

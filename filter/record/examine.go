@@ -66,7 +66,7 @@ func Examine(path string) (h Health, err error) {
 		return h, state.Wrong(path, err, away)
 	}
 	defer r.Close()
-	for _, t := range []string{"part", "refusal", "opened", "protected", "mail", "proof"} {
+	for _, t := range []string{"part", "refusal", "opened", "protected", "mail", "proof", "joiner"} {
 		row := r.read.QueryRow("SELECT 1 FROM " + t + " LIMIT 1")
 		var one int
 		if err := row.Scan(&one); err != nil && !errors.Is(err, sql.ErrNoRows) {

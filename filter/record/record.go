@@ -1,12 +1,14 @@
 // Package record is what filterd remembers of mails beyond their way through
 // it: who has his copy already, how they were carried, with whom protection was
-// once used, which were opened, and what an authority wrote whose mail an operator
-// awaits. It is one SQLite file that filterd alone writes. Nothing else that a
-// mail says is in it: no subject, no body.
+// once used, which were opened, what an authority wrote whose mail an operator
+// awaits, and who of ours has no certificate yet. It is one SQLite file that
+// filterd alone writes. Nothing else that a mail says is in it: no subject, no
+// body.
 //
 // What decides about mails (copies, protection, openings) is on the disk before
 // a call returns, and fails where the file does: its caller defers the mail.
 // What tells of mails (traces) is written later, and lost where the file fails.
+// Joiners are written behind their mails, and come again with the next one.
 package record
 
 import (
@@ -41,7 +43,7 @@ var (
 )
 
 // version is the user_version that the last migration makes.
-const version = 2
+const version = 3
 
 //go:embed migrations/*.sql
 var migrations embed.FS
@@ -76,7 +78,7 @@ type Record struct {
 	company bool         // the last change was not alone; the writer's own
 	broken  atomic.Bool  // the last write failed
 
-	part, refusal, opened, protected, mail, proof table
+	part, refusal, opened, protected, mail, proof, joined table
 }
 
 // Open opens the record in the file path, and makes it where there is none.
@@ -100,9 +102,10 @@ func Open(path string, o Options) (*Record, error) {
 	r.refusal = table{name: "refusal", key: "envelope", keep: partFor, most: maxRefusals}
 	r.opened = table{name: "opened", key: "message", keep: openedFor, most: maxOpened}
 	r.protected = table{name: "protected", key: "address", most: maxProtected}
+	r.joined = table{name: "joiner", key: "address", keep: joinerFor, most: maxJoiners}
 	r.mail = table{name: "mail", key: "id", keep: o.Keep, most: maxMails}
 	r.proof = table{name: "proof", key: "message", keep: proofFor, most: maxProofs}
-	for _, t := range []*table{&r.part, &r.refusal, &r.opened, &r.protected, &r.mail, &r.proof} {
+	for _, t := range []*table{&r.part, &r.refusal, &r.opened, &r.protected, &r.mail, &r.proof, &r.joined} {
 		if err := t.count(r.read); err != nil {
 			return nil, errors.Join(err, r.read.Close(), w.Close())
 		}
@@ -287,7 +290,7 @@ func (r *Record) run() {
 // clean forgets what is too old; where that is very much, it goes on next time.
 func (r *Record) clean() {
 	now := r.Now()
-	for _, t := range []*table{&r.part, &r.refusal, &r.opened, &r.mail, &r.proof} {
+	for _, t := range []*table{&r.part, &r.refusal, &r.opened, &r.mail, &r.proof, &r.joined} {
 		n := int64(maxClean)
 		for round := 0; round < maxRounds && n == maxClean; round++ {
 			select {

@@ -74,12 +74,26 @@ func (c *Clamd) Scan(ctx context.Context, m Mail) (Answer, error) {
 // Version is what clamd says of itself and of its signatures, as
 // "ClamAV 1.4.3/27800/Tue Nov 24 09:26:02 2026".
 func (c *Clamd) Version(ctx context.Context) (string, error) {
+	return c.said(ctx, "zVERSION\x00")
+}
+
+// Alive sends PING. clamd answers that beside all that it scans.
+func (c *Clamd) Alive(ctx context.Context) error {
+	line, err := c.said(ctx, "zPING\x00")
+	if err == nil && line != "PONG" {
+		err = away("answer not understood: %.100q", line)
+	}
+	return err
+}
+
+// said is the answer to a command without a mail.
+func (c *Clamd) said(ctx context.Context, command string) (string, error) {
 	conn, err := c.open(ctx)
 	if err != nil {
 		return "", err
 	}
 	defer conn.Close()
-	if _, err := conn.Write([]byte("zVERSION\x00")); err != nil {
+	if _, err := conn.Write([]byte(command)); err != nil {
 		return "", away("%v", err)
 	}
 	line, err := hear(conn)

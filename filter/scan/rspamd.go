@@ -64,6 +64,27 @@ func (r *Rspamd) post(ctx context.Context, m Mail, body io.Reader) ([]byte, erro
 	}
 	req.ContentLength = m.Size
 	req.Header = told(m)
+	return r.do(req, rspamdReply)
+}
+
+// Alive asks /ping, which a worker answers between two pieces of work.
+func (r *Rspamd) Alive(ctx context.Context) error {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://rspamd/ping", nil)
+	if err != nil {
+		return err
+	}
+	text, err := r.do(req, 100)
+	switch {
+	case err != nil:
+		return away("%v", err)
+	case strings.TrimSpace(string(text)) != "pong":
+		return away("answer not understood: %.100q", text)
+	}
+	return nil
+}
+
+// do asks, for an answer of so many bytes at most.
+func (r *Rspamd) do(req *http.Request, most int64) ([]byte, error) {
 	transport := &http.Transport{
 		DialContext:       func(ctx context.Context, _, _ string) (net.Conn, error) { return dial(ctx, r.Address) },
 		DisableKeepAlives: true, DisableCompression: true, MaxResponseHeaderBytes: 64 << 10,
@@ -77,9 +98,9 @@ func (r *Rspamd) post(ctx context.Context, m Mail, body io.Reader) ([]byte, erro
 	if res.StatusCode != http.StatusOK {
 		return nil, errors.New("status " + strconv.Itoa(res.StatusCode))
 	}
-	text, err := io.ReadAll(io.LimitReader(res.Body, rspamdReply+1))
-	if err == nil && len(text) > rspamdReply {
-		err = errors.New("answer of more than " + strconv.Itoa(rspamdReply) + " bytes")
+	text, err := io.ReadAll(io.LimitReader(res.Body, most+1))
+	if err == nil && int64(len(text)) > most {
+		err = errors.New("answer of more than " + strconv.FormatInt(most, 10) + " bytes")
 	}
 	return text, err
 }

@@ -15,6 +15,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 )
 
@@ -65,6 +66,8 @@ type Field struct{ Name, Value string }
 type Scanner interface {
 	Name() string
 	Scan(ctx context.Context, m Mail) (Answer, error)
+	// Alive asks for a sign of life, which costs nobody a scan.
+	Alive(ctx context.Context) error
 }
 
 // Post is a scanner and what the site wants of it.
@@ -88,6 +91,9 @@ type Desk struct {
 	Budget time.Duration // for one mail, all scanners and all that is opened of it
 	Fields []string      // that scanners may put on a mail
 	Log    *slog.Logger
+
+	mutex   sync.Mutex
+	outages []*outage // as Posts
 }
 
 // Result is what all scanners together say of one text.
@@ -126,11 +132,11 @@ func (d *Desk) Writes(name string) bool {
 // or that of the mail as it was read.
 func (d *Desk) Ask(ctx context.Context, m Mail) (Result, error) {
 	r := Result{Whole: true}
-	for _, p := range d.Posts {
+	for i, p := range d.Posts {
 		if !p.sees(m.Outbound) {
 			continue
 		}
-		a, err := p.ask(ctx, m)
+		a, err := d.ask(ctx, i, m)
 		if cause := context.Cause(ctx); err != nil && cause != nil && !errors.Is(cause, context.DeadlineExceeded) {
 			return r, cause // nobody waits for the answer any more
 		}
@@ -157,14 +163,7 @@ func (d *Desk) Ask(ctx context.Context, m Mail) (Result, error) {
 	return r, nil
 }
 
-func (p Post) ask(ctx context.Context, m Mail) (Answer, error) {
-	if m.Size > p.MaxSize {
-		return Answer{}, fmt.Errorf("%d bytes: %w", m.Size, ErrTooBig)
-	}
-	ctx, cancel := context.WithTimeout(ctx, p.Timeout)
-	defer cancel()
-	return p.Scan(ctx, m)
-}
+func tooBig(m Mail) error { return fmt.Errorf("%d bytes: %w", m.Size, ErrTooBig) }
 
 func (r *Result) miss(why string) { r.Whole, r.Missing = false, why }
 

@@ -314,7 +314,8 @@ type said struct {
 	n    *int
 }
 
-func (s said) Name() string { return s.name }
+func (s said) Name() string                { return s.name }
+func (s said) Alive(context.Context) error { return s.err }
 func (s said) Scan(context.Context, Mail) (Answer, error) {
 	if s.n != nil {
 		*s.n++

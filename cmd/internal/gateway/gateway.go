@@ -234,9 +234,9 @@ func New(c *config.Filterd, token hsm.Token, ring *Ring, rec *record.Record, way
 	if finder != nil {
 		all.Finder = finder
 	}
-	all.Autocrypt.Domains = map[string]bool{}
+	all.Autocrypt.Domains, all.Joiners = map[string]bool{}, map[string]filter.Joiners{}
 	for d, v := range c.Domains {
-		all.Autocrypt.Domains[d] = v.Autocrypt
+		all.Autocrypt.Domains[d], all.Joiners[d] = v.Autocrypt, filter.Joiners(v.Joiners)
 	}
 	if Hears(c) {
 		all.Autocrypt.Read = openpgp.Read
