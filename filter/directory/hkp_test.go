@@ -4,16 +4,20 @@ import (
 	"bytes"
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/http/httputil"
 	"net/netip"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -27,7 +31,8 @@ import (
 )
 
 // keyserver speaks what is asked of a key server (draft-gallagher-openpgp-hkp):
-// anybody may add certificates, and look them up by fingerprint or address.
+// anybody may add certificates, and look them up by fingerprint or address. It
+// stands beside SKS, which not every Debian has.
 type keyserver struct {
 	mutex sync.Mutex
 	certs []keyring.Cert
@@ -70,7 +75,7 @@ func (localhost) Addresses(context.Context, string) (resolver.Answer[netip.Addr]
 	return resolver.Answer[netip.Addr]{Found: []netip.Addr{netip.MustParseAddr("127.0.0.1")}}, nil
 }
 
-// What GnuPG puts on a key server is found there, by GnuPG, and over HTTPS by us,
+// What GnuPG puts on a key server, on SKS too, is found there, by GnuPG, and over HTTPS by us,
 // under a certificate that is trusted and no other; and it is worth nothing alone.
 func TestKeyServer(t *testing.T) {
 	dir, err := os.MkdirTemp("", "hkp") // short: it holds sockets
@@ -83,7 +88,82 @@ func TestKeyServer(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	keys := &keyserver{}
+	for name, handler := range map[string]http.Handler{"ours": &keyserver{}, "SKS": runSKS(t, dir)} {
+		if handler != nil {
+			t.Run(name, func(t *testing.T) { fill(t, filepath.Join(dir, name), handler, cert, roots) })
+		}
+	}
+}
+
+// runSKS is the key server that the pools were of, until the test ends; nil where
+// Debian has it no more.
+func runSKS(t *testing.T, dir string) http.Handler {
+	t.Helper()
+	if _, err := os.Stat("/usr/sbin/sks"); err != nil {
+		if system, _ := os.ReadFile("/etc/os-release"); strings.Contains(string(system), "VERSION_CODENAME=bookworm") {
+			t.Fatal("sks is missing (hint: make deps)")
+		}
+		return nil
+	}
+	at, port := filepath.Join(dir, "sks"), free(t)
+	for _, sub := range []string{"etc/sks", "var/lib/sks", "var/log/sks", "var/run/sks", "var/spool/sks"} {
+		if err := os.MkdirAll(filepath.Join(at, sub), 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for path, text := range map[string]string{"etc/sks/sksconf": "hostname: localhost\nhkp_address: 127.0.0.1\nhkp_port: " + port + "\ninitial_stat:\ndisable_mailsync:\n", "none": ""} {
+		if err := os.WriteFile(filepath.Join(at, path), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if out, err := exec.CommandContext(t.Context(), "/usr/sbin/sks", "build", filepath.Join(at, "none"), "-basedir", at).CombinedOutput(); err != nil {
+		t.Fatalf("sks build: %v: %s", err, out)
+	}
+	var said bytes.Buffer
+	cmd := exec.Command("/usr/sbin/sks", "db", "-basedir", at)
+	cmd.Stdout, cmd.Stderr, cmd.SysProcAttr = &said, &said, &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- cmd.Wait() }()
+	t.Cleanup(func() {
+		cmd.Process.Signal(syscall.SIGTERM)
+		<-ended
+	})
+	for end := time.Now().Add(2 * time.Minute); ; {
+		c, err := net.Dial("tcp", "127.0.0.1:"+port)
+		if err == nil {
+			c.Close()
+			break
+		}
+		select {
+		case err := <-ended:
+			ended <- err
+			t.Fatalf("sks db: %v: %s", err, &said)
+		case <-time.After(20 * time.Millisecond):
+		}
+		if time.Now().After(end) {
+			t.Fatal("sks does not listen")
+		}
+	}
+	return httputil.NewSingleHostReverseProxy(&url.URL{Scheme: "http", Host: "127.0.0.1:" + port})
+}
+
+// free is a port of this machine that nobody listens at.
+func free(t *testing.T) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	_, port, _ := net.SplitHostPort(l.Addr().String())
+	return port
+}
+
+// fill is what GnuPG and we do with a server.
+func fill(t *testing.T, dir string, keys http.Handler, cert tls.Certificate, roots *x509.CertPool) {
 	open := httptest.NewServer(keys) // for dirmngr, which names no host to TLS where that is localhost
 	defer open.Close()
 	server := httptest.NewUnstartedServer(keys)
