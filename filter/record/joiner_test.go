@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"postern/appliance/clock/clocktest"
 	"postern/filter/message"
 )
 
@@ -24,8 +25,8 @@ func keys(list []Joiner) (all []string) {
 func TestJoiners(t *testing.T) {
 	ctx, path := t.Context(), filepath.Join(t.TempDir(), "record.db")
 	at := time.Unix(1_700_000_000, 0).UTC()
-	c := &clock{at: at}
-	r := open(t, path, Options{Now: c.now})
+	c := clocktest.At(at)
+	r := open(t, path, Options{Now: c.Now})
 	must(t, r.Join(ctx, Joiner{bob, false, at}))
 	must(t, r.Join(ctx, Joiner{alice, false, at.Add(time.Hour)}))
 	must(t, r.Join(ctx, Joiner{carol, true, at.Add(2 * time.Hour)}))
@@ -47,12 +48,12 @@ func TestJoiners(t *testing.T) {
 	}
 	must(t, r.Joined(ctx, alice))
 	must(t, r.Joined(ctx, alice))
-	c.pass(joinerFor + time.Hour)
+	c.Pass(joinerFor + time.Hour)
 	if got, err = r.Joiners(ctx); err != nil || !slices.Equal(keys(got), []string{"carol@other.example true"}) {
 		t.Errorf("a month later: got %v, %v, want carol, who was noted last", got, err)
 	}
 	must(t, r.Close())
-	again := open(t, path, Options{Now: c.now}) // which cleans up
+	again := open(t, path, Options{Now: c.Now}) // which cleans up
 	eventually(t, "bob is still there", func() bool { return again.joined.rows.Load() == 1 })
 
 	var none *Record
@@ -101,7 +102,7 @@ func TestForeignJoiners(t *testing.T) {
 	}
 }
 
-// A record of the version before is brought up to date, and loses nothing.
+// A record of an earlier version is brought up to date, and loses nothing.
 func TestMigration(t *testing.T) {
 	first, err := migrations.ReadFile("migrations/1.sql")
 	must(t, err)
