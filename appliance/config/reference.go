@@ -101,7 +101,7 @@ func (f field) kind() string {
 	case t.Kind() == reflect.String:
 		what = map[string]string{
 			"": "text", "text": "text", "path": "absolute path", "socket": "absolute path", "listen": "address:port", "dial": "host:port",
-			"domain": "domain", "name": "name", "pin": "sha256:…", "label": "text", "pattern": "pattern", "group": "group", "tls-version": "1.2 or 1.3", "escrow": "address or fingerprint", "fingerprint": "fingerprint", "address": "address", "url": "URL", "https": "URL", "ldap": "URL", "attribute": "attribute", "prefix": "address/length", "device": "device", "mac": "hardware address", "age": "age recipient", "ip": "address", "host": "host",
+			"domain": "domain", "ours": "domain", "name": "name", "pin": "sha256:…", "label": "text", "pattern": "pattern", "group": "group", "tls-version": "1.2 or 1.3", "escrow": "address or fingerprint", "fingerprint": "fingerprint", "address": "address", "url": "URL", "https": "URL", "ldap": "URL", "attribute": "attribute", "prefix": "address/length", "device": "device", "mac": "hardware address", "age": "age recipient", "ip": "address", "host": "host",
 			"lifetime": "lifetime", "scanner": "absolute path or host:port", "certificates": "certificates in PEM", "header": "name of a field",
 		}[f.Tag.Get("form")]
 	default:
