@@ -138,6 +138,9 @@ func (p *postal) certify(ctx context.Context, a plea) ([]keyring.Cert, error) {
 	if terms, ok := errors.AsType[*acme.Terms](err); ok {
 		return nil, no("read them, and set terms-agreed = true in the plan", "%w: %s", acme.ErrTerms, terms.URL)
 	}
+	if errors.Is(err, acme.ErrDenied) {
+		return nil, no("binding and binding-file in the plan name the account that the authority knows us by, and contact who runs it", "%w", err)
+	}
 	if errors.Is(err, acme.ErrAway) || errors.Is(err, acme.ErrLater) {
 		return nil, fmt.Errorf("%w: %w", errWaiting, err)
 	}
@@ -166,7 +169,7 @@ func (p *postal) further(ctx context.Context, a plea) ([]keyring.Cert, error) {
 		return nil, p.postpone(o, err)
 	}
 	if state == acme.Pending && o.Challenge != "" && !p.told[o.Challenge] { // a run that ended in between
-		if err := p.tell(ctx, o); err != nil {
+		if err := p.tell(ctx, o); err != nil && !errors.Is(err, acme.ErrRefused) { // it was told before, and does not want to hear it again
 			return nil, err
 		}
 		if state, err = p.Look(ctx, o.URL); err != nil {
