@@ -120,7 +120,7 @@ func readsAs(t testing.TB, path, password string) (text, mail string) {
 	return string(out), string(b)
 }
 
-// Who has no certificate gets a document, and its author alone the password,
+// R42. Who has no certificate gets a document, and its author alone the password,
 // before the document leaves. The mail around it says nothing of the mail.
 func TestMailGoesAsPDF(t *testing.T) {
 	w := newWorld(t)
@@ -168,7 +168,7 @@ func TestMailGoesAsPDF(t *testing.T) {
 	}
 }
 
-// Nothing leaves whose password its author does not have; when he comes back, he
+// R26. Nothing leaves whose password its author does not have; when he comes back, he
 // is not told twice, and the document has the password that he knows.
 func TestPasswordGoesFirst(t *testing.T) {
 	const alice, carol, x = "alice@company1.example", "carol@other.example", "x@other.example"
@@ -215,7 +215,7 @@ func TestPasswordGoesFirst(t *testing.T) {
 	}
 }
 
-// Only one of ours who surely wrote the mail is told a password; for want of him
+// R26. Only one of ours who surely wrote the mail is told a password; for want of him
 // the mail is refused as if no rule spoke of documents. So is what no safe way
 // may stand in for either.
 func TestNobodyToTell(t *testing.T) {
@@ -252,7 +252,7 @@ func TestNobodyToTell(t *testing.T) {
 	}
 }
 
-// What tells a password is as secret as mail that came sealed: an answer to it,
+// R45. What tells a password is as secret as mail that came sealed: an answer to it,
 // which may quote it, does not leave in clear, nor as another document.
 func TestAnswerToPassword(t *testing.T) {
 	w := newWorld(t)

@@ -325,7 +325,7 @@ func TestFactsNeverLower(t *testing.T) {
 	})
 }
 
-// Documents stand in place of refusals only: where nobody got one, everything is
+// R26. Documents stand in place of refusals only: where nobody got one, everything is
 // as if no rule spoke of them; and where somebody did, the others get what they
 // would get without him.
 func TestDocumentsReplaceRefusals(t *testing.T) {
