@@ -117,8 +117,8 @@ func TestWrappedMakingFails(t *testing.T) {
 	}
 }
 
-// A wrapping key that somebody else knows, or that does more than wrapping, is
-// told, wraps nothing, and what it has wrapped is not served.
+// A wrapping key that somebody else knows, or that does more than wrapping (R33),
+// is told, wraps nothing, and what it has wrapped is not served.
 func TestWrappingKeys(t *testing.T) {
 	tok, dir := shelved(t, hsmtest.SoftHSM(t))
 	plant := func(m *module, flags ...flag) {
@@ -265,5 +265,26 @@ func BenchmarkWrapped(b *testing.B) {
 				}
 			})
 		}
+	}
+}
+
+// A module that says of an opened key that it may leave (R33): such a key is not
+// used, and none is made.
+func TestWrappedExtractable(t *testing.T) {
+	tok, dir := shelved(t, hsmtest.NSS(t), importedToo) // NSS wraps out what it has opened
+	k := generateWrapped(t, tok, hsm.P256, hsm.Sign, "key")
+	tok.c.AllowImported = false
+	tok.m.vault.clear()
+	if err := exercise(tok, k); !errors.Is(err, hsm.ErrBroken) || !strings.Contains(err.Error(), "the key can be wrapped out by mechanism") {
+		t.Errorf("got %v want %v", err, hsm.ErrBroken)
+	}
+	if served, findings, err := tok.Load(); err != nil || len(served) != 0 || len(findingOf(findings, "key").Faults) == 0 {
+		t.Errorf("got %+v, %+v, %v want nothing served", served, findings, err)
+	}
+	if _, err := tok.Generate(hsm.KeySpec{Algorithm: hsm.P256, Usage: hsm.Sign, Label: "new", Wrapped: true}); !errors.Is(err, hsm.ErrInvalid) {
+		t.Errorf("generate: got %v want %v", err, hsm.ErrInvalid)
+	}
+	if names := files(t, dir); len(names) != 1 {
+		t.Errorf("got files %v want one", names)
 	}
 }

@@ -189,7 +189,7 @@ func TestWrappedMany(t *testing.T) {
 	}
 }
 
-// What a thief with the PIN gets of a key that is kept outside: nothing that can
+// What a thief with the PIN gets of a key that is kept outside (R33): nothing that can
 // be read, not by the key while it is open, and not by its ciphertext.
 func TestWrappedStays(t *testing.T) {
 	tok, dir := shelved(t, hsmtest.SoftHSM(t))
