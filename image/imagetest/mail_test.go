@@ -236,7 +236,7 @@ func (o *operator) provision(t *testing.T) {
 	if out := o.must(t, "postern box do -- token probe", "", nil); !strings.Contains(out, "works") {
 		t.Errorf("got %q, want what the token can do", out)
 	}
-	o.identity(t)
+	o.identity(t, "postern box do -- identity create ")
 	o.gpg(t, "", "--passphrase", "", "--quick-generate-key", "Alice <alice@partner.example>", "rsa3072", "default", "never")
 	if err := os.WriteFile(filepath.Join(o.desk, "partner.asc"), []byte(o.gpg(t, "", "--armor", "--export", "alice@partner.example")), 0o600); err != nil {
 		t.Fatal(err)
@@ -244,10 +244,11 @@ func (o *operator) provision(t *testing.T) {
 	o.must(t, "postern box do -- cert import ", "", nil)
 }
 
-// identity makes the one of the domain, and gives it to the partner.
-func (o *operator) identity(t *testing.T) {
+// identity makes the one of the domain by a line of the page, and gives it to the
+// partner.
+func (o *operator) identity(t *testing.T, line string) {
 	t.Helper()
-	o.must(t, "postern box do -- identity create ", "", nil)
+	o.must(t, line, "", nil)
 	o.must(t, "postern box do -- identity export ", "", nil)
 	cert := filepath.Join(o.desk, "company1.asc")
 	o.gpg(t, "", "--import", cert)

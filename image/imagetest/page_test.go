@@ -39,13 +39,14 @@ var hour = map[string]string{
 	"postern box backup ":                                       "first start, claim and mail",
 	"postern box restore box.age --identity reader.txt":         "first start, claim and mail",
 	"postern box restore box.age --identity reader.txt --from ": "reset, claim and restore",
-	"postern box reset":                                         "reset, claim and restore",
-	"postern box offer ":                                        "claim by a stick, and sealed start",
-	"postern box meet ":                                         "claim by a stick, and sealed start",
-	"postern box pin ":                                          "claim by a stick, and sealed start",
-	"postern box recovery":                                      "claim by a stick, and sealed start",
-	"postern unlock share-1.txt":                                "claim by a stick, and sealed start",
-	"postern unlock":                                            "claim by a stick, and sealed start",
+	"postern box do -- identity create --domain company1.example --successor": "reset, claim and restore",
+	"postern box reset":          "reset, claim and restore",
+	"postern box offer ":         "claim by a stick, and sealed start",
+	"postern box meet ":          "claim by a stick, and sealed start",
+	"postern box pin ":           "claim by a stick, and sealed start",
+	"postern box recovery":       "claim by a stick, and sealed start",
+	"postern unlock share-1.txt": "claim by a stick, and sealed start",
+	"postern unlock":             "claim by a stick, and sealed start",
 }
 
 // sections are the parts of the page whose blocks are those of hour.
