@@ -327,7 +327,7 @@ func TestFactsNeverLower(t *testing.T) {
 
 // R26. Documents stand in place of refusals only: where nobody got one, everything is
 // as if no rule spoke of them; and where somebody did, the others get what they
-// would get without him (R26).
+// would get without him.
 func TestDocumentsReplaceRefusals(t *testing.T) {
 	seen := 0
 	try(t, 8_000, func(d dice, p *Policy, f Facts, was Decision) {
