@@ -1,7 +1,6 @@
 package imagetest_test
 
 import (
-	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -108,6 +107,6 @@ func (l *life) pageIsRun(operators ...*operator) {
 		}
 	}
 	if left := all.undriven(l.ran()); len(left) > 0 {
-		l.Error(fmt.Sprintf("lines of operations.md that were not run: %s", strings.Join(left, ", ")))
+		l.Errorf("lines of operations.md that were not run: %s", strings.Join(left, ", "))
 	}
 }
