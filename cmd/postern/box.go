@@ -50,7 +50,7 @@ func (house) Serve(ctx context.Context, s provisioning.BoxServe) error {
 		return err
 	}
 	log := service.Logger(os.Stderr, "info", "auto")
-	chip, err := openChip(s.TPM)
+	chip, err := openChip(s.TPM, log)
 	if err != nil {
 		return err
 	}
@@ -168,8 +168,10 @@ func addressOf(s provisioning.BoxServe, log *slog.Logger) string {
 	return firstAddress
 }
 
-// openChip is the TPM, or nil where there is none and none was named.
-func openChip(path string) (box.Chip, error) {
+// openChip is the TPM, or nil where there is none and none was named. One that
+// has locked itself after power cuts is calmed, so that it opens the PIN: the key
+// daemon, which the locked one keeps from starting, tries again each second.
+func openChip(path string, log *slog.Logger) (box.Chip, error) {
 	named := path != ""
 	if !named {
 		path = tpm.Device
@@ -180,6 +182,9 @@ func openChip(path string) (box.Chip, error) {
 	}
 	if err != nil {
 		return nil, err
+	}
+	if err := chip.Forgive(); err != nil {
+		log.Warn("start box", "error", err)
 	}
 	return chip, nil
 }

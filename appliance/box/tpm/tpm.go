@@ -8,6 +8,7 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"encoding/asn1"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -51,6 +52,60 @@ func Open(path string) (*Chip, error) {
 
 // Close lets go of it.
 func (c *Chip) Close() error { return c.tpm.Close() }
+
+// ErrLocked is a TPM that takes its machine for one under attack, and that nobody
+// without its password can calm.
+var ErrLocked = errors.New("the TPM is locked against guessing, and has a password for that")
+
+// Bits of TPM_PT_PERMANENT (TPM 2.0 library, part 2, §8.6).
+const lockoutAuthSet = 1 << 2
+
+// Forgive sets the count of failed guesses to zero. A TPM counts each time that it
+// lost its power without warning as one, and opens no sealed PIN any more when
+// there were a few: it protects passwords that can be guessed, and here there is
+// none.
+func (c *Chip) Forgive() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	failed, err := c.property(tpm2.TPMPTLockoutCounter)
+	if err != nil || failed == 0 {
+		return err
+	}
+	switch permanent, err := c.property(tpm2.TPMPTPermanent); {
+	case err != nil:
+		return err
+	case permanent&lockoutAuthSet != 0:
+		return ErrLocked // a wrong password would lock it against the right one too
+	}
+	// TPM2_DictionaryAttackLockReset (part 3, §25.2), which the library lacks:
+	// tag, size, command, TPM_RH_LOCKOUT, and an empty password.
+	answer, err := c.tpm.Send([]byte{0x80, 0x02, 0, 0, 0, 27, 0, 0, 0x01, 0x39, 0x40, 0, 0, 0x0a, 0, 0, 0, 9, 0x40, 0, 0, 0x09, 0, 0, 0, 0, 0})
+	if err == nil && len(answer) < 10 {
+		err = io.ErrUnexpectedEOF
+	}
+	if err == nil {
+		if code := tpm2.TPMRC(binary.BigEndian.Uint32(answer[6:])); code != tpm2.TPMRCSuccess {
+			err = code
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("calm the TPM: %w", err)
+	}
+	return nil
+}
+
+// property is a number that the TPM says of itself.
+func (c *Chip) property(p tpm2.TPMPT) (uint32, error) {
+	got, err := tpm2.GetCapability{Capability: tpm2.TPMCapTPMProperties, Property: uint32(p), PropertyCount: 1}.Execute(c.tpm)
+	if err != nil {
+		return 0, fmt.Errorf("ask the TPM: %w", err)
+	}
+	list, err := got.CapabilityData.Data.TPMProperties()
+	if err != nil || len(list.TPMProperty) != 1 || list.TPMProperty[0].Property != p {
+		return 0, fmt.Errorf("ask the TPM: it does not say %#x: %w", uint32(p), errors.Join(err, io.ErrUnexpectedEOF))
+	}
+	return list.TPMProperty[0].Value, nil
+}
 
 // errPoint is an answer of the TPM that is no key of ours.
 var errPoint = errors.New("the TPM answers with another kind of key")

@@ -15,6 +15,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-tpm/tpm2"
+
 	"postern/appliance/box"
 )
 
@@ -114,6 +116,68 @@ func TestSign(t *testing.T) {
 	}
 	if _, err := k.Sign(rand.Reader, make([]byte, 48), crypto.SHA384); err == nil {
 		t.Error("SHA-384: got a signature, want an error")
+	}
+}
+
+// A TPM that has locked itself against guessing opens what is sealed again, once
+// it is calmed; one that has a password for that is left alone.
+func TestForgive(t *testing.T) {
+	c := emulated(t, t.TempDir())
+	if err := c.Forgive(); err != nil {
+		t.Errorf("where nothing is counted: got %v", err)
+	}
+	made, err := tpm2.CreatePrimary{
+		PrimaryHandle: tpm2.TPMRHOwner,
+		InSensitive:   tpm2.TPM2BSensitiveCreate{Sensitive: &tpm2.TPMSSensitiveCreate{UserAuth: tpm2.TPM2BAuth{Buffer: []byte("right")}}},
+		InPublic: tpm2.New2B(tpm2.TPMTPublic{
+			Type: tpm2.TPMAlgKeyedHash, NameAlg: tpm2.TPMAlgSHA256,
+			ObjectAttributes: tpm2.TPMAObject{FixedTPM: true, FixedParent: true, SensitiveDataOrigin: true, UserWithAuth: true, SignEncrypt: true},
+			Parameters: tpm2.NewTPMUPublicParms(tpm2.TPMAlgKeyedHash, &tpm2.TPMSKeyedHashParms{Scheme: tpm2.TPMTKeyedHashScheme{
+				Scheme: tpm2.TPMAlgHMAC, Details: tpm2.NewTPMUSchemeKeyedHash(tpm2.TPMAlgHMAC, &tpm2.TPMSSchemeHMAC{HashAlg: tpm2.TPMAlgSHA256}),
+			}}),
+		}),
+	}.Execute(c.tpm)
+	if err != nil {
+		t.Fatal(err)
+	}
+	use := func(password string) error {
+		_, err := tpm2.Hmac{
+			Handle: tpm2.AuthHandle{Handle: made.ObjectHandle, Name: made.Name, Auth: tpm2.PasswordAuth([]byte(password))},
+			Buffer: tpm2.TPM2BMaxBuffer{Buffer: []byte("x")}, HashAlg: tpm2.TPMAlgSHA256,
+		}.Execute(c.tpm)
+		return err
+	}
+	if err := use("right"); err != nil {
+		t.Fatal(err)
+	}
+	lock := func() {
+		t.Helper()
+		for range 100 {
+			if errors.Is(use("wrong"), tpm2.TPMRCLockout) {
+				return
+			}
+		}
+		t.Fatal("it does not lock itself")
+	}
+	lock()
+	if err := use("right"); !errors.Is(err, tpm2.TPMRCLockout) {
+		t.Fatalf("locked: got %v, want %v", err, tpm2.TPMRCLockout)
+	}
+	if err := c.Forgive(); err != nil {
+		t.Fatal(err)
+	}
+	if err := use("right"); err != nil {
+		t.Errorf("calmed: got %v", err)
+	}
+	_, err = tpm2.HierarchyChangeAuth{
+		AuthHandle: tpm2.AuthHandle{Handle: tpm2.TPMRHLockout, Auth: tpm2.PasswordAuth(nil)}, NewAuth: tpm2.TPM2BAuth{Buffer: []byte("somebody's")},
+	}.Execute(c.tpm)
+	if err != nil {
+		t.Fatal(err)
+	}
+	lock()
+	if err := c.Forgive(); !errors.Is(err, ErrLocked) {
+		t.Errorf("with a password: got %v, want %v", err, ErrLocked)
 	}
 }
 
