@@ -74,6 +74,9 @@ func (k *Keyd) supervise(ctx context.Context) {
 			backoff = min(2*backoff, k.cfg.MaxBackoff)
 		default:
 			backoff = k.cfg.MinBackoff
+			if k.stale.Load() {
+				wait = 0
+			}
 		}
 		timer := time.NewTimer(wait)
 		select {
