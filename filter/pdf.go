@@ -7,7 +7,6 @@ import (
 	"crypto/hmac"
 	"crypto/rand"
 	"crypto/sha256"
-	"encoding/base64"
 	"errors"
 	"fmt"
 	"io"
@@ -147,8 +146,7 @@ func (g *Gateway) printed(ctx context.Context, p *passage) (*message.Message, er
 	if _, err := s.Write(top); err != nil {
 		return nil, fmt.Errorf("make PDF: %w", err)
 	}
-	lines := &base64Lines{to: s}
-	enc := base64.NewEncoder(base64.StdEncoding, lines)
+	enc := entity.NewEncoder(s, entity.Line)
 	err = g.PDF.Press.Print(ctx, paper.Job{Trace: p.env.Trace, Password: g.codewords.of(name), Size: inside.Len(), Mail: inside}, enc)
 	if err == nil {
 		err = enc.Close()
@@ -196,31 +194,6 @@ func quoted(text string) []byte {
 	io.WriteString(w, strings.TrimRight(text, "\n")+"\n") // to memory
 	w.Close()
 	return b.Bytes()
-}
-
-// base64Lines breaks lines of base64 (RFC 2045 §6.8).
-type base64Lines struct {
-	to io.Writer
-	at int
-}
-
-const base64Line = 76
-
-func (l *base64Lines) Write(b []byte) (n int, err error) {
-	for len(b) > 0 {
-		if l.at == base64Line {
-			if _, err := io.WriteString(l.to, "\r\n"); err != nil {
-				return n, err
-			}
-			l.at = 0
-		}
-		m, err := l.to.Write(b[:min(len(b), base64Line-l.at)])
-		n, l.at, b = n+m, l.at+m, b[m:]
-		if err != nil {
-			return n, err
-		}
-	}
-	return n, nil
 }
 
 // tell tells the author the password of the copy that goes to these recipients,

@@ -280,6 +280,12 @@ func (w wrongly) Decrypt(id hsm.KeyID, ciphertext []byte) ([]byte, bool, error) 
 func TestProveDevices(t *testing.T) {
 	strips, away := hsmtest.NewSoft(), hsmtest.NewSoft()
 	strips.Strip = true
+	away.Fault = func(method string) error {
+		if method == "Decrypt" {
+			return hsm.ErrAway
+		}
+		return nil
+	}
 	for name, x := range map[string]struct {
 		device keyd.Device
 		want   error
@@ -290,12 +296,6 @@ func TestProveDevices(t *testing.T) {
 	} {
 		d := opened(t, x.device, hsmtest.SoftPIN)
 		key := generate(t, d.Keyd, hsm.RSA2048, hsm.Unwrap, "test")
-		away.Fault = func(method string) error {
-			if method == "Decrypt" {
-				return hsm.ErrAway
-			}
-			return nil
-		}
 		sig, err := d.Keyd.Prove(t.Context(), key.ID, infoOf(t, key.Public))
 		if !errors.Is(err, x.want) || sig != nil {
 			t.Errorf("%s: got %x, %v, want %v", name, sig, err, x.want)
